@@ -1,0 +1,1 @@
+//! Request digest and fingerprint of an action.

@@ -1,0 +1,5 @@
+//! The pure decision core of Checkrein: no clock, randomness, I/O, threads or async.
+
+pub mod canonical_json;
+pub mod fingerprint;
+pub mod json;

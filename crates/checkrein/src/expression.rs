@@ -1,0 +1,1 @@
+//! Policy expressions: CEL text, compiled once; the common subset runs natively.

@@ -1,0 +1,1 @@
+"""Checkrein: runtime control of AI agents."""
