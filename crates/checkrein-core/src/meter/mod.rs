@@ -235,6 +235,39 @@ impl Meter {
         Ok(())
     }
 
+    /// Checks that `amount` more could be spent or held, without doing it.
+    ///
+    /// # Errors
+    /// A negative amount, or a sum that would not fit.
+    pub fn stage(&self, amount: Amount) -> Result<(), MeterError> {
+        if amount.is_negative() {
+            return Err(MeterError::Negative);
+        }
+        let account = self.account();
+        let total = self.spent().checked_add(account.held).and_then(|taken| taken.checked_add(amount));
+        let fits = total.and(account.ever_held.checked_add(amount)).and(account.forced.checked_add(amount));
+        fits.map(|_| ()).ok_or(MeterError::Overflow)
+    }
+
+    /// Checks that a hold could be settled at `actual`, without doing it.
+    ///
+    /// # Errors
+    /// A negative amount, or a sum that would not fit.
+    pub fn stage_settlement(&self, actual: Amount) -> Result<(), MeterError> {
+        self.stage(actual)?;
+        self.account().overrun.checked_add(actual).map(|_| ()).ok_or(MeterError::Overflow)
+    }
+
+    /// Forgets what was spent and opens a closed meter; what is held stays held.
+    pub fn reset(&mut self) {
+        let held = self.held();
+        *self = Self::new();
+        if held > Amount::ZERO {
+            let account = Account { held, ever_held: held, ..Account::default() };
+            self.large.get_or_insert_default().account = account;
+        }
+    }
+
     /// Gives a hold back unspent.
     ///
     /// # Errors
