@@ -21,7 +21,7 @@ impl Naive {
 
 #[test]
 fn a_meter_is_small() {
-    assert!(size_of::<Meter>() <= 136, "{}", size_of::<Meter>());
+    assert!(size_of::<Meter>() <= 128, "{}", size_of::<Meter>());
 }
 
 #[test]
