@@ -42,7 +42,8 @@ fmt: .venv/.installed ## format Rust and Python sources
 	@.venv/bin/ruff format --quiet .
 
 dev: .venv/.installed ## build the extension into python/checkrein, importable in .venv, for development
-	@.venv/bin/maturin develop --locked
+	@PATH="$$PWD/.venv/bin:$$PATH" CHECKREIN_PROFILE=dev .venv/bin/python -m pip install --quiet \
+		--disable-pip-version-check --no-build-isolation --no-deps --no-index --editable .
 
 wheel: .venv/.installed ## build the release wheel into dist/
 	@scripts/wheel.sh release dist
