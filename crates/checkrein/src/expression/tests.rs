@@ -319,6 +319,7 @@ fn five_simple_rules_take_nanoseconds() {
     ];
     let scope = JsonScope { slots: &slots };
     let texts = [
+        "true",
         "amount <= 100",
         "currency in ['eur', 'usd']",
         "size(note) < 200",
