@@ -151,7 +151,9 @@ fn problem_of(gate: &Gate, inputs: &Inputs<'_>) -> Option<(Code, GateKind, Detai
             Some(RuleVerdict::Error(what)) => {
                 Some((Code::RuleError, GateKind::Rule, Detail::Text((*what).into())))
             }
-            None => Some((Code::RuleError, GateKind::Rule, Detail::Text("the rule was not evaluated".into()))),
+            None => {
+                Some((Code::RuleError, GateKind::Rule, Detail::Text("the rule was not evaluated".into())))
+            }
         },
         Check::Once(_) => key_problem(inputs.once.map(|(key, _)| key)),
         Check::Fact(fact) => key_problem(slot(fact.key)),
@@ -204,7 +206,8 @@ impl Admission {
     /// Blocked because the store cannot answer.
     pub fn store_error(code: Code, text: &str) -> Self {
         let detail = Detail::Text(text.into());
-        let reason = Reason { code, kind: GateKind::Store, gate: Arc::from("store"), retry: Retry::Unknown, detail };
+        let reason =
+            Reason { code, kind: GateKind::Store, gate: Arc::from("store"), retry: Retry::Unknown, detail };
         Self::block(vec![reason], Vec::new())
     }
 }
@@ -241,7 +244,8 @@ pub fn admit<R: Records>(plan: Plan<'_>, now: Timestamp, records: &mut R, peek: 
             };
         }
         // A closed meter is refused in observe mode too: nothing can be counted on it.
-        if gate.mode == Mode::Observe && reasons.get(before).is_some_and(|r| r.code != Code::InvariantBroken) {
+        if gate.mode == Mode::Observe && reasons.get(before).is_some_and(|r| r.code != Code::InvariantBroken)
+        {
             observed.extend(reasons.drain(before..));
         }
         index += 1;
@@ -328,7 +332,8 @@ fn check<R: Records>(
         },
         Check::Budget(budget) => {
             let cost = cost_of(inputs, budget.cost);
-            let refuse = |meter: &Meter, now| budget::refuse(meter, budget, cost, &gate.name, now, period_end);
+            let refuse =
+                |meter: &Meter, now| budget::refuse(meter, budget, cost, &gate.name, now, period_end);
             match records.meter(index) {
                 Some(meter) => {
                     let now = stamp(Some(meter), now);
@@ -342,7 +347,9 @@ fn check<R: Records>(
                         reasons.push(reason(Code::InvalidAction, Retry::Never, text));
                     }
                 }
-                None if !budget::fits(&Meter::new(), budget, cost) => reasons.push(refuse(&Meter::new(), now)),
+                None if !budget::fits(&Meter::new(), budget, cost) => {
+                    reasons.push(refuse(&Meter::new(), now))
+                }
                 None => {}
             }
         }
@@ -393,7 +400,8 @@ fn take<R: Records>(
             Check::Fact(_) => {}
             Check::Once(once) => {
                 let digest = inputs.once.map(|(_, digest)| digest).ok_or(NO_ONCE)?;
-                records.put_operation(index, Operation::admitted(digest, inputs.start, now, Keep::from(once)));
+                records
+                    .put_operation(index, Operation::admitted(digest, inputs.start, now, Keep::from(once)));
                 if let Some(permit) = &mut permit {
                     permit.operation = Some(record);
                 }
@@ -614,7 +622,9 @@ pub fn status<R: Records>(plan: &Plan<'_>, now: Timestamp, records: &mut R) -> V
             continue;
         }
         let (limit, unit, window) = match &gate.check {
-            Check::Limit(limit) => (Amount::from_units(limit.max_calls), crate::amount::Unit::Calls, limit.window),
+            Check::Limit(limit) => {
+                (Amount::from_units(limit.max_calls), crate::amount::Unit::Calls, limit.window)
+            }
             Check::Attempts(attempts) => {
                 (Amount::from_units(attempts.max), crate::amount::Unit::Calls, Window::Lifetime)
             }

@@ -203,7 +203,11 @@ pub struct Leases {
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { reserved: Span::from_secs(60), started: Span::from_secs(3_600), in_doubt: Span::from_secs(3_600) }
+        Self {
+            reserved: Span::from_secs(60),
+            started: Span::from_secs(3_600),
+            in_doubt: Span::from_secs(3_600),
+        }
     }
 }
 
@@ -262,7 +266,8 @@ impl Policy {
         }
         for (position, gate) in gates.iter().enumerate() {
             let records = gate.check.record().map(|(kind, family, _)| (kind, family));
-            let same = |other: &&Gate| records == other.check.record().map(|(kind, family, _)| (kind, family));
+            let same =
+                |other: &&Gate| records == other.check.record().map(|(kind, family, _)| (kind, family));
             if records.is_some() && gates.iter().take(position).any(|other| same(&other)) {
                 return Err(PolicyError::Repeated(gate.name.to_string()));
             }

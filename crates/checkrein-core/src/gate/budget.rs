@@ -63,13 +63,14 @@ pub(crate) fn refuse(
         return Reason { code, kind, gate, retry: Retry::Never, detail };
     }
     let (spent, held) = (meter.spent(), meter.held());
-    let detail = Detail::Budget { spent, held, requested: cost.amount, limit: budget.limit, unit: budget.unit };
+    let detail =
+        Detail::Budget { spent, held, requested: cost.amount, limit: budget.limit, unit: budget.unit };
     let excess = spent.saturating_add(held).saturating_add(cost.amount).saturating_sub(budget.limit);
     let retry = match budget.window {
         _ if cost.amount > budget.limit => Retry::Never,
-        Window::Rolling(length) if excess <= spent => {
-            meter.leaves_with(excess).map_or(Retry::Unknown, |stamp| Retry::After(stamp.after(length).since(now)))
-        }
+        Window::Rolling(length) if excess <= spent => meter
+            .leaves_with(excess)
+            .map_or(Retry::Unknown, |stamp| Retry::After(stamp.after(length).since(now))),
         Window::Period if excess <= spent => Retry::After(period_end.since(now)),
         // What a lifetime budget holds may come back; what it spent never does.
         Window::Lifetime if excess > held => Retry::Never,

@@ -13,7 +13,8 @@ use crate::time::{Timestamp, Window};
 #[inline]
 pub fn fits(meter: &Meter, limit: &Limit, now: Timestamp) -> bool {
     meter.count() < limit.max_calls
-        && (limit.cooldown.is_zero() || meter.newest().is_none_or(|newest| now >= newest.after(limit.cooldown)))
+        && (limit.cooldown.is_zero()
+            || meter.newest().is_none_or(|newest| now >= newest.after(limit.cooldown)))
 }
 
 /// Every reason why one more call does not fit: the cooldown first, then the full window.
@@ -47,7 +48,9 @@ fn free_at(meter: &Meter, limit: &Limit, count: u64, now: Timestamp, period_end:
         Window::Period => Retry::After(period_end.since(now)),
         Window::Rolling(length) => {
             let excess = Amount::from_units(count - limit.max_calls + 1);
-            meter.leaves_with(excess).map_or(Retry::Unknown, |stamp| Retry::After(stamp.after(length).since(now)))
+            meter
+                .leaves_with(excess)
+                .map_or(Retry::Unknown, |stamp| Retry::After(stamp.after(length).since(now)))
         }
     }
 }
