@@ -168,6 +168,11 @@ impl Breaker {
         }
     }
 
+    /// Closes the breaker by hand; results of calls admitted before are late.
+    pub fn reset(&mut self) {
+        self.enter(Phase::Closed { fails: 0 }, self.changed);
+    }
+
     /// When the record may be forgotten: a closed breaker without failures says nothing.
     pub fn expires(&self) -> Timestamp {
         match self.phase {
