@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint fmt dev wheel bench clean
+.PHONY: help demo test lint fmt dev wheel bench generate clean
 
 # What the wheel is built from, so that `make demo` builds it once.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
@@ -41,8 +41,12 @@ fmt: .venv/.installed ## format Rust and Python sources
 	@.venv/bin/ruff check --fix --quiet .
 	@.venv/bin/ruff format --quiet .
 
+generate: ## write the parts of the documents that come from the code
+	@UPDATE_DOCUMENTS=1 cargo test --locked --quiet -p checkrein-cli --test documents
+
 dev: .venv/.installed ## build the extension into python/checkrein, importable in .venv, for development
-	@.venv/bin/maturin develop --locked
+	@PATH="$$PWD/.venv/bin:$$PATH" CHECKREIN_PROFILE=dev .venv/bin/python -m pip install --quiet \
+		--disable-pip-version-check --no-build-isolation --no-deps --no-index --editable .
 
 wheel: .venv/.installed ## build the release wheel into dist/
 	@scripts/wheel.sh release dist
