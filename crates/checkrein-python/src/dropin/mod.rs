@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 mod actiongate;
 mod auditgate;
 mod budgetgate;
+mod frozen;
 mod rulegate;
 mod runner;
 
