@@ -1,1 +1,71 @@
-fn main() {}
+//! The `checkrein` command: parses the command line, runs one verb, turns its end into an exit code.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+mod command;
+
+/// Runtime control of AI agents: every gate of an action in one atomic admission.
+#[derive(Parser)]
+#[command(name = "checkrein", version, propagate_version = false, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Demo(command::demo::Demo),
+    Completions(command::completions::Completions),
+}
+
+/// How a verb prints its answer.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// For programs: nothing but JSON on standard output
+    Json,
+}
+
+/// How a verb ended, as the shell sees it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    /// Allowed, or done.
+    Ok,
+    /// Wrong use, or something is missing on this machine.
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Ok => Self::SUCCESS,
+            Exit::Usage => Self::from(2),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match CommandLine::parse().verb {
+        Verb::Demo(demo) => demo.run(),
+        Verb::Completions(completions) => completions.run(CommandLine::command()),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            command::print_error(&format!("{error:#}"), None);
+            Exit::Usage.into()
+        }
+    }
+}
+
+/// `checkrein explain | head` is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}

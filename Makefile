@@ -1,0 +1,55 @@
+# Everything one does here. `make` alone prints this list.
+# Needs: a Rust toolchain, Python >= 3.11, and nothing else; Python tools go into .venv.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint fmt dev wheel bench clean
+
+# What the wheel is built from, so that `make demo` builds it once.
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
+	$(shell find crates python/checkrein -type f \
+		-not -name '*.so' -not -name '*.pyc' -not -path '*/target/*' 2>/dev/null)
+# Inside .venv, so that a new environment gets the wheel again.
+DEMO_WHEEL := .venv/.wheel-installed
+
+help: ## print this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(DEMO_WHEEL) ## watch a misbehaving agent being controlled (no key, no network; DEMO="--fast" for no pauses)
+	@.venv/bin/checkrein demo $(DEMO)
+
+$(DEMO_WHEEL): $(SOURCES) | .venv/.installed
+	@echo "building the wheel (the first time takes some minutes)"
+	@scripts/wheel.sh dev build/demo >build/demo.log 2>&1 || { cat build/demo.log; exit 1; }
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps build/demo/*.whl
+	@touch $@
+
+.venv/.installed: pyproject.toml
+	@mkdir -p build
+	@scripts/venv.sh
+
+test: ## every check: format, lints, types, Rust tests, wheel, Python tests
+	@scripts/test.sh all
+
+lint: ## the checks that only read the sources
+	@scripts/test.sh lint
+
+fmt: .venv/.installed ## format Rust and Python sources
+	@cargo fmt --all
+	@.venv/bin/ruff check --fix --quiet .
+	@.venv/bin/ruff format --quiet .
+
+dev: .venv/.installed ## build the extension into python/checkrein, importable in .venv, for development
+	@PATH="$$PWD/.venv/bin:$$PATH" CHECKREIN_PROFILE=dev .venv/bin/python -m pip install --quiet \
+		--disable-pip-version-check --no-build-isolation --no-deps --no-index --editable .
+
+wheel: .venv/.installed ## build the release wheel into dist/
+	@scripts/wheel.sh release dist
+
+bench: .venv/.installed ## measure against governor and the published Python packages; table and JSON
+	@benches/run.sh
+
+clean: ## remove what was built (not cargo's target directory)
+	@rm -rf build dist .venv python/checkrein.data python/checkrein/*.so

@@ -1,0 +1,16 @@
+//! One file per verb, and the few things they print in the same way.
+
+use std::io::Write;
+
+pub(crate) mod completions;
+pub(crate) mod demo;
+
+/// Prints an error, and what to do about it, to standard error.
+pub(crate) fn print_error(message: &str, hint: Option<&str>) {
+    let mut stderr = anstream::stderr().lock();
+    // Standard error may be closed; the exit code still tells.
+    let _closed = writeln!(stderr, "\u{1b}[1;31merror\u{1b}[0m: {message}");
+    if let Some(hint) = hint {
+        let _closed = writeln!(stderr, "\u{1b}[1;36mhint\u{1b}[0m: {hint}");
+    }
+}

@@ -1,0 +1,340 @@
+//! The store's only counter: what was spent in a window, what is held, and when capacity comes back.
+//!
+//! A decision costs the same whatever the number of events in the window. Sixteen single calls live in the meter
+//! itself; more of them, or other amounts, spill to the heap. Up to [`EXACT_EVENTS`] events are kept one by one;
+//! beyond that they are merged once onto a grid of a thousandth of the window, each cell leaving with its latest
+//! member: never more than the limit in any interval, capacity back at most a thousandth of the window late.
+
+use crate::amount::Amount;
+use crate::time::{Span, Timestamp, Window};
+
+mod events;
+mod inline;
+
+pub use events::EXACT_EVENTS;
+use events::Events;
+use inline::InlineEvents;
+
+/// Counts amounts over a window, and the holds on them. The maths of limits, attempts and budgets is all here.
+#[derive(Clone, Debug, Default)]
+pub struct Meter {
+    newest: Option<Timestamp>,
+    inline: InlineEvents,
+    large: Option<Box<Large>>,
+}
+
+/// The part of a meter that single calls within a rolling window do not need.
+#[derive(Clone, Debug, Default)]
+struct Large {
+    events: Events,
+    /// Events and amounts in `events`, or of the current period, or of all time.
+    count: u64,
+    sum: Amount,
+    account: Account,
+    period_end: Option<Timestamp>,
+    closed: bool,
+}
+
+/// Where every amount that was ever held has gone. `held` counts in full whatever its age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Held now.
+    pub held: Amount,
+    /// Ever held.
+    pub ever_held: Amount,
+    /// Given back unspent because the action did not start.
+    pub released: Amount,
+    /// Freed by settlements, spent or not.
+    pub settled: Amount,
+    /// Spent beyond the hold's bound.
+    pub overrun: Amount,
+    /// Recorded without asking.
+    pub forced: Amount,
+}
+
+/// A meter cannot do what was asked; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MeterError {
+    /// The sum would not fit 128 bits.
+    #[error("the amount does not fit the meter")]
+    Overflow,
+    /// The amount is below zero.
+    #[error("the amount is negative")]
+    Negative,
+    /// An invariant does not hold on the staged values: the meter is closed until someone looks.
+    #[error("invariant broken: {0}")]
+    InvariantBroken(&'static str),
+}
+
+impl MeterError {
+    /// The stable code of the error.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Overflow | Self::Negative => "invalid_amount",
+            Self::InvariantBroken(_) => "invariant_broken",
+        }
+    }
+}
+
+impl Meter {
+    /// A meter that has counted nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The stamp of the latest event, also after it has left the window.
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.newest
+    }
+
+    /// Forgets what has left the window at `now`. For [`Window::Period`], `period_end` is the end of the calendar
+    /// period that `now` lies in; a period only moves forward.
+    #[inline]
+    pub fn advance(&mut self, now: Timestamp, window: Window, period_end: Timestamp) {
+        match window {
+            Window::Rolling(_) => self.forget_until(window.cutoff(now)),
+            Window::Lifetime => {}
+            Window::Period => {
+                let large = self.large.get_or_insert_default();
+                if large.period_end.is_none_or(|end| end < period_end) {
+                    large.period_end = Some(period_end);
+                    large.count = 0;
+                    large.sum = Amount::ZERO;
+                }
+            }
+        }
+    }
+
+    /// Forgets every event stamped at or before `cutoff`.
+    #[inline]
+    pub fn forget_until(&mut self, cutoff: Timestamp) {
+        self.inline.forget_until(cutoff);
+        if let Some(large) = &mut self.large {
+            let (count, sum) = large.events.forget_until(cutoff);
+            large.count -= count;
+            large.sum = large.sum.saturating_sub(sum);
+            if large.is_vacant() {
+                self.large = None;
+            }
+        }
+    }
+
+    /// Events in the window (merged ones counted one by one).
+    #[inline]
+    pub fn count(&self) -> u64 {
+        self.inline.len() + self.large.as_ref().map_or(0, |large| large.count)
+    }
+
+    /// What was spent in the window.
+    #[inline]
+    pub fn spent(&self) -> Amount {
+        let inline = Amount::from_units(self.inline.len());
+        self.large.as_ref().map_or(inline, |large| large.sum.saturating_add(inline))
+    }
+
+    /// Events stamped after `cutoff`, for a check whose window is narrower than what the meter retains.
+    pub fn count_after(&self, cutoff: Timestamp) -> u64 {
+        self.inline.count_after(cutoff) + self.large.as_ref().map_or(0, |large| large.events.after(cutoff).0)
+    }
+
+    /// What was spent after `cutoff`, for a check whose window is narrower than what the meter retains.
+    pub fn spent_after(&self, cutoff: Timestamp) -> Amount {
+        let inline = Amount::from_units(self.inline.count_after(cutoff));
+        self.large.as_ref().map_or(inline, |large| large.events.after(cutoff).1.saturating_add(inline))
+    }
+
+    /// What is held, whatever its age.
+    #[inline]
+    pub fn held(&self) -> Amount {
+        self.account().held
+    }
+
+    /// Where everything held has gone, and what was recorded beyond the limit.
+    #[inline]
+    pub fn account(&self) -> Account {
+        self.large.as_ref().map(|large| large.account).unwrap_or_default()
+    }
+
+    /// Whether a broken invariant has closed the meter.
+    pub fn is_closed(&self) -> bool {
+        self.large.as_ref().is_some_and(|large| large.closed)
+    }
+
+    /// Closes the meter: it refuses everything until it is reset.
+    pub fn close(&mut self) {
+        self.large.get_or_insert_default().closed = true;
+    }
+
+    /// Records that `amount` was spent at `stamp`. Out-of-order stamps are inserted where they belong.
+    ///
+    /// # Errors
+    /// A negative amount, or a sum that does not fit; nothing is recorded then.
+    #[inline]
+    pub fn record(&mut self, stamp: Timestamp, amount: Amount, window: Window) -> Result<(), MeterError> {
+        if amount.is_negative() {
+            return Err(MeterError::Negative);
+        }
+        let in_place = match window {
+            Window::Rolling(_) if self.large.is_none() => amount == Amount::ONE && self.inline.push(stamp),
+            _ => false,
+        };
+        if !in_place {
+            self.record_large(stamp, amount, window)?;
+        }
+        self.newest = self.newest.max(Some(stamp));
+        Ok(())
+    }
+
+    #[cold]
+    fn record_large(&mut self, stamp: Timestamp, amount: Amount, window: Window) -> Result<(), MeterError> {
+        let spent = self.spent().checked_add(amount).ok_or(MeterError::Overflow)?;
+        if let Window::Rolling(length) = window {
+            if amount == Amount::ZERO {
+                return Ok(());
+            }
+            let large = self.large.get_or_insert_default();
+            large.count += self.inline.len() + 1;
+            for early in self.inline.drain() {
+                large.events.push(early, Amount::ONE, length);
+            }
+            large.events.push(stamp, amount, length);
+            large.sum = spent;
+        } else {
+            let large = self.large.get_or_insert_default();
+            large.count += 1;
+            large.sum = spent;
+        }
+        Ok(())
+    }
+
+    /// Records what was spent without asking: it may pass the limit, and is kept visible as forced.
+    ///
+    /// # Errors
+    /// A negative amount, or a sum that does not fit; nothing is recorded then.
+    pub fn force(&mut self, stamp: Timestamp, amount: Amount, window: Window) -> Result<(), MeterError> {
+        let forced = self.account().forced.checked_add(amount).ok_or(MeterError::Overflow)?;
+        self.record(stamp, amount, window)?;
+        self.large.get_or_insert_default().account.forced = forced;
+        Ok(())
+    }
+
+    /// Holds `amount` until it is settled or released.
+    ///
+    /// # Errors
+    /// A negative amount, or a sum that does not fit; nothing is held then.
+    pub fn hold(&mut self, stamp: Timestamp, amount: Amount) -> Result<(), MeterError> {
+        if amount.is_negative() {
+            return Err(MeterError::Negative);
+        }
+        let before = self.account();
+        let held = before.held.checked_add(amount).ok_or(MeterError::Overflow)?;
+        let ever_held = before.ever_held.checked_add(amount).ok_or(MeterError::Overflow)?;
+        self.spent().checked_add(held).ok_or(MeterError::Overflow)?;
+        self.write_account(Account { held, ever_held, ..before })?;
+        self.newest = self.newest.max(Some(stamp));
+        Ok(())
+    }
+
+    /// Gives a hold back unspent.
+    ///
+    /// # Errors
+    /// More than is held: [`MeterError::InvariantBroken`], and the meter is closed.
+    pub fn release(&mut self, amount: Amount) -> Result<(), MeterError> {
+        let before = self.account();
+        let held = before.held.checked_sub(amount).ok_or(MeterError::Overflow)?;
+        let released = before.released.checked_add(amount).ok_or(MeterError::Overflow)?;
+        self.write_account(Account { held, released, ..before })
+    }
+
+    /// Settles a hold: frees all of it and records what was really spent, at the time of settlement.
+    ///
+    /// # Errors
+    /// A negative actual amount, a sum that does not fit, or more than is held; nothing is settled then.
+    pub fn settle(
+        &mut self,
+        stamp: Timestamp,
+        hold: Amount,
+        actual: Amount,
+        window: Window,
+    ) -> Result<(), MeterError> {
+        let before = self.account();
+        let held = before.held.checked_sub(hold).ok_or(MeterError::Overflow)?;
+        let settled = before.settled.checked_add(hold).ok_or(MeterError::Overflow)?;
+        let excess = actual.checked_sub(hold).ok_or(MeterError::Overflow)?.max(Amount::ZERO);
+        let overrun = before.overrun.checked_add(excess).ok_or(MeterError::Overflow)?;
+        if held.is_negative() {
+            return self.broken("more settled than held");
+        }
+        self.record(stamp, actual, window)?;
+        self.write_account(Account { held, settled, overrun, ..before })
+    }
+
+    /// Writes the account after checking it: conservation holds and nothing is below zero.
+    fn write_account(&mut self, account: Account) -> Result<(), MeterError> {
+        if account.held.is_negative() {
+            return self.broken("more returned than held");
+        }
+        let gone = account.released.checked_add(account.settled);
+        // INVARIANT: everything ever held is released, settled or still held.
+        if gone.and_then(|gone| gone.checked_add(account.held)) != Some(account.ever_held) {
+            return self.broken("held amounts are not conserved");
+        }
+        self.large.get_or_insert_default().account = account;
+        Ok(())
+    }
+
+    #[cold]
+    fn broken(&mut self, what: &'static str) -> Result<(), MeterError> {
+        self.close();
+        Err(MeterError::InvariantBroken(what))
+    }
+
+    /// The stamp of the event with whose leaving at least `excess` has left the window; `None` if that much is
+    /// not in it.
+    pub fn leaves_with(&self, excess: Amount) -> Option<Timestamp> {
+        match &self.large {
+            Some(large) => large.events.leaves_with(excess),
+            None => self.inline.nth_for(excess),
+        }
+    }
+
+    /// When the record may be forgotten: nothing is held, and the largest of window and cooldown has passed.
+    #[inline]
+    pub fn expires(&self, window: Window, cooldown: Span) -> Timestamp {
+        let Some(newest) = self.newest else { return Timestamp::MIN };
+        let Some(large) = &self.large else {
+            return match window {
+                Window::Rolling(length) => newest.after(length.max(cooldown)),
+                Window::Period | Window::Lifetime => newest.after(cooldown),
+            };
+        };
+        if large.account.held > Amount::ZERO || large.closed {
+            return Timestamp::MAX;
+        }
+        match window {
+            Window::Rolling(length) => newest.after(length.max(cooldown)),
+            Window::Period => large.period_end.unwrap_or(Timestamp::MIN).max(newest.after(cooldown)),
+            Window::Lifetime if large.sum > Amount::ZERO => Timestamp::MAX,
+            Window::Lifetime => newest.after(cooldown),
+        }
+    }
+
+    /// Bytes on the heap, for memory accounting.
+    pub fn heap_bytes(&self) -> usize {
+        self.large.as_ref().map_or(0, |large| size_of::<Large>() + large.events.heap_bytes())
+    }
+}
+
+impl Large {
+    /// Nothing here that the meter could not do without.
+    fn is_vacant(&self) -> bool {
+        self.count == 0
+            && self.sum == Amount::ZERO
+            && self.account == Account::default()
+            && self.period_end.is_none()
+            && !self.closed
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const W: Span = Span::from_nanos(1_000_000);
+const ROLLING: Window = Window::Rolling(W);
+
+fn at(nanos: i64) -> Timestamp {
+    Timestamp::from_nanos(nanos)
+}
+
+/// The obvious meter: a list of events, filtered at each look.
+#[derive(Default)]
+struct Naive(Vec<(i64, i128)>);
+
+impl Naive {
+    fn spent(&self, now: i64) -> i128 {
+        self.0.iter().filter(|(stamp, _)| now - stamp < W.nanos()).map(|(_, amount)| amount).sum()
+    }
+}
+
+#[test]
+fn a_meter_is_small() {
+    assert!(size_of::<Meter>() <= 136, "{}", size_of::<Meter>());
+}
+
+#[test]
+fn an_event_exactly_as_old_as_the_window_has_left() {
+    let mut meter = Meter::new();
+    meter.record(at(5), Amount::ONE, ROLLING).unwrap();
+    meter.advance(at(5 + W.nanos() - 1), ROLLING, Timestamp::MIN);
+    assert_eq!(meter.count(), 1);
+    meter.advance(at(5 + W.nanos()), ROLLING, Timestamp::MIN);
+    assert_eq!((meter.count(), meter.newest()), (0, Some(at(5))));
+}
+
+#[test]
+fn long_gaps_and_old_stamps_spill_exactly() {
+    let day = 86_400_000_000_000;
+    let window = Window::Rolling(Span::from_nanos(30 * day));
+    let mut meter = Meter::new();
+    for stamp in [0, day, 2 * day, 10 * day, 9 * day, 29 * day] {
+        meter.record(at(stamp), Amount::ONE, window).unwrap();
+    }
+    for (now, count) in
+        [(29 * day, 6), (30 * day, 5), (32 * day, 3), (39 * day, 2), (40 * day, 1), (59 * day, 0)]
+    {
+        meter.advance(at(now), window, Timestamp::MIN);
+        assert_eq!(meter.count(), count, "on day {}", now / day);
+    }
+}
+
+#[test]
+fn periods_only_move_forward_and_holds_outlive_them() {
+    let mut meter = Meter::new();
+    let mut roll = |meter: &mut Meter, end| meter.advance(at(0), Window::Period, at(end));
+    roll(&mut meter, 100);
+    meter.record(at(10), Amount::from_units(3), Window::Period).unwrap();
+    meter.hold(at(20), Amount::from_units(2)).unwrap();
+    roll(&mut meter, 50);
+    assert_eq!((meter.spent(), meter.held()), (Amount::from_units(3), Amount::from_units(2)));
+    roll(&mut meter, 200);
+    assert_eq!((meter.spent(), meter.held()), (Amount::ZERO, Amount::from_units(2)));
+    meter.settle(at(110), Amount::from_units(2), Amount::ONE, Window::Period).unwrap();
+    assert_eq!((meter.spent(), meter.held()), (Amount::ONE, Amount::ZERO));
+}
+
+#[test]
+fn returning_more_than_is_held_closes_the_meter() {
+    let mut meter = Meter::new();
+    meter.hold(at(1), Amount::ONE).unwrap();
+    let error = meter.settle(at(2), Amount::from_units(2), Amount::ONE, ROLLING).unwrap_err();
+    assert_eq!(error.code(), "invariant_broken");
+    assert!(meter.is_closed());
+    assert_eq!((meter.held(), meter.spent()), (Amount::ONE, Amount::ZERO));
+}
+
+#[test]
+fn an_overrun_is_counted_and_shown() {
+    let mut meter = Meter::new();
+    meter.hold(at(1), Amount::ONE).unwrap();
+    meter.settle(at(2), Amount::ONE, Amount::from_units(3), ROLLING).unwrap();
+    assert_eq!((meter.spent(), meter.account().overrun), (Amount::from_units(3), Amount::from_units(2)));
+}
+
+#[test]
+fn amounts_that_do_not_fit_change_nothing() {
+    let mut meter = Meter::new();
+    meter.record(at(1), Amount::MAX, ROLLING).unwrap();
+    assert_eq!(meter.record(at(2), Amount::ONE, ROLLING), Err(MeterError::Overflow));
+    assert_eq!(meter.record(at(2), Amount::from_pico(-1), ROLLING), Err(MeterError::Negative));
+    assert_eq!((meter.spent(), meter.count(), meter.newest()), (Amount::MAX, 1, Some(at(1))));
+}
+
+#[test]
+fn the_grid_never_forgets_early_and_at_most_a_thousandth_late() {
+    let cell = W.nanos() / 1_000;
+    let mut meter = Meter::new();
+    let mut stamps = Vec::new();
+    for i in 0..20_000_i64 {
+        let now = i * 41;
+        meter.advance(at(now), ROLLING, Timestamp::MIN);
+        meter.record(at(now), Amount::ONE, ROLLING).unwrap();
+        stamps.push(now);
+        let younger = |age: i64| stamps.iter().filter(|&&stamp| now - stamp < age).count() as u64;
+        if i % 97 == 0 {
+            let count = meter.count();
+            assert!(count >= younger(W.nanos()) && count <= younger(W.nanos() + cell), "at {now}: {count}");
+        }
+    }
+    assert!(meter.heap_bytes() < 100_000, "{}", meter.heap_bytes());
+    meter.advance(at(20_000 * 41 + W.nanos()), ROLLING, Timestamp::MIN);
+    assert_eq!((meter.count(), meter.spent(), meter.heap_bytes()), (0, Amount::ZERO, 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn agrees_with_the_naive_meter(steps in prop::collection::vec((0_i64..200_000, 0_u64..4), 1..400)) {
+        let (mut meter, mut naive, mut now) = (Meter::new(), Naive::default(), 0_i64);
+        for (gap, units) in steps {
+            now += gap;
+            meter.advance(at(now), ROLLING, Timestamp::MIN);
+            prop_assert_eq!(meter.spent().pico(), naive.spent(now));
+            let amount = Amount::from_units(units);
+            meter.record(at(now), amount, ROLLING).unwrap();
+            naive.0.push((now, amount.pico()));
+            let half = at(now - W.nanos() / 2);
+            let recent: i128 = naive.0.iter().filter(|(s, _)| *s > half.nanos()).map(|(_, a)| a).sum();
+            prop_assert_eq!(meter.spent_after(half).pico(), recent);
+            // Once the event it names has left, at least the excess has left, and not before.
+            let excess = Amount::from_units(2);
+            if let Some(stamp) = meter.leaves_with(excess) {
+                let left = |time: i64| naive.spent(now) - naive.spent(time);
+                prop_assert!(left(stamp.nanos() + W.nanos()) >= excess.pico());
+                prop_assert!(left(stamp.nanos() + W.nanos() - 1) < excess.pico());
+            } else {
+                prop_assert!(naive.spent(now) < excess.pico());
+            }
+        }
+    }
+}
