@@ -58,7 +58,12 @@ class StoredHead:
         if not isinstance(said, dict) or said.get("format") != FORMAT:
             raise ValueError(f"not a head file of format {FORMAT}")
         entries, root, first = said.get("entries"), said.get("root"), said.get("first_sequences")
-        if type(entries) is not int or entries < 0 or not isinstance(root, str) or not isinstance(first, dict):
+        if (
+            type(entries) is not int
+            or entries < 0
+            or not isinstance(root, str)
+            or not isinstance(first, dict)
+        ):
             raise ValueError("the head file is damaged")
         self.entries = entries
         self.root = root

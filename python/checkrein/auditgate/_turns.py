@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import weakref
 from collections import deque
@@ -116,8 +117,6 @@ def turns_of(store: object) -> StoreTurns:
             if _known.get(key, (None,))[0] is gone:
                 del _known[key]
 
-        try:
+        with contextlib.suppress(TypeError):
             _known[key] = (weakref.ref(store, forget), turns)
-        except TypeError:
-            pass
         return turns

@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verify.add_argument("file", help="Path of the log: a JSON array, one JSON object, or JSON Lines")
     verify.add_argument("--verbose", "-v", action="store_true", help="Say something about every entry")
     verify.add_argument("--json", action="store_true", help="Print the result as JSON")
-    verify.add_argument("--strict", action="store_true", help="Also fail on what plain hashes cannot rule out")
+    verify.add_argument(
+        "--strict", action="store_true", help="Also fail on what plain hashes cannot rule out"
+    )
     verify.add_argument("--head", help="Head file of the log (default: FILE.head, when it exists)")
     args = parser.parse_args(argv)
     if args.command is None:

@@ -14,6 +14,25 @@ from checkrein._native import AuditTrail as Trail
 from checkrein._native import audit_hash as compute_hash
 from checkrein._native import audit_verify_chain as verify_chain
 
+__all__ = [
+    "MISSING",
+    "AuditEntry",
+    "AuditError",
+    "AuditPolicy",
+    "Decision",
+    "IntegrityMode",
+    "Mode",
+    "Result",
+    "Severity",
+    "Status",
+    "StoreErrorMode",
+    "Trail",
+    "Verdict",
+    "compute_hash",
+    "verify_chain",
+    "wall_clock",
+]
+
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
 
@@ -156,7 +175,7 @@ def _frozen_setattr(self: object, name: str, value: object) -> NoReturn:
 
 # `Result[int](...)` sets `__orig_class__`, and what a frozen slotted dataclass raises for an unknown
 # attribute is a TypeError that typing does not expect.
-Result.__setattr__ = _frozen_setattr  # type: ignore[method-assign,assignment]
+Result.__setattr__ = _frozen_setattr  # type: ignore[method-assign]
 
 
 class _TrailFields:

@@ -30,6 +30,7 @@ __all__ = ["AuditError", "Engine"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_Event = tuple[Trail, Verdict, Severity, str, str, str | None, dict[str, Any] | None]
 
 
 class Engine(AuditEngine):
@@ -123,7 +124,9 @@ class Engine(AuditEngine):
         with turns.blocking:
             try:
                 last = store.last_entry(trail)
-                sequence = turns.next_sequence if last is None else max(turns.next_sequence, last.sequence + 1)
+                sequence = (
+                    turns.next_sequence if last is None else max(turns.next_sequence, last.sequence + 1)
+                )
                 event = (trail, verdict, severity, gate_type, gate_identity, reason, detail)
                 entry = self._build(*event, policy, now, sequence, last)
             except Exception as error:
@@ -171,14 +174,16 @@ class Engine(AuditEngine):
         return self._finish(trail, policy, entry, failure, cause)
 
     async def _append_awaited(
-        self, event: tuple[Any, ...], policy: AuditPolicy, now: float
+        self, event: _Event, policy: AuditPolicy, now: float
     ) -> tuple[AuditEntry | None, str | None, Exception | None]:
         store, trail = self._async_store, event[0]
         turns = self._async_turns.of(trail)
         async with turns.awaited:
             try:
                 last = await store.last_entry(trail)
-                sequence = turns.next_sequence if last is None else max(turns.next_sequence, last.sequence + 1)
+                sequence = (
+                    turns.next_sequence if last is None else max(turns.next_sequence, last.sequence + 1)
+                )
                 entry = self._build(*event, policy, now, sequence, last)
             except Exception as error:
                 return None, f"Entry build failed: {error}", error
@@ -373,5 +378,3 @@ def _ended(event: dict[str, Any], begun: Decision, error: Exception | None) -> d
         ended["verdict"], ended["severity"] = Verdict.ERROR, Severity.ERROR
         ended["detail"] = {"intent": intent, "outcome": "error", "error": type(error).__qualname__}
     return ended
-
-

@@ -107,7 +107,8 @@ class FileStore(MemoryStore):
 
     def _rewrite(self) -> None:
         head, lines = LogHead(), []
-        for entry in self.query(QueryFilter()):
+        # By sequence, because stamps of a monotonic clock begin anew with every boot.
+        for entry in sorted(self.query(QueryFilter()), key=lambda entry: entry.sequence):
             written = _to_record(entry)
             head.add(written)
             lines.append(audit_canonical(written) + b"\n")
@@ -127,7 +128,9 @@ class FileStore(MemoryStore):
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise LogMismatchError(f"`{self.path}` is not an audit log: {error}") from error
         if stored is None and records and not adopt:
-            raise LogMismatchError(f"`{self.path}` has no head file; pass adopt=True to take it over as it is")
+            raise LogMismatchError(
+                f"`{self.path}` has no head file; pass adopt=True to take it over as it is"
+            )
         if stored is not None:
             following, problem = stored.compare(records)
             # A crash between log and head leaves one whole entry that the head does not cover.
@@ -139,8 +142,11 @@ class FileStore(MemoryStore):
         for record, entry in zip(records, entries, strict=True):
             head.add(record)
             super().append(entry)
-        for trail in {entry.trail: None for entry in entries}:
-            intact, sequence = verify_chain(self.query(QueryFilter(trail=trail)))
+        logs: dict[Trail, list[AuditEntry]] = {}
+        for entry in entries:
+            logs.setdefault(entry.trail, []).append(entry)
+        for trail, log in logs.items():
+            intact, sequence = verify_chain(log)
             if not intact:
                 raise LogMismatchError(f"`{self.path}`: entry {sequence} of `{trail}` does not verify")
         if len(whole) < len(data):

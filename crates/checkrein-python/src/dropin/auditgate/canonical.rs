@@ -140,6 +140,9 @@ impl<'out> CanonicalWriter<'out> {
 
     /// Appends a dict with other than plain text keys, or a subclass of dict, ordered by Python itself.
     fn foreign_dict(&mut self, mapping: &Bound<'_, PyDict>) -> PyResult<()> {
+        if mapping.is_empty() {
+            return self.raw(b"{}");
+        }
         let items = mapping.py().get_type::<PyList>().call1((mapping.call_method0("items")?,))?;
         items.call_method0("sort")?;
         self.out.push(b'{');
@@ -306,13 +309,28 @@ pub(crate) fn push_float(out: &mut Vec<u8>, number: f64) {
         push_integer(out, magnitude as i64);
         return out.extend_from_slice(b".0");
     }
-    let mut shortest = ShortText::default();
-    // Writing to the fixed buffer cannot fail: the longest shortest form has 24 characters.
-    let _ = write!(shortest, "{magnitude:e}");
+    let shortest = shortest_digits(magnitude);
     let (mantissa, exponent) = shortest.as_str().split_once('e').unwrap_or(("0", "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let (first, rest) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     push_digits(out, first.as_bytes(), rest.as_bytes(), exponent);
+}
+
+/// Returns the shortest digits that read back as `magnitude`, as `d.ddde±x`.
+fn shortest_digits(magnitude: f64) -> ShortText {
+    let mut shortest = ShortText::default();
+    // Writing to the fixed buffer cannot fail: the longest form has 24 characters.
+    let _ = write!(shortest, "{magnitude:e}");
+    let digits = shortest.as_str().find('e').unwrap_or(0).saturating_sub(1);
+    if digits >= 15 {
+        // Two shortest forms can be equally near; Python takes the even one, which is how exact rounding decides.
+        let mut even = ShortText::default();
+        let _ = write!(even, "{magnitude:.precision$e}", precision = digits - 1);
+        if even.as_str().parse() == Ok(magnitude) {
+            return even;
+        }
+    }
+    shortest
 }
 
 /// Lays out the digits `first.rest` times ten to the `exponent` as Python does.

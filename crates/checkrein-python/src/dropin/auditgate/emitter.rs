@@ -37,12 +37,14 @@ impl AuditEmitter {
 #[pymethods]
 impl AuditEmitter {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*args, **kwargs), text_signature = "()")]
     fn new(
         py: Python<'_>,
-        _args: &Bound<'_, pyo3::types::PyTuple>,
-        _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>,
+        args: &Bound<'_, pyo3::types::PyTuple>,
+        kwargs: Option<&Bound<'_, pyo3::types::PyDict>>,
     ) -> Self {
+        // Subclasses may take arguments of their own; `__init__` refuses them here.
+        let _ = (args, kwargs);
         Self { listeners: PyList::empty(py).unbind(), errors: AtomicU64::new(0) }
     }
 

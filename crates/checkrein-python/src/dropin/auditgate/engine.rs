@@ -61,9 +61,13 @@ pub(crate) struct Event<'a, 'py> {
 /// The detail of an event.
 pub(crate) enum EventDetail<'a, 'py> {
     Object(Option<&'a Bound<'py, PyAny>>),
+    #[expect(dead_code, reason = "the tool runner, which comes next, prepares details")]
     /// Canonical JSON, and how to make the object when it is read.
     Prepared(&'a [u8], DetailSource),
 }
+
+/// A decision that ends it, or the policy and the time to go on with.
+type Begun = (Option<Py<Decision>>, Py<PyAny>, Py<PyAny>);
 
 /// Which of an engine's two logs an event goes to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,8 +95,7 @@ impl AuditEngine {
         }
         let mut json = Vec::new();
         super::canonical::CanonicalWriter::new(&mut json).string(&trail.str()?)?;
-        let fresh =
-            TrailSlot { state: Mutex::new(SlotState::default()), json: json.into_boxed_slice() };
+        let fresh = TrailSlot { state: Mutex::new(SlotState::default()), json: json.into_boxed_slice() };
         let slot = slots.call_method1("setdefault", (trail, Py::new(py, fresh)?))?;
         Ok(slot.cast_into::<TrailSlot>()?)
     }
@@ -141,11 +144,7 @@ impl AuditEngine {
     }
 
     /// Records `event` in a native log; `None` when the store is the user's own.
-    pub(crate) fn record_event(
-        &self,
-        event: Event<'_, '_>,
-        side: Side,
-    ) -> PyResult<Option<Py<Decision>>> {
+    pub(crate) fn record_event(&self, event: Event<'_, '_>, side: Side) -> PyResult<Option<Py<Decision>>> {
         let parts = self.parts()?;
         let native = if side == Side::Sync { &parts.native } else { &parts.async_native };
         let Some(store) = native else {
@@ -184,14 +183,7 @@ impl AuditEngine {
     ) -> PyResult<Py<AuditEntry>> {
         let py = now.py();
         let wall = parts.wall_clock.as_ref().map(|clock| clock.bind(py).call0()).transpose()?;
-        let draft = Draft::build(
-            event,
-            &slot.json,
-            policy.integrity,
-            now,
-            wall,
-            parts.recorded_by.bind(py),
-        )?;
+        let draft = Draft::build(event, &slot.json, policy.integrity, now, wall, parts.recorded_by.bind(py))?;
         let ts = super::store::exact_stamp(now);
         let mut log = self.log(slot, event.trail, store, side, false)?;
         loop {
@@ -269,8 +261,10 @@ fn text_of(py: Python<'_>, error: &PyErr) -> String {
 #[pymethods]
 impl AuditEngine {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+    #[pyo3(signature = (*args, **kwargs))]
+    fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        // The Python half takes the arguments in its `__init__`.
+        let _ = (args, kwargs);
         Self { parts: None }
     }
 
@@ -367,7 +361,7 @@ impl AuditEngine {
         trail: &Bound<'py, PyAny>,
         severity: &Bound<'py, PyAny>,
         policy: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<(Option<Py<Decision>>, Py<PyAny>, Py<PyAny>)> {
+    ) -> PyResult<Begun> {
         let py = trail.py();
         let policy = self.policy(py, self.slot(trail)?.get(), policy)?;
         if vocabulary(py)?.rank(severity)? < policy.floor {
@@ -434,12 +428,7 @@ impl AuditEngine {
     }
 
     /// Registers a trail's policy.
-    fn register(
-        &self,
-        py: Python<'_>,
-        trail: &Bound<'_, PyAny>,
-        policy: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
+    fn register(&self, py: Python<'_>, trail: &Bound<'_, PyAny>, policy: &Bound<'_, PyAny>) -> PyResult<()> {
         self.policy(py, self.slot(trail)?.get(), Some(policy)).map(drop)
     }
 

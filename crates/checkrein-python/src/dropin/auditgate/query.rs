@@ -23,7 +23,8 @@ pub(crate) struct Filter<'py> {
 
 impl<'py> Filter<'py> {
     pub(crate) fn from_object(filter: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let field = |name: &str| filter.getattr(name).map(|value| Some(value).filter(|value| !value.is_none()));
+        let field =
+            |name: &str| filter.getattr(name).map(|value| Some(value).filter(|value| !value.is_none()));
         Ok(Self {
             trail: field("trail")?,
             verdict: field("verdict")?,

@@ -128,7 +128,6 @@ impl Draft {
     }
 }
 
-
 #[derive(Default)]
 struct Written {
     bytes: Vec<u8>,

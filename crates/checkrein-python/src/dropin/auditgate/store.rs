@@ -204,8 +204,10 @@ impl MemoryStore {
 #[pymethods]
 impl MemoryStore {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(py: Python<'_>, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+    #[pyo3(signature = (*args, **kwargs), text_signature = "()")]
+    fn new(py: Python<'_>, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        // Subclasses may take arguments of their own; `__init__` refuses them here.
+        let _ = (args, kwargs);
         Self { logs: PyDict::new(py).unbind() }
     }
 
