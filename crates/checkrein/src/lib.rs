@@ -1,3 +1,11 @@
 //! Checkrein: runtime control of AI agents. Every gate of an action is decided in one atomic admission.
 
+pub mod calendar;
+pub mod clock;
+pub mod engine;
 pub mod expression;
+pub mod store;
+pub mod testing;
+
+pub use checkrein_core as core;
+pub use engine::Engine;

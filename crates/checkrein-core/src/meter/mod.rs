@@ -15,10 +15,13 @@ pub use events::EXACT_EVENTS;
 use events::Events;
 use inline::InlineEvents;
 
+const NEVER: Timestamp = Timestamp::MIN;
+
 /// Counts amounts over a window, and the holds on them. The maths of limits, attempts and budgets is all here.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Meter {
-    newest: Option<Timestamp>,
+    /// The stamp of the latest event; [`NEVER`] before the first. An `Option` would cost eight bytes a principal.
+    newest: Timestamp,
     inline: InlineEvents,
     large: Option<Box<Large>>,
 }
@@ -31,6 +34,8 @@ struct Large {
     count: u64,
     sum: Amount,
     account: Account,
+    /// Holds neither settled nor released, those of nothing included: their record must not be forgotten.
+    open_holds: u32,
     period_end: Option<Timestamp>,
     closed: bool,
 }
@@ -76,6 +81,12 @@ impl MeterError {
     }
 }
 
+impl Default for Meter {
+    fn default() -> Self {
+        Self { newest: NEVER, inline: InlineEvents::default(), large: None }
+    }
+}
+
 impl Meter {
     /// A meter that has counted nothing.
     pub fn new() -> Self {
@@ -83,8 +94,9 @@ impl Meter {
     }
 
     /// The stamp of the latest event, also after it has left the window.
+    #[inline]
     pub fn newest(&self) -> Option<Timestamp> {
-        self.newest
+        (self.newest != NEVER).then_some(self.newest)
     }
 
     /// Forgets what has left the window at `now`. For [`Window::Period`], `period_end` is the end of the calendar
@@ -181,7 +193,7 @@ impl Meter {
         if !in_place {
             self.record_large(stamp, amount, window)?;
         }
-        self.newest = self.newest.max(Some(stamp));
+        self.newest = self.newest.max(stamp);
         Ok(())
     }
 
@@ -231,8 +243,42 @@ impl Meter {
         let ever_held = before.ever_held.checked_add(amount).ok_or(MeterError::Overflow)?;
         self.spent().checked_add(held).ok_or(MeterError::Overflow)?;
         self.write_account(Account { held, ever_held, ..before })?;
-        self.newest = self.newest.max(Some(stamp));
+        self.count_holds(1);
+        self.newest = self.newest.max(stamp);
         Ok(())
+    }
+
+    /// Checks that `amount` more could be spent or held, without doing it.
+    ///
+    /// # Errors
+    /// A negative amount, or a sum that would not fit.
+    pub fn stage(&self, amount: Amount) -> Result<(), MeterError> {
+        if amount.is_negative() {
+            return Err(MeterError::Negative);
+        }
+        let account = self.account();
+        let total = self.spent().checked_add(account.held).and_then(|taken| taken.checked_add(amount));
+        let fits = total.and(account.ever_held.checked_add(amount)).and(account.forced.checked_add(amount));
+        fits.map(|_| ()).ok_or(MeterError::Overflow)
+    }
+
+    /// Checks that a hold could be settled at `actual`, without doing it.
+    ///
+    /// # Errors
+    /// A negative amount, or a sum that would not fit.
+    pub fn stage_settlement(&self, actual: Amount) -> Result<(), MeterError> {
+        self.stage(actual)?;
+        self.account().overrun.checked_add(actual).map(|_| ()).ok_or(MeterError::Overflow)
+    }
+
+    /// Forgets what was spent and opens a closed meter; what is held stays held.
+    pub fn reset(&mut self) {
+        let (held, open_holds) = (self.held(), self.large.as_ref().map_or(0, |large| large.open_holds));
+        *self = Self::new();
+        if open_holds > 0 {
+            let account = Account { held, ever_held: held, ..Account::default() };
+            self.large = Some(Box::new(Large { account, open_holds, ..Large::default() }));
+        }
     }
 
     /// Gives a hold back unspent.
@@ -243,7 +289,14 @@ impl Meter {
         let before = self.account();
         let held = before.held.checked_sub(amount).ok_or(MeterError::Overflow)?;
         let released = before.released.checked_add(amount).ok_or(MeterError::Overflow)?;
-        self.write_account(Account { held, released, ..before })
+        self.write_account(Account { held, released, ..before })?;
+        self.count_holds(-1);
+        Ok(())
+    }
+
+    fn count_holds(&mut self, change: i32) {
+        let large = self.large.get_or_insert_default();
+        large.open_holds = large.open_holds.saturating_add_signed(change);
     }
 
     /// Settles a hold: frees all of it and records what was really spent, at the time of settlement.
@@ -266,7 +319,9 @@ impl Meter {
             return self.broken("more settled than held");
         }
         self.record(stamp, actual, window)?;
-        self.write_account(Account { held, settled, overrun, ..before })
+        self.write_account(Account { held, settled, overrun, ..before })?;
+        self.count_holds(-1);
+        Ok(())
     }
 
     /// Writes the account after checking it: conservation holds and nothing is below zero.
@@ -301,14 +356,14 @@ impl Meter {
     /// When the record may be forgotten: nothing is held, and the largest of window and cooldown has passed.
     #[inline]
     pub fn expires(&self, window: Window, cooldown: Span) -> Timestamp {
-        let Some(newest) = self.newest else { return Timestamp::MIN };
+        let Some(newest) = self.newest() else { return Timestamp::MIN };
         let Some(large) = &self.large else {
             return match window {
                 Window::Rolling(length) => newest.after(length.max(cooldown)),
                 Window::Period | Window::Lifetime => newest.after(cooldown),
             };
         };
-        if large.account.held > Amount::ZERO || large.closed {
+        if large.open_holds > 0 || large.closed {
             return Timestamp::MAX;
         }
         match window {
@@ -331,6 +386,7 @@ impl Large {
         self.count == 0
             && self.sum == Amount::ZERO
             && self.account == Account::default()
+            && self.open_holds == 0
             && self.period_end.is_none()
             && !self.closed
     }

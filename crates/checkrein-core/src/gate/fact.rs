@@ -1,0 +1,19 @@
+//! Facts: values that a read has shown in this run or session, and that a later action must use.
+
+use crate::time::Timestamp;
+
+/// The record of a proved value; kind, scope and value are its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// When it was proved.
+    pub proved: Timestamp,
+    /// From when it no longer counts.
+    pub expires: Timestamp,
+}
+
+impl Fact {
+    /// Whether it counts at `now`.
+    pub fn holds(&self, now: Timestamp) -> bool {
+        now < self.expires
+    }
+}

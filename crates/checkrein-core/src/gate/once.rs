@@ -1,0 +1,151 @@
+//! At most one run per key: the state machine of an operation.
+//!
+//! `reserved → started → done | failed clean | in doubt`; in doubt ends when a late result arrives or a person says
+//! what happened. A key is never run again while its outcome is unknown.
+
+use std::sync::Arc;
+
+use crate::code::Code;
+use crate::decision::Retry;
+use crate::fingerprint::RequestDigest;
+use crate::policy::Once;
+use crate::time::{Span, Timestamp};
+
+/// Where an operation stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperationState {
+    /// Admitted, not started.
+    Reserved,
+    /// Started: the effect may have happened.
+    Started,
+    /// Done, with the result for replay, or without when it could not be stored or is no longer kept.
+    Done(Option<Arc<[u8]>>),
+    /// Failed before it could have any effect: it may run again.
+    FailedClean,
+    /// Nobody knows whether it happened.
+    InDoubt,
+}
+
+impl OperationState {
+    /// The word used in lists and messages.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::Started => "started",
+            Self::Done(_) => "done",
+            Self::FailedClean => "failed_clean",
+            Self::InDoubt => "in_doubt",
+        }
+    }
+}
+
+/// How long a finished operation is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    result: Span,
+    key: Span,
+}
+
+impl From<&Once> for Keep {
+    fn from(once: &Once) -> Self {
+        Self { result: once.keep_result, key: once.keep_key }
+    }
+}
+
+/// The record behind a once key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    digest: RequestDigest,
+    state: OperationState,
+    since: Timestamp,
+    keep: Keep,
+}
+
+/// What a once key says to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnceVerdict {
+    /// Nothing is known of it, or it failed clean: it may run.
+    Run,
+    /// It is done: here is its result.
+    Replay(Arc<[u8]>),
+    /// It may not run.
+    Refuse(Code, Retry),
+}
+
+impl Operation {
+    /// An operation that is admitted now.
+    pub fn admitted(digest: RequestDigest, started: bool, now: Timestamp, keep: Keep) -> Self {
+        let state = if started { OperationState::Started } else { OperationState::Reserved };
+        Self { digest, state, since: now, keep }
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> &OperationState {
+        &self.state
+    }
+
+    /// The request it stands for.
+    pub fn digest(&self) -> RequestDigest {
+        self.digest
+    }
+
+    /// When it came to stand there.
+    pub fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// What the record says to a request.
+    pub fn verdict(&self, digest: RequestDigest, now: Timestamp) -> OnceVerdict {
+        if now >= self.expires() {
+            return OnceVerdict::Run;
+        }
+        if self.digest != digest {
+            return OnceVerdict::Refuse(Code::KeyReused, Retry::Never);
+        }
+        match &self.state {
+            OperationState::FailedClean => OnceVerdict::Run,
+            OperationState::Reserved | OperationState::Started => {
+                OnceVerdict::Refuse(Code::InProgress, Retry::Unknown)
+            }
+            OperationState::InDoubt => OnceVerdict::Refuse(Code::InDoubt, Retry::Unknown),
+            OperationState::Done(Some(result)) if now < self.since.after(self.keep.result) => {
+                OnceVerdict::Replay(Arc::clone(result))
+            }
+            OperationState::Done(_) => OnceVerdict::Refuse(Code::ResultPruned, Retry::Never),
+        }
+    }
+
+    /// Moves on; `false` (and nothing changed) where the state machine has no such step.
+    pub fn enter(&mut self, state: OperationState, now: Timestamp) -> bool {
+        use OperationState::{Done, FailedClean, InDoubt, Reserved, Started};
+        let allowed = matches!(
+            (&self.state, &state),
+            (Reserved, Started | FailedClean)
+                | (Started, Done(_) | FailedClean | InDoubt)
+                | (InDoubt, Done(_) | FailedClean)
+        );
+        if allowed {
+            self.state = state;
+            self.since = now;
+        }
+        allowed
+    }
+
+    /// Drops the result once its time is over; the key stays known.
+    pub fn prune(&mut self, now: Timestamp) {
+        let due = now >= self.since.after(self.keep.result);
+        if let OperationState::Done(result) = &mut self.state
+            && due
+        {
+            *result = None;
+        }
+    }
+
+    /// When the record may be forgotten: never while the outcome is open or unknown.
+    pub fn expires(&self) -> Timestamp {
+        match self.state {
+            OperationState::Done(_) | OperationState::FailedClean => self.since.after(self.keep.key),
+            OperationState::Reserved | OperationState::Started | OperationState::InDoubt => Timestamp::MAX,
+        }
+    }
+}

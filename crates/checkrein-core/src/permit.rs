@@ -1,0 +1,80 @@
+//! Permits: what an admitted action holds until it is finished, exactly once.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::amount::Amount;
+use crate::gate::breaker::{Health, Thresholds, Ticket};
+use crate::policy::Leases;
+use crate::time::{Timestamp, Window};
+
+/// Where a permit stands. Finished permits are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PermitPhase {
+    /// Admitted; nothing has happened. Released when its lease ends.
+    Reserved,
+    /// The action runs. In doubt when its lease ends.
+    Started,
+    /// The outcome is unknown. Settled at the full hold when its lease ends.
+    InDoubt,
+}
+
+/// An amount held on one of the permit's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The position of the record among the permit's records.
+    pub record: u8,
+    /// How much.
+    pub amount: Amount,
+    /// The budget's window.
+    pub window: Window,
+}
+
+/// What an admitted action holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    /// Where it stands.
+    pub phase: PermitPhase,
+    /// When the store moves it on by itself.
+    pub lease_until: Timestamp,
+    /// The lengths of its leases.
+    pub leases: Leases,
+    /// Amounts held, in the order of the policy's budgets.
+    pub holds: SmallVec<[Hold; 1]>,
+    /// Breakers its outcome counts for.
+    pub breakers: SmallVec<[(u8, Ticket, Thresholds); 1]>,
+    /// Its once record.
+    pub operation: Option<u8>,
+}
+
+/// How an action ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It happened. The result for replay, when there is one that can be stored.
+    Done(Option<Arc<[u8]>>),
+    /// It provably did not start or had no effect: holds are released, a once key may run again.
+    FailedClean,
+    /// Nobody knows: a once key stays in doubt, the cost stays held for a lease and is settled in full after it.
+    InDoubt,
+}
+
+/// Everything the end of an action brings in.
+#[derive(Clone, Debug)]
+pub struct Settlement<'a> {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it says about the dependency.
+    pub health: Health,
+    /// Actual costs in the order of the holds; missing ones are settled at the full hold.
+    pub actual: &'a [Amount],
+    /// Ends of the current calendar periods in the order of the holds; empty when no window is a calendar period.
+    pub period_ends: &'a [Timestamp],
+}
+
+impl Settlement<'_> {
+    /// A settlement without costs of its own.
+    pub const fn new(outcome: Outcome, health: Health) -> Self {
+        Self { outcome, health, actual: &[], period_ends: &[] }
+    }
+}

@@ -1,0 +1,453 @@
+//! The memory store: typed records under sharded locks, taken in one order, with no runtime, encoding or allocation
+//! on the allow path. Durability D0: it ends with the process.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use checkrein_core::admission::{self, Admission, Inputs, KeyValue, PermitError, Plan};
+use checkrein_core::decision::MeterStatus;
+use checkrein_core::gate::breaker::Phase;
+use checkrein_core::gate::fact::Fact;
+use checkrein_core::gate::once::{Operation, OperationState};
+use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::permit::{Permit, Settlement};
+use checkrein_core::policy::{Gate, RecordKind};
+use checkrein_core::time::{Span, Timestamp, Window};
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+mod capacity;
+mod shard;
+mod table;
+
+use super::{Cursor, Page, PermitId, RecordInfo, RecordState};
+use crate::calendar::Calendar;
+use capacity::Capacity;
+use shard::{Entry, Guards, OpenPermit, PermitRecords, Retention, Shard, StepRecords};
+use table::Slot;
+
+const SHARDS: usize = 64;
+/// Every so many admissions of a shard ...
+const SWEEP_EVERY: u32 = 64;
+/// ... this many slots are looked at, so that a full round takes two admissions per slot.
+const SWEEP_SLOTS: usize = 32;
+/// Permits are numbered, and share the table of keyed records.
+const PERMITS: Family = Family(u32::MAX);
+
+/// A store in this process's memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    capacity: Capacity,
+    /// No lease ends before this instant.
+    next_due: AtomicI64,
+}
+
+impl MemoryStore {
+    /// A store that keeps at most `max_keys` live keys per tenant and gate.
+    pub fn new(max_keys: usize) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let (hasher, next_due) = (RandomState::default(), AtomicI64::new(i64::MAX));
+        Self { shards, hasher, capacity: Capacity::new(max_keys), next_due }
+    }
+
+    #[inline]
+    fn hash(&self, key: KeyRef<'_>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        key.family.0.hash(&mut hasher);
+        // With one tenant there is nothing to separate; with several the length keeps the two parts apart.
+        if !key.tenant.is_empty() {
+            hasher.write_usize(key.tenant.len());
+            hasher.write(key.tenant);
+        }
+        hasher.write(key.key);
+        hasher.finish()
+    }
+
+    fn shard_of(hash: u64) -> u8 {
+        // Bits that neither the table's buckets (low) nor its tags (top seven) use first.
+        (hash >> 48) as u8 % SHARDS as u8
+    }
+
+    fn lock(&self, numbers: impl IntoIterator<Item = u8>) -> Guards<'_> {
+        let mut sorted: SmallVec<[u8; 8]> = numbers.into_iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let shards =
+            sorted.into_iter().filter_map(|number| Some((number, self.shards.get(usize::from(number))?)));
+        shards.map(|(number, shard)| (number, shard.lock())).collect()
+    }
+
+    /// Tells the store how long records of a family are kept, and by which calendar it counts.
+    pub(crate) fn retain(&self, family: Family, window: Window, cooldown: Span, calendar: Option<&Calendar>) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let number = family.0 as usize;
+            if shard.retentions.len() <= number {
+                let unused = Retention { window: Window::Lifetime, cooldown: Span::ZERO, calendar: None };
+                shard.retentions.resize(number + 1, unused);
+            }
+            if let Some(kept) = shard.retentions.get_mut(number) {
+                let cooldown = kept.cooldown.max(cooldown);
+                *kept = Retention { window, cooldown, calendar: calendar.cloned() };
+            }
+        }
+    }
+
+    fn entry<'a>(&self, gate: &Gate, inputs: &Inputs<'a>) -> Option<Entry<'a>> {
+        let (kind, family, slot) = gate.check.record()?;
+        let value = match slot {
+            Some(slot) => inputs.keys.get(usize::from(slot.0)).copied(),
+            None => inputs.once.map(|(key, _)| key),
+        };
+        let key = match value {
+            Some(KeyValue::Bytes(bytes)) => bytes,
+            Some(KeyValue::Missing(_)) | None => &[],
+        };
+        let key = KeyRef { family, tenant: inputs.tenant.as_bytes(), key };
+        Some(Entry { kind, key, hash: self.hash(key), guard: 0, slot: None })
+    }
+
+    /// Locks the shards of a plan's records and finds them.
+    fn records<'s, 'a>(
+        &'s self,
+        plan: &Plan<'a>,
+        reserve: bool,
+    ) -> StepRecords<'s, 'a, impl Fn(KeyRef<'_>) -> u64 + Copy + use<'s, 'a>> {
+        let (policy, inputs) = (plan.policy(), plan.inputs());
+        let mut entries: SmallVec<[Entry<'a>; 6]> =
+            policy.gates().iter().filter_map(|gate| self.entry(gate, inputs)).collect();
+        let guards = self.lock(entries.iter().map(|entry| Self::shard_of(entry.hash)));
+        for entry in &mut entries {
+            let number = Self::shard_of(entry.hash);
+            // At most 64 shards are locked.
+            let at = guards.iter().position(|(locked, _)| *locked == number).unwrap_or_default();
+            entry.guard = at as u8;
+            entry.slot = guards.get(at).and_then(|(_, shard)| shard.find(entry.kind, entry.hash, entry.key));
+        }
+        let hash_of = |key: KeyRef<'_>| self.hash(key);
+        StepRecords { guards, entries, capacity: &self.capacity, hash_of, reserve, spare: Default::default() }
+    }
+
+    /// Decides one action and takes what it needs.
+    #[inline]
+    pub fn admit(&self, plan: Plan<'_>, now: Timestamp) -> (Admission, Option<PermitId>) {
+        if !plan.is_readable() {
+            return (plan.into_refusal(), None);
+        }
+        let mut records = self.records(&plan, true);
+        let mut admission = admission::admit(plan, now, &mut records, false);
+        let id = admission.permit.take().and_then(|permit| {
+            self.expect_at(permit.lease_until);
+            let places = records.places();
+            let hash_of = |key: KeyRef<'_>| self.hash(key);
+            let (number, shard) = records.guards.first_mut()?;
+            shard.next_permit += 1;
+            let name = shard.next_permit.to_be_bytes();
+            let key = KeyRef { family: PERMITS, tenant: b"", key: &name };
+            let slot = shard.permits.insert(key, OpenPermit { permit, records: places }, hash_of);
+            Some(PermitId { shard: *number, index: slot.index, generation: slot.generation })
+        });
+        self.sweep_some(&mut records.guards, now);
+        (admission, id)
+    }
+
+    /// Decides one action without taking anything, and says where its meters stand.
+    pub fn peek(&self, plan: Plan<'_>, now: Timestamp) -> (Admission, Vec<MeterStatus>) {
+        if !plan.is_readable() {
+            return (plan.into_refusal(), Vec::new());
+        }
+        let mut records = self.records(&plan, false);
+        let status = admission::status(&plan, now, &mut records);
+        (admission::admit(plan, now, &mut records, true), status)
+    }
+
+    #[inline]
+    fn sweep_some(&self, guards: &mut Guards<'_>, now: Timestamp) {
+        for (_, shard) in guards {
+            shard.ticks = shard.ticks.wrapping_add(1);
+            if shard.ticks.is_multiple_of(SWEEP_EVERY) {
+                shard.sweep(SWEEP_SLOTS, now, &self.capacity, |key| self.hash(key));
+            }
+        }
+    }
+
+    /// Removes every idle record and gives memory back; returns how many went.
+    pub fn collect(&self, now: Timestamp) -> usize {
+        let hash_of = |key: KeyRef<'_>| self.hash(key);
+        let sweep = |shard: &Mutex<Shard>| {
+            let mut shard = shard.lock();
+            let removed = shard.sweep(usize::MAX, now, &self.capacity, hash_of);
+            shard.meters.shrink(hash_of);
+            shard.breakers.shrink(hash_of);
+            shard.operations.shrink(hash_of);
+            shard.facts.shrink(hash_of);
+            shard.permits.shrink(hash_of);
+            removed
+        };
+        self.shards.iter().map(sweep).sum()
+    }
+
+    /// Runs `step` on an open permit with its shards locked; `step` returns the permit if it stays open, and gets the
+    /// ends of the current calendar periods of its holds.
+    fn with_permit(
+        &self,
+        id: PermitId,
+        now: Timestamp,
+        step: impl FnOnce(Permit, &mut PermitRecords<'_, '_>, &[Timestamp]) -> Result<Option<Permit>, PermitError>,
+    ) -> Result<(), PermitError> {
+        let slot = Slot { index: id.index, generation: id.generation };
+        let places = {
+            let shard = self.shards.get(usize::from(id.shard)).ok_or(PermitError::Finished)?;
+            let mut shard = shard.lock();
+            shard.permits.get_mut(slot).ok_or(PermitError::Finished)?.records.clone()
+        };
+        // The permit's shard is one of its records' shards; between the two locks another thread may finish it.
+        let guards = self.lock(places.iter().map(|place| place.shard).chain([id.shard]));
+        let mut records = PermitRecords { guards, places: &places, spare: Default::default() };
+        let at =
+            records.guards.iter().position(|(number, _)| *number == id.shard).ok_or(PermitError::Finished)?;
+        let permit = {
+            let (_, shard) = records.guards.get_mut(at).ok_or(PermitError::Finished)?;
+            shard.permits.get_mut(slot).ok_or(PermitError::Finished)?.permit.clone()
+        };
+        let period_ends = records.period_ends(&permit, now);
+        let stored = permit.clone();
+        let (open, result) = match step(permit, &mut records, &period_ends) {
+            Ok(open) => (open, Ok(())),
+            Err(error) => (Some(stored), Err(error)),
+        };
+        if let Some((_, shard)) = records.guards.get_mut(at) {
+            match (open, shard.permits.get_mut(slot)) {
+                (Some(permit), Some(stored)) => stored.permit = permit,
+                (None, Some(_)) => {
+                    shard.permits.remove(slot, |key| self.hash(key));
+                }
+                (_, None) => {}
+            }
+        }
+        result
+    }
+
+    /// Marks a reserved permit's action as started.
+    ///
+    /// # Errors
+    /// The permit is not reserved.
+    pub fn start(&self, id: PermitId, now: Timestamp) -> Result<(), PermitError> {
+        self.with_permit(id, now, |mut permit, records, _| {
+            admission::start(&mut permit, now, records)?;
+            self.expect_at(permit.lease_until);
+            Ok(Some(permit))
+        })
+    }
+
+    /// Gives back everything a reserved permit holds.
+    ///
+    /// # Errors
+    /// The action has started, or the permit is finished.
+    pub fn release(&self, id: PermitId, now: Timestamp) -> Result<(), PermitError> {
+        self.with_permit(id, now, |permit, records, _| {
+            admission::release(&permit, now, records)?;
+            Ok(None)
+        })
+    }
+
+    /// Settles everything a permit holds.
+    ///
+    /// # Errors
+    /// The permit is finished, or an amount is negative or does not fit: it stays open then.
+    pub fn finish(
+        &self,
+        id: PermitId,
+        settlement: &Settlement<'_>,
+        now: Timestamp,
+    ) -> Result<(), PermitError> {
+        self.with_permit(id, now, |permit, records, period_ends| {
+            let settlement = Settlement { period_ends, ..settlement.clone() };
+            let open = admission::finish(permit, &settlement, now, records)?;
+            open.iter().for_each(|permit| self.expect_at(permit.lease_until));
+            Ok(open)
+        })
+    }
+
+    /// Moves on a permit whose lease has ended.
+    ///
+    /// # Errors
+    /// The permit is finished.
+    pub fn expire(&self, id: PermitId, now: Timestamp) -> Result<(), PermitError> {
+        self.with_permit(id, now, |permit, records, period_ends| {
+            let open = admission::expire(permit, now, period_ends, records)?;
+            open.iter().for_each(|permit| self.expect_at(permit.lease_until));
+            Ok(open)
+        })
+    }
+
+    /// Moves on every permit whose lease has ended, if one may have; returns how many were moved.
+    #[inline]
+    pub fn expire_due(&self, now: Timestamp) -> usize {
+        if now.nanos() < self.next_due.load(Ordering::Relaxed) { 0 } else { self.expire_all(now) }
+    }
+
+    #[cold]
+    fn expire_all(&self, now: Timestamp) -> usize {
+        // Whoever comes first does the round; leases that begin meanwhile announce themselves again.
+        self.next_due.store(i64::MAX, Ordering::Relaxed);
+        let due = self.due(now, usize::MAX);
+        let moved = due.iter().filter(|&&id| self.expire(id, now).is_ok()).count();
+        for shard in &self.shards {
+            let next = shard.lock().permits.entries().map(|entry| entry.record.permit.lease_until).min();
+            next.into_iter().for_each(|lease| self.expect_at(lease));
+        }
+        moved
+    }
+
+    /// Remembers the earliest end of a lease.
+    #[inline]
+    fn expect_at(&self, lease_until: Timestamp) {
+        if lease_until.nanos() < self.next_due.load(Ordering::Relaxed) {
+            self.next_due.fetch_min(lease_until.nanos(), Ordering::Relaxed);
+        }
+    }
+
+    /// At most `limit` permits whose lease ends at or before `before`.
+    pub fn due(&self, before: Timestamp, limit: usize) -> Vec<PermitId> {
+        let mut due = Vec::new();
+        for (shard, number) in self.shards.iter().zip(0..) {
+            let shard = shard.lock();
+            let late = shard.permits.slots().filter(|(_, entry)| entry.record.permit.lease_until <= before);
+            let ids =
+                late.map(|(Slot { index, generation }, _)| PermitId { shard: number, index, generation });
+            due.extend(ids.take(limit - due.len()));
+        }
+        due
+    }
+
+    /// Ends an operation in doubt: a person or a look-up says what happened. `false` when there is none in doubt.
+    pub fn resolve(&self, key: KeyRef<'_>, state: OperationState, now: Timestamp) -> bool {
+        let hash = self.hash(key);
+        let mut guards = self.lock([Self::shard_of(hash)]);
+        let Some((_, shard)) = guards.first_mut() else { return false };
+        let Some(slot) = shard.operations.find(hash, key) else { return false };
+        let in_doubt = |operation: &&mut Operation| *operation.state() == OperationState::InDoubt;
+        shard.operations.get_mut(slot).filter(in_doubt).is_some_and(|operation| operation.enter(state, now))
+    }
+
+    /// Records a proved value.
+    pub fn prove(&self, key: KeyRef<'_>, fact: Fact) -> bool {
+        let hash = self.hash(key);
+        let mut guards = self.lock([Self::shard_of(hash)]);
+        let Some((_, shard)) = guards.first_mut() else { return false };
+        match shard.facts.find(hash, key) {
+            Some(slot) => {
+                if let Some(known) = shard.facts.get_mut(slot) {
+                    known.expires = known.expires.max(fact.expires);
+                }
+            }
+            None if !self.capacity.take(key) => return false,
+            None => {
+                shard.facts.insert(key, fact, |key| self.hash(key));
+            }
+        }
+        true
+    }
+
+    /// Forgets what a meter spent, or closes a breaker; what is held stays held. `false` when there is no record.
+    pub fn reset(&self, kind: RecordKind, key: KeyRef<'_>) -> bool {
+        let hash = self.hash(key);
+        let mut guards = self.lock([Self::shard_of(hash)]);
+        guards.first_mut().is_some_and(|(_, shard)| {
+            shard.find(kind, hash, key).is_some_and(|slot| reset_slot(shard, kind, slot))
+        })
+    }
+
+    /// Resets every record of a family; returns how many.
+    pub fn reset_all(&self, kind: RecordKind, family: Family) -> usize {
+        let reset = |shard: &Mutex<Shard>| {
+            let mut shard = shard.lock();
+            let slots = match kind {
+                RecordKind::Meter => shard.meters.slots_of(family),
+                RecordKind::Breaker => shard.breakers.slots_of(family),
+                RecordKind::Operation | RecordKind::Fact | RecordKind::Permit => Vec::new(),
+            };
+            slots.into_iter().filter(|slot| reset_slot(&mut shard, kind, *slot)).count()
+        };
+        self.shards.iter().map(reset).sum()
+    }
+
+    /// At most `limit` records of a kind after `after`, with the cursor to go on from; `None` at the end.
+    pub fn scan(&self, kind: RecordKind, after: Cursor, limit: usize, now: Timestamp) -> Page {
+        let mut found = Vec::new();
+        for (number, shard) in self.shards.iter().enumerate().skip(after.shard) {
+            let skip = if number == after.shard { after.offset } else { 0 };
+            let records = shard_records(&shard.lock(), kind, now);
+            let taken = found.len();
+            found.extend(records.into_iter().skip(skip).take(limit - taken));
+            if found.len() >= limit {
+                return (found, Some(Cursor { shard: number, offset: skip + limit - taken }));
+            }
+        }
+        (found, None)
+    }
+
+    /// Live records of all kinds, and the bytes they take.
+    pub fn usage(&self) -> (usize, usize) {
+        let of = |shard: &Mutex<Shard>| {
+            let shard = shard.lock();
+            let heap: usize = shard.meters.entries().map(|entry| entry.record.heap_bytes()).sum();
+            let live = shard.meters.len() + shard.breakers.len() + shard.operations.len() + shard.facts.len();
+            let bytes = shard.meters.bytes() + shard.breakers.bytes() + shard.operations.bytes();
+            (live + shard.permits.len(), heap + bytes + shard.facts.bytes() + shard.permits.bytes())
+        };
+        self.shards.iter().map(of).fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
+    }
+}
+
+fn reset_slot(shard: &mut Shard, kind: RecordKind, slot: Slot) -> bool {
+    match kind {
+        RecordKind::Meter => shard.meters.get_mut(slot).map(|meter| meter.reset()).is_some(),
+        RecordKind::Breaker => shard.breakers.get_mut(slot).map(|breaker| breaker.reset()).is_some(),
+        RecordKind::Operation | RecordKind::Fact | RecordKind::Permit => false,
+    }
+}
+
+fn shard_records(shard: &Shard, kind: RecordKind, now: Timestamp) -> Vec<RecordInfo> {
+    let info = |key: KeyRef<'_>, state| RecordInfo { key: Key::new(key), state };
+    match kind {
+        RecordKind::Meter => {
+            let retentions = &shard.retentions;
+            let entries = shard.meters.entries().map(|entry| {
+                let window = retentions.get(entry.key().family.0 as usize).map(|kept| kept.window);
+                let (meter, window) = (&entry.record, window.unwrap_or(Window::Lifetime));
+                let cutoff = window.cutoff(now);
+                let (spent, count) = match window {
+                    Window::Rolling(_) => (meter.spent_after(cutoff), meter.count_after(cutoff)),
+                    Window::Period | Window::Lifetime => (meter.spent(), meter.count()),
+                };
+                let account = meter.account();
+                info(entry.key(), RecordState::Meter { spent, count, account, newest: meter.newest() })
+            });
+            entries.collect()
+        }
+        RecordKind::Breaker => {
+            let state = |phase: &Phase| RecordState::Breaker { phase: phase.clone() };
+            shard.breakers.entries().map(|e| info(e.key(), state(e.record.phase()))).collect()
+        }
+        RecordKind::Operation => {
+            let state =
+                |op: &Operation| RecordState::Operation { state: op.state().clone(), since: op.since() };
+            shard.operations.entries().map(|e| info(e.key(), state(&e.record))).collect()
+        }
+        RecordKind::Fact => {
+            shard.facts.entries().map(|e| info(e.key(), RecordState::Fact(e.record))).collect()
+        }
+        RecordKind::Permit => {
+            let state = |open: &OpenPermit| RecordState::Permit {
+                phase: open.permit.phase,
+                lease_until: open.permit.lease_until,
+            };
+            shard.permits.entries().map(|e| info(e.key(), state(&e.record))).collect()
+        }
+    }
+}
