@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import checkrein
 from fetch import Unavailable, is_offline, unpacked
 from packages import PACKAGES, Published
+
+import checkrein
 
 ALIAS = Path(__file__).parent / "alias"
 
