@@ -19,7 +19,7 @@ use crate::gate::once::{Keep, OnceVerdict, Operation, OperationState};
 use crate::key::MAX_KEY_BYTES;
 use crate::meter::{Meter, MeterError};
 use crate::permit::{Hold, Outcome, Permit, PermitPhase, Settlement};
-use crate::policy::{Charge, Check, Gate, KeySlot, Mode, Policy};
+use crate::policy::{Charge, Check, Gate, KeySlot, Limit, Mode, Policy};
 use crate::time::{Timestamp, Window};
 
 /// A key as the door found it.
@@ -111,8 +111,6 @@ pub struct Admission {
     pub reasons: Vec<Reason>,
     /// What gates in observe mode would have said.
     pub observed: Vec<Reason>,
-    /// What is held until the action is finished; `None` when nothing is.
-    pub permit: Option<Permit>,
 }
 
 /// What depends on nothing but the policy, the action and the verdicts of its rules.
@@ -198,9 +196,14 @@ impl<'a> Plan<'a> {
 }
 
 impl Admission {
+    /// Allowed by every gate.
+    pub const fn allow() -> Self {
+        Self { verdict: Verdict::Allow, reasons: Vec::new(), observed: Vec::new() }
+    }
+
     /// Blocked for these reasons.
     pub fn block(reasons: Vec<Reason>, observed: Vec<Reason>) -> Self {
-        Self { verdict: Verdict::Block, reasons, observed, permit: None }
+        Self { verdict: Verdict::Block, reasons, observed }
     }
 
     /// Blocked because the store cannot answer.
@@ -225,8 +228,14 @@ fn period_end(inputs: &Inputs<'_>, gate: usize) -> Timestamp {
 }
 
 /// Decides over all gates of a plan and, unless `peek`, takes what the action needs. All gates or none: a refusal
-/// leaves every record as it was and returns all reasons in the order of [`GateKind`].
-pub fn admit<R: Records>(plan: Plan<'_>, now: Timestamp, records: &mut R, peek: bool) -> Admission {
+/// leaves every record as it was and returns all reasons in the order of [`GateKind`]. The permit is what an allowed
+/// action holds until it is finished; `None` when it holds nothing.
+pub fn admit<R: Records>(
+    plan: Plan<'_>,
+    now: Timestamp,
+    records: &mut R,
+    peek: bool,
+) -> (Admission, Option<Permit>) {
     let Plan { policy, inputs, mut reasons, mut observed } = plan;
     let mut index = 0;
     for (position, gate) in policy.gates().iter().enumerate() {
@@ -237,11 +246,9 @@ pub fn admit<R: Records>(plan: Plan<'_>, now: Timestamp, records: &mut R, peek: 
         let replay = check(gate, inputs, period_end(inputs, position), now, index, records, &mut reasons);
         if let Some(result) = replay {
             // Nothing runs, so nothing further is asked or taken.
-            return if reasons.is_empty() {
-                Admission { verdict: Verdict::Replay(result), reasons, observed, permit: None }
-            } else {
-                Admission::block(reasons, observed)
-            };
+            let replay =
+                Admission { verdict: Verdict::Replay(result), reasons: Vec::new(), observed: Vec::new() };
+            return (if reasons.is_empty() { replay } else { Admission::block(reasons, observed) }, None);
         }
         // A closed meter is refused in observe mode too: nothing can be counted on it.
         if gate.mode == Mode::Observe && reasons.get(before).is_some_and(|r| r.code != Code::InvariantBroken)
@@ -250,19 +257,31 @@ pub fn admit<R: Records>(plan: Plan<'_>, now: Timestamp, records: &mut R, peek: 
         }
         index += 1;
     }
-    if reasons.is_empty() && !records.has_room() {
-        return Admission::store_error(Code::Capacity, "the cap on live keys is reached");
-    }
     if !reasons.is_empty() {
-        return Admission::block(reasons, observed);
+        return (Admission::block(reasons, observed), None);
     }
+    if !records.has_room() {
+        return (Admission::store_error(Code::Capacity, "the cap on live keys is reached"), None);
+    }
+    let allow = Admission { verdict: Verdict::Allow, reasons, observed };
     if peek {
-        return Admission { verdict: Verdict::Allow, reasons, observed, permit: None };
+        return (allow, None);
     }
     match take(policy, inputs, now, records) {
-        Ok(permit) => Admission { verdict: Verdict::Allow, reasons, observed, permit },
-        Err(error) => Admission::store_error(Code::InvariantBroken, &error.to_string()),
+        Ok(permit) => (allow, permit),
+        Err(error) => (Admission::store_error(Code::InvariantBroken, &error.to_string()), None),
     }
+}
+
+/// The whole admission of a policy that is one enforced rate limit, on the meter of a known key: most decisions of
+/// most programs. `false` when it does not fit, and then nothing was taken.
+#[inline]
+pub fn admit_call(meter: &mut Meter, limit: &Limit, now: Timestamp, period_end: Timestamp) -> bool {
+    let now = stamp(Some(meter), now);
+    meter.advance(now, limit.window, period_end);
+    !meter.is_closed()
+        && limit::fits(meter, limit, now)
+        && meter.record(now, Amount::ONE, limit.window).is_ok()
 }
 
 /// Asks one gate; adds its reasons. Returns a stored result when the action is a repetition.
