@@ -31,7 +31,7 @@ impl InlineEvents {
     }
 
     /// Appends a stamp; `false` (and nothing changed) when it does not fit here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, stamp: Timestamp) -> bool {
         let stamp = stamp.nanos();
         if self.length == 0 {
@@ -75,7 +75,7 @@ impl InlineEvents {
         true
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn forget_until(&mut self, cutoff: Timestamp) {
         while self.length > 0 && self.stamp(0) <= cutoff.nanos() {
             self.head = (self.head + 1) % SLOTS as u8;

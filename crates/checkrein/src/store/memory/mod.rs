@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 mod capacity;
 mod shard;
+mod slab;
 mod table;
 
 use super::{Cursor, Page, PermitId, RecordInfo, RecordState};
@@ -32,8 +33,6 @@ const SHARDS: usize = 64;
 const SWEEP_EVERY: u32 = 64;
 /// ... this many slots are looked at, so that a full round takes two admissions per slot.
 const SWEEP_SLOTS: usize = 32;
-/// Permits are numbered, and share the table of keyed records.
-const PERMITS: Family = Family(u32::MAX);
 
 /// A store in this process's memory.
 #[derive(Debug)]
@@ -128,7 +127,7 @@ impl MemoryStore {
             entry.slot = guards.get(at).and_then(|(_, shard)| shard.find(entry.kind, entry.hash, entry.key));
         }
         let hash_of = |key: KeyRef<'_>| self.hash(key);
-        StepRecords { guards, entries, capacity: &self.capacity, hash_of, reserve, spare: Default::default() }
+        StepRecords { guards, entries, capacity: &self.capacity, hash_of, reserve }
     }
 
     /// Decides one action and takes what it needs.
@@ -142,12 +141,9 @@ impl MemoryStore {
         let id = permit.and_then(|permit| {
             self.expect_at(permit.lease_until);
             let places = records.places();
-            let hash_of = |key: KeyRef<'_>| self.hash(key);
+            // The permit lies in the lowest of its records' shards, so that finishing it locks in the same order.
             let (number, shard) = records.guards.first_mut()?;
-            shard.next_permit += 1;
-            let name = shard.next_permit.to_be_bytes();
-            let key = KeyRef { family: PERMITS, tenant: b"", key: &name };
-            let slot = shard.permits.insert(key, OpenPermit { permit, records: places }, hash_of);
+            let slot = shard.permits.insert(OpenPermit { permit, records: places });
             Some(PermitId { shard: *number, index: slot.index, generation: slot.generation })
         });
         self.sweep_some(&mut records.guards, now);
@@ -205,7 +201,7 @@ impl MemoryStore {
             shard.breakers.shrink(hash_of);
             shard.operations.shrink(hash_of);
             shard.facts.shrink(hash_of);
-            shard.permits.shrink(hash_of);
+
             removed
         };
         self.shards.iter().map(sweep).sum()
@@ -220,36 +216,32 @@ impl MemoryStore {
         step: impl FnOnce(Permit, &mut PermitRecords<'_, '_>, &[Timestamp]) -> Result<Option<Permit>, PermitError>,
     ) -> Result<(), PermitError> {
         let slot = Slot { index: id.index, generation: id.generation };
-        let places = {
-            let shard = self.shards.get(usize::from(id.shard)).ok_or(PermitError::Finished)?;
-            let mut shard = shard.lock();
-            shard.permits.get_mut(slot).ok_or(PermitError::Finished)?.records.clone()
-        };
-        // The permit's shard is one of its records' shards; between the two locks another thread may finish it.
-        let guards = self.lock(places.iter().map(|place| place.shard).chain([id.shard]));
-        let mut records = PermitRecords { guards, places: &places, spare: Default::default() };
-        let at =
-            records.guards.iter().position(|(number, _)| *number == id.shard).ok_or(PermitError::Finished)?;
-        let permit = {
-            let (_, shard) = records.guards.get_mut(at).ok_or(PermitError::Finished)?;
-            shard.permits.get_mut(slot).ok_or(PermitError::Finished)?.permit.clone()
-        };
+        let shard = self.shards.get(usize::from(id.shard)).ok_or(PermitError::Finished)?;
+        let mut first = shard.lock();
+        let open = first.permits.get_mut(slot).ok_or(PermitError::Finished)?;
+        let (permit, places) = (open.permit.clone(), open.records.clone());
+        let mut guards = Guards::new();
+        guards.push((id.shard, first));
+        // The permit's own shard is the lowest of its records' shards.
+        let mut others: SmallVec<[u8; 8]> =
+            places.iter().map(|place| place.shard).filter(|&number| number > id.shard).collect();
+        others.sort_unstable();
+        others.dedup();
+        for number in others {
+            guards.extend(self.shards.get(usize::from(number)).map(|shard| (number, shard.lock())));
+        }
+        let mut records = PermitRecords { guards, places: &places };
         let period_ends = records.period_ends(&permit, now);
-        let stored = permit.clone();
-        let (open, result) = match step(permit, &mut records, &period_ends) {
-            Ok(open) => (open, Ok(())),
-            Err(error) => (Some(stored), Err(error)),
-        };
-        if let Some((_, shard)) = records.guards.get_mut(at) {
-            match (open, shard.permits.get_mut(slot)) {
-                (Some(permit), Some(stored)) => stored.permit = permit,
-                (None, Some(_)) => {
-                    shard.permits.remove(slot, |key| self.hash(key));
+        let open = step(permit, &mut records, &period_ends)?;
+        if let Some((_, shard)) = records.guards.first_mut() {
+            match open {
+                Some(permit) => {
+                    shard.permits.get_mut(slot).into_iter().for_each(|open| open.permit = permit.clone())
                 }
-                (_, None) => {}
+                None => drop(shard.permits.remove(slot)),
             }
         }
-        result
+        Ok(())
     }
 
     /// Marks a reserved permit's action as started.
@@ -318,7 +310,7 @@ impl MemoryStore {
         let due = self.due(now, usize::MAX);
         let moved = due.iter().filter(|&&id| self.expire(id, now).is_ok()).count();
         for shard in &self.shards {
-            let next = shard.lock().permits.entries().map(|entry| entry.record.permit.lease_until).min();
+            let next = shard.lock().permits.iter().map(|(_, open)| open.permit.lease_until).min();
             next.into_iter().for_each(|lease| self.expect_at(lease));
         }
         moved
@@ -337,7 +329,7 @@ impl MemoryStore {
         let mut due = Vec::new();
         for (shard, number) in self.shards.iter().zip(0..) {
             let shard = shard.lock();
-            let late = shard.permits.slots().filter(|(_, entry)| entry.record.permit.lease_until <= before);
+            let late = shard.permits.iter().filter(|(_, open)| open.permit.lease_until <= before);
             let ids =
                 late.map(|(Slot { index, generation }, _)| PermitId { shard: number, index, generation });
             due.extend(ids.take(limit - due.len()));
@@ -352,7 +344,8 @@ impl MemoryStore {
         let Some((_, shard)) = guards.first_mut() else { return false };
         let Some(slot) = shard.operations.find(hash, key) else { return false };
         let in_doubt = |operation: &&mut Operation| *operation.state() == OperationState::InDoubt;
-        shard.operations.get_mut(slot).filter(in_doubt).is_some_and(|operation| operation.enter(state, now))
+        let operation = shard.operations.get_mut(slot).and_then(Option::as_mut);
+        operation.filter(in_doubt).is_some_and(|operation| operation.enter(state, now))
     }
 
     /// Records a proved value.
@@ -458,7 +451,8 @@ fn shard_records(shard: &Shard, kind: RecordKind, now: Timestamp) -> Vec<RecordI
         RecordKind::Operation => {
             let state =
                 |op: &Operation| RecordState::Operation { state: op.state().clone(), since: op.since() };
-            shard.operations.entries().map(|e| info(e.key(), state(&e.record))).collect()
+            let entries = shard.operations.entries();
+            entries.filter_map(|e| Some(info(e.key(), state(e.record.as_ref()?)))).collect()
         }
         RecordKind::Fact => {
             shard.facts.entries().map(|e| info(e.key(), RecordState::Fact(e.record))).collect()
@@ -468,7 +462,11 @@ fn shard_records(shard: &Shard, kind: RecordKind, now: Timestamp) -> Vec<RecordI
                 phase: open.permit.phase,
                 lease_until: open.permit.lease_until,
             };
-            shard.permits.entries().map(|e| info(e.key(), state(&e.record))).collect()
+            let named = shard.permits.iter().map(|(slot, open)| {
+                let name = (u64::from(slot.generation) << 32 | u64::from(slot.index)).to_be_bytes();
+                info(KeyRef { family: Family(u32::MAX), tenant: b"", key: &name }, state(open))
+            });
+            named.collect()
         }
     }
 }
