@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 use crate::calendar::Calendar;
 use crate::clock::Clock;
 use crate::store::memory::MemoryStore;
-use crate::store::{Cursor, PermitId, RecordInfo};
+use crate::store::{Batch, Cursor, Page, PermitId, Step, StepResult, Store, StoreError};
 
 /// The live keys per tenant and gate, unless the builder says otherwise.
 pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -139,6 +139,8 @@ pub enum GateSpecKind {
 #[derive(Debug)]
 pub struct CompiledPolicy {
     policy: Policy,
+    /// The policy is this one enforced rate limit and nothing else.
+    only_limit: Option<Limit>,
     /// By position of the gate; empty when no window is a calendar period.
     calendars: Vec<Option<Calendar>>,
 }
@@ -279,7 +281,11 @@ impl Engine {
             |gate: &Gate| gate.check.record().and_then(|(_, family, _)| calendars.get(&family).cloned());
         let calendars =
             if calendars.is_empty() { Vec::new() } else { policy.gates().iter().map(calendar_of).collect() };
-        Ok(Arc::new(CompiledPolicy { policy, calendars }))
+        let only_limit = match policy.gates() {
+            [Gate { mode: Mode::Enforce, check: Check::Limit(limit), .. }] => Some(limit.clone()),
+            _ => None,
+        };
+        Ok(Arc::new(CompiledPolicy { policy, only_limit, calendars }))
     }
 
     fn check_of(&self, spec: &GateSpec) -> (Check, Option<Calendar>) {
@@ -385,6 +391,11 @@ impl Engine {
         let now = self.now();
         self.0.store.expire_due(now);
         if policy.calendars.is_empty() {
+            if let Some(limit) = &policy.only_limit
+                && self.0.store.admit_call(limit, inputs, now)
+            {
+                return Admitted { admission: Admission::allow(), permit: None };
+            }
             let (admission, permit) = self.0.store.admit(admission::plan(&policy.policy, inputs), now);
             return Admitted { admission, permit };
         }
@@ -401,6 +412,16 @@ impl Engine {
         let period_ends = policy.period_ends(now);
         let inputs = Inputs { period_ends: &period_ends, ..*inputs };
         self.0.store.peek(admission::plan(&policy.policy, &inputs), now)
+    }
+
+    /// Commits owned steps in their order, as doors with a batch of their own do.
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub async fn submit(&self, steps: Vec<Step>) -> Result<Vec<StepResult>, StoreError> {
+        let now = self.now();
+        self.0.store.expire_due(now);
+        Store::submit(&self.0.store, Batch { now, steps }).await
     }
 
     /// Marks a reserved action as started.
@@ -449,7 +470,7 @@ impl Engine {
     }
 
     /// At most `limit` records of a kind after a cursor, and where to go on.
-    pub fn list(&self, kind: RecordKind, after: Cursor, limit: usize) -> (Vec<RecordInfo>, Option<Cursor>) {
+    pub fn list(&self, kind: RecordKind, after: Cursor, limit: usize) -> Page {
         self.0.store.scan(kind, after, limit, self.now())
     }
 

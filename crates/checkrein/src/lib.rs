@@ -5,6 +5,12 @@ pub mod clock;
 pub mod engine;
 pub mod expression;
 pub mod store;
+pub mod testing;
 
 pub use checkrein_core as core;
 pub use engine::Engine;
+
+/// The Rust examples of the README are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
