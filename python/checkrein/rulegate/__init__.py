@@ -1,14 +1,14 @@
 """Predicates over calls: a drop-in for the package of the same name.
 
-    from checkrein.rulegate import Engine, Rule, Ruleset, Context, PolicyViolationError
+from checkrein.rulegate import Engine, Rule, Ruleset, Context, PolicyViolationError
 
-    engine = Engine()
+engine = Engine()
 
-    def no_pii(ctx: Context) -> bool:
-        return "ssn" not in str(ctx.kwargs.get("query", "")).lower()
+def no_pii(ctx: Context) -> bool:
+    return "ssn" not in str(ctx.kwargs.get("query", "")).lower()
 
-    @engine.guard(Rule("api", "search"), Ruleset(predicates=(no_pii,)))
-    def search(*, query: str) -> list[str]: ...
+@engine.guard(Rule("api", "search"), Ruleset(predicates=(no_pii,)))
+def search(*, query: str) -> list[str]: ...
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from .store import AsyncMemoryStore, AsyncStore, MemoryStore, Store
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_RAISING = "d = $check($rule, args=args, kwargs=kwargs, meta=$meta)\nif d.blocked: raise $error(d)\nreturn CALL"
+_RAISING = (
+    "d = $check($rule, args=args, kwargs=kwargs, meta=$meta)\nif d.blocked: raise $error(d)\nreturn CALL"
+)
 _RETURNING = (
     "d = $check($rule, args=args, kwargs=kwargs, meta=$meta)\n"
     "if d.blocked: return $result(d)\n"
@@ -96,10 +98,10 @@ class Engine(_native.RuleGateEngine):
         def decorate(function: Callable[P, T]) -> Callable[P, T]:
             if self._overrides("check"):
                 names = {"check": self.check, "rule": rule, "meta": meta, "error": PolicyViolationError}
-                return wrap(function, _RAISING, as_called=True, **names)  # type: ignore[no-any-return]
+                return wrap(function, _RAISING, names, as_called=True)  # type: ignore[no-any-return]
             admit = _native.RuleGateGuard(self, rule, meta).admit
             body = "$admit(args, kwargs)\nreturn CALL"
-            return wrap(function, body, as_called=True, admit=admit)  # type: ignore[no-any-return]
+            return wrap(function, body, {"admit": admit}, as_called=True)  # type: ignore[no-any-return]
 
         return decorate
 
@@ -111,7 +113,7 @@ class Engine(_native.RuleGateEngine):
 
         def decorate(function: Callable[P, T]) -> Callable[P, Result[T]]:
             names = {"check": self.check, "rule": rule, "meta": meta, "result": Result}
-            return wrap(function, _RETURNING, as_called=True, **names)  # type: ignore[no-any-return]
+            return wrap(function, _RETURNING, names, as_called=True)  # type: ignore[no-any-return]
 
         return decorate
 
@@ -161,10 +163,10 @@ class Engine(_native.RuleGateEngine):
             if self._async_is_native and not self._overrides("async_check"):
                 admit = _native.RuleGateGuard(self, rule, meta, True).admit
                 body = "$admit(args, kwargs)\nreturn await CALL"
-                return wrap(function, body, is_async=True, as_called=True, admit=admit)  # type: ignore[no-any-return]
+                return wrap(function, body, {"admit": admit}, is_async=True, as_called=True)  # type: ignore[no-any-return]
             body = _RAISING.replace("$check", "await $check").replace("CALL", "await CALL")
             names = {"check": self.async_check, "rule": rule, "meta": meta, "error": PolicyViolationError}
-            return wrap(function, body, is_async=True, as_called=True, **names)  # type: ignore[no-any-return]
+            return wrap(function, body, names, is_async=True, as_called=True)  # type: ignore[no-any-return]
 
         return decorate
 
@@ -177,7 +179,7 @@ class Engine(_native.RuleGateEngine):
         def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[Result[T]]]:
             body = _RETURNING.replace("$check", "await $check").replace("CALL", "await CALL")
             names = {"check": self.async_check, "rule": rule, "meta": meta, "result": Result}
-            return wrap(function, body, is_async=True, as_called=True, **names)  # type: ignore[no-any-return]
+            return wrap(function, body, names, is_async=True, as_called=True)  # type: ignore[no-any-return]
 
         return decorate
 

@@ -17,8 +17,13 @@ pub(crate) struct Decision {
 }
 
 enum Body {
-    Allowed { evaluated: usize },
-    Violated { evaluated: usize, names: Box<[String]> },
+    Allowed {
+        evaluated: usize,
+    },
+    Violated {
+        evaluated: usize,
+        names: Box<[String]>,
+    },
     /// Made by hand.
     Given(Box<Fields>),
 }
@@ -36,7 +41,12 @@ impl Decision {
         &["status", "rule", "ruleset", "reason", "message", "violated_rules", "evaluated_count"];
 
     #[inline]
-    pub(super) fn decided(rule: Py<PyAny>, ruleset: Py<PyAny>, evaluated: usize, violated: Vec<String>) -> Self {
+    pub(super) fn decided(
+        rule: Py<PyAny>,
+        ruleset: Py<PyAny>,
+        evaluated: usize,
+        violated: Vec<String>,
+    ) -> Self {
         let body = if violated.is_empty() {
             Body::Allowed { evaluated }
         } else {

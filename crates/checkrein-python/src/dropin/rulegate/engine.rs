@@ -177,7 +177,8 @@ impl RuleEngine {
                 return Ok(());
             }
         }
-        let nanos = now.stamp.ok_or_else(|| PyValueError::new_err("the clock did not return a usable time"))?;
+        let nanos =
+            now.stamp.ok_or_else(|| PyValueError::new_err("the clock did not return a usable time"))?;
         let key = store.key(rule)?;
         loop {
             let slot = journal.table.slot(&key, Moment { nanos, domain: config.domain });

@@ -50,11 +50,8 @@ impl RuleGuard {
         let config = engine.config()?;
         let rule = self.rule.bind(py);
         let meta = self.meta.as_ref().map(|meta| meta.bind(py));
-        let (backend, method) = if self.asynchronous {
-            (&config.async_store, "async_check")
-        } else {
-            (&config.store, "check")
-        };
+        let (backend, method) =
+            if self.asynchronous { (&config.async_store, "async_check") } else { (&config.store, "check") };
         let question = Question { rule, ruleset: None, args, kwargs: Some(kwargs), meta, all: false, method };
         let (now, decision) = engine.evaluate(config, &question)?;
         engine.conclude(config, backend, rule, &now, &decision)?;

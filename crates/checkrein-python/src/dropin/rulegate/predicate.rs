@@ -85,7 +85,8 @@ fn judge(answer: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
 
 fn raised(py: Python<'_>, error: &PyErr) -> String {
     let value = error.value(py);
-    let kind = value.get_type().name().map(|name| name.to_string()).unwrap_or_else(|_| "Exception".to_owned());
+    let kind =
+        value.get_type().name().map(|name| name.to_string()).unwrap_or_else(|_| "Exception".to_owned());
     let text = value.str().map(|text| text.to_string()).unwrap_or_else(|_| "<unprintable>".to_owned());
     format!(" (raised: {kind}: {text})")
 }

@@ -230,9 +230,9 @@ impl RuleStore {
         if let Some(owner) = &self.owner {
             return visit.call(owner);
         }
-        self.journal.table.try_visit(|decided| {
-            decided.entries.iter().try_for_each(|entry| visit.call(&entry.decision))
-        })
+        self.journal
+            .table
+            .try_visit(|decided| decided.entries.iter().try_for_each(|entry| visit.call(&entry.decision)))
     }
 
     fn __clear__(&self) {

@@ -22,7 +22,10 @@ impl Ruleset {
     const FIELDS: &'static [&'static str] = &["predicates", "mode", "on_store_error"];
 
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, [self.predicates.bind(py).as_any(), self.mode.bind(py), self.on_store_error.bind(py)])
+        PyTuple::new(
+            py,
+            [self.predicates.bind(py).as_any(), self.mode.bind(py), self.on_store_error.bind(py)],
+        )
     }
 }
 

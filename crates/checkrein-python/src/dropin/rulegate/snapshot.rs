@@ -41,7 +41,11 @@ pub(super) fn keywords<'py>(kwargs: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
     Ok(dict.copy()?.into_any())
 }
 
-fn copy<'py>(value: &Bound<'py, PyAny>, copies: &mut Copies<'py>, depth: usize) -> PyResult<Bound<'py, PyAny>> {
+fn copy<'py>(
+    value: &Bound<'py, PyAny>,
+    copies: &mut Copies<'py>,
+    depth: usize,
+) -> PyResult<Bound<'py, PyAny>> {
     if !is_container(value) || depth > DEPTH {
         return Ok(value.clone());
     }
