@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint fmt dev wheel bench clean
+.PHONY: help demo test lint fmt dev wheel bench generate clean
 
 # What the wheel is built from, so that `make demo` builds it once.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
@@ -40,6 +40,9 @@ fmt: .venv/.installed ## format Rust and Python sources
 	@cargo fmt --all
 	@.venv/bin/ruff check --fix --quiet .
 	@.venv/bin/ruff format --quiet .
+
+generate: ## write the parts of the documents that come from the code
+	@UPDATE_DOCUMENTS=1 cargo test --locked --quiet -p checkrein-cli --test documents
 
 dev: .venv/.installed ## build the extension into python/checkrein, importable in .venv, for development
 	@PATH="$$PWD/.venv/bin:$$PATH" CHECKREIN_PROFILE=dev .venv/bin/python -m pip install --quiet \

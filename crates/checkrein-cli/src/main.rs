@@ -17,6 +17,7 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Verb {
     Demo(command::demo::Demo),
+    Explain(command::explain::Explain),
     Completions(command::completions::Completions),
 }
 
@@ -50,6 +51,7 @@ impl From<Exit> for ExitCode {
 fn main() -> ExitCode {
     let outcome = match CommandLine::parse().verb {
         Verb::Demo(demo) => demo.run(),
+        Verb::Explain(explain) => explain.run(),
         Verb::Completions(completions) => completions.run(CommandLine::command()),
     };
     match outcome {

@@ -119,8 +119,70 @@ fn completions_name_every_verb() {
         let output = run(Path::new(BINARY), "", &["completions", shell]);
         assert_eq!(output.status.code(), Some(0), "{shell}");
         let script = text(&output.stdout);
-        for verb in ["demo", "completions"] {
+        for verb in ["demo", "explain", "completions"] {
             assert!(script.contains(verb), "{shell} does not complete `{verb}`");
         }
     }
+}
+
+#[test]
+fn explain_says_what_a_code_means() {
+    let output = run(Path::new(BINARY), "", &["explain", "budget_exceeded"]);
+    assert_eq!(output.status.code(), Some(0));
+    let shown = text(&output.stdout);
+    assert!(shown.starts_with("budget_exceeded: "), "{shown}");
+    assert!(shown.contains("checkrein.BudgetExceeded") && shown.contains("402"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "no colours in a pipe: {shown:?}");
+    let dashed = run(Path::new(BINARY), "", &["explain", "Budget-Exceeded"]);
+    assert_eq!(dashed.stdout, output.stdout);
+}
+
+#[test]
+fn explain_as_json_is_nothing_but_json() {
+    let one = run(Path::new(BINARY), "", &["explain", "rate_limited", "--output", "json"]);
+    let one: serde_json::Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(one["http_status"], 429);
+    assert_eq!(one["exception"], "checkrein.RateLimited");
+
+    let all = run(Path::new(BINARY), "", &["explain", "--output", "json"]);
+    let all: Vec<serde_json::Value> = serde_json::from_slice(&all.stdout).unwrap();
+    let words: Vec<&str> = all.iter().map(|record| record["code"].as_str().unwrap()).collect();
+    let known: Vec<&str> = checkrein_core::code::Code::all().map(checkrein_core::code::Code::word).collect();
+    assert_eq!(words, known);
+    assert!(all.contains(&one), "the list and the single answer are one record");
+}
+
+#[test]
+fn explain_without_a_code_lists_every_code() {
+    let output = run(Path::new(BINARY), "", &["explain"]);
+    let shown = text(&output.stdout);
+    for code in checkrein_core::code::Code::all() {
+        assert!(shown.lines().any(|line| line.starts_with(code.word()) && line.ends_with(code.message())));
+    }
+}
+
+#[test]
+fn an_unknown_code_is_wrong_use_with_a_suggestion() {
+    let output = run(Path::new(BINARY), "", &["explain", "budget_exeeded"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        text(&output.stderr),
+        "error: unknown reason code `budget_exeeded`\nhint: did you mean `budget_exceeded`? \
+         `checkrein explain` lists every code\n"
+    );
+    let hostile = run(Path::new(BINARY), "", &["explain", "\u{1b}[2J"]);
+    assert!(!text(&hostile.stderr).contains('\u{1b}'), "{hostile:?}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = Command::new("sh")
+        .args(["-c", "\"$1\" explain; echo $? >&2", "sh", BINARY])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text(&output.stderr), "0\n");
 }

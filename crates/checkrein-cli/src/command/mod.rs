@@ -4,6 +4,7 @@ use std::io::Write;
 
 pub(crate) mod completions;
 pub(crate) mod demo;
+pub(crate) mod explain;
 
 /// Prints an error, and what to do about it, to standard error.
 pub(crate) fn print_error(message: &str, hint: Option<&str>) {

@@ -1,0 +1,40 @@
+//! Tables in the documents that are generated from the code. `make generate` writes them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+use std::fmt::Write;
+use std::path::Path;
+
+use checkrein_core::code::Code;
+
+fn code_table() -> String {
+    let mut table = "| code | HTTP | exception | meaning | what to do |\n|---|---|---|---|---|\n".to_owned();
+    for code in Code::all() {
+        let (word, status, exception) = (code.word(), code.http_status(), code.exception());
+        writeln!(table, "| `{word}` | {status} | `{exception}` | {} | {} |", code.message(), code.hint())
+            .unwrap();
+    }
+    table
+}
+
+/// Compares what stands between `begin` and `end` in a document with `expected`; with `UPDATE_DOCUMENTS` writes it.
+fn check(document: &str, begin: &str, end: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(document);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (head, rest) = text.split_once(begin).unwrap();
+    let (found, tail) = rest.split_once(end).unwrap();
+    if std::env::var_os("UPDATE_DOCUMENTS").is_some() {
+        std::fs::write(&path, format!("{head}{begin}\n\n{expected}\n{end}{tail}")).unwrap();
+        return;
+    }
+    assert_eq!(found.trim(), expected.trim(), "{document} is out of date: run `make generate`");
+}
+
+#[test]
+fn the_table_of_codes_is_up_to_date() {
+    check(
+        "SEMANTICS.md",
+        "<!-- codes: written by `make generate` -->",
+        "<!-- end of codes -->",
+        &code_table(),
+    );
+}
