@@ -299,3 +299,8 @@ fn spend_all(budget: &mut usize, count: usize) -> Result<(), Unusable> {
     }
     Ok(())
 }
+
+/// Whether an object is `True` or `False`, which are integers to everybody else.
+pub(crate) fn is_bool(object: &Bound<'_, PyAny>) -> bool {
+    is_exact::<PyBool>(object)
+}

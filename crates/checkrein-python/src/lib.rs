@@ -2,10 +2,26 @@
 
 use pyo3::prelude::*;
 
+mod convert;
+mod decision;
 mod dropin;
+mod engine;
+mod error;
+mod guard;
+mod inputs;
+mod permit;
+mod reason;
+mod source;
+mod spec;
 
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<reason::Reason>()?;
+    module.add_class::<reason::MeterStatus>()?;
+    module.add_class::<decision::Decision>()?;
+    module.add_class::<guard::Guard>()?;
+    module.add_class::<permit::Permit>()?;
+    engine::register(module)?;
     dropin::register(module)
 }
