@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 use crate::calendar::Calendar;
 use crate::clock::Clock;
 use crate::store::memory::MemoryStore;
-use crate::store::{Cursor, PermitId, RecordInfo};
+use crate::store::{Batch, Cursor, Page, PermitId, Step, StepResult, Store, StoreError};
 
 /// The live keys per tenant and gate, unless the builder says otherwise.
 pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -403,6 +403,16 @@ impl Engine {
         self.0.store.peek(admission::plan(&policy.policy, &inputs), now)
     }
 
+    /// Commits owned steps in their order, as doors with a batch of their own do.
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub async fn submit(&self, steps: Vec<Step>) -> Result<Vec<StepResult>, StoreError> {
+        let now = self.now();
+        self.0.store.expire_due(now);
+        Store::submit(&self.0.store, Batch { now, steps }).await
+    }
+
     /// Marks a reserved action as started.
     ///
     /// # Errors
@@ -449,7 +459,7 @@ impl Engine {
     }
 
     /// At most `limit` records of a kind after a cursor, and where to go on.
-    pub fn list(&self, kind: RecordKind, after: Cursor, limit: usize) -> (Vec<RecordInfo>, Option<Cursor>) {
+    pub fn list(&self, kind: RecordKind, after: Cursor, limit: usize) -> Page {
         self.0.store.scan(kind, after, limit, self.now())
     }
 

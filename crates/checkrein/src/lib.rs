@@ -5,6 +5,7 @@ pub mod clock;
 pub mod engine;
 pub mod expression;
 pub mod store;
+pub mod testing;
 
 pub use checkrein_core as core;
 pub use engine::Engine;

@@ -129,7 +129,7 @@ fn holds_settle_release_and_go_in_doubt() {
     engine.finish(second.unwrap(), &Settlement::new(Outcome::FailedClean, Health::Neutral)).unwrap();
     let (_, third) = spend(9);
     engine.finish(third.unwrap(), &Settlement::new(Outcome::InDoubt, Health::Failure)).unwrap();
-    assert_eq!(spend(1).0, "budget_exceeded unknown");
+    assert_eq!(spend(2).0, "budget_exceeded unknown");
     // An hour later the first dollar has left the window and the doubtful nine are settled in full.
     clock.advance(Span::from_secs(3_600));
     assert_eq!(spend(1).0, "allow");

@@ -58,6 +58,8 @@ pub struct Breaker {
     generation: u32,
     /// Numbers the probes.
     next_probe: u32,
+    /// Admitted calls that have not reported: the record stays for their outcomes.
+    running: u32,
     changed: Timestamp,
 }
 
@@ -86,7 +88,13 @@ impl From<&BreakerSpec> for Thresholds {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { phase: Phase::Closed { fails: 0 }, generation: 0, next_probe: 0, changed: Timestamp::MIN }
+        Self {
+            phase: Phase::Closed { fails: 0 },
+            generation: 0,
+            next_probe: 0,
+            running: 0,
+            changed: Timestamp::MIN,
+        }
     }
 }
 
@@ -134,12 +142,14 @@ impl Breaker {
             }
             Phase::Closed { .. } | Phase::Open { .. } => None,
         };
+        self.running = self.running.saturating_add(1);
         Ticket { generation: self.generation, probe }
     }
 
     /// Counts the outcome of an admitted call; a late one, from before the last change of phase, does nothing.
     pub fn report(&mut self, ticket: Ticket, health: Health, now: Timestamp, thresholds: Thresholds) {
         self.advance(now, thresholds);
+        self.running = self.running.saturating_sub(1);
         if ticket.generation != self.generation {
             return;
         }
@@ -173,10 +183,10 @@ impl Breaker {
         self.enter(Phase::Closed { fails: 0 }, self.changed);
     }
 
-    /// When the record may be forgotten: a closed breaker without failures says nothing.
+    /// When the record may be forgotten: a closed breaker without failures and without running calls says nothing.
     pub fn expires(&self) -> Timestamp {
         match self.phase {
-            Phase::Closed { fails: 0 } => self.changed,
+            Phase::Closed { fails: 0 } if self.running == 0 => self.changed,
             _ => Timestamp::MAX,
         }
     }

@@ -34,6 +34,8 @@ struct Large {
     count: u64,
     sum: Amount,
     account: Account,
+    /// Holds neither settled nor released, those of nothing included: their record must not be forgotten.
+    open_holds: u32,
     period_end: Option<Timestamp>,
     closed: bool,
 }
@@ -241,6 +243,7 @@ impl Meter {
         let ever_held = before.ever_held.checked_add(amount).ok_or(MeterError::Overflow)?;
         self.spent().checked_add(held).ok_or(MeterError::Overflow)?;
         self.write_account(Account { held, ever_held, ..before })?;
+        self.count_holds(1);
         self.newest = self.newest.max(stamp);
         Ok(())
     }
@@ -270,11 +273,11 @@ impl Meter {
 
     /// Forgets what was spent and opens a closed meter; what is held stays held.
     pub fn reset(&mut self) {
-        let held = self.held();
+        let (held, open_holds) = (self.held(), self.large.as_ref().map_or(0, |large| large.open_holds));
         *self = Self::new();
-        if held > Amount::ZERO {
+        if open_holds > 0 {
             let account = Account { held, ever_held: held, ..Account::default() };
-            self.large.get_or_insert_default().account = account;
+            self.large = Some(Box::new(Large { account, open_holds, ..Large::default() }));
         }
     }
 
@@ -286,7 +289,14 @@ impl Meter {
         let before = self.account();
         let held = before.held.checked_sub(amount).ok_or(MeterError::Overflow)?;
         let released = before.released.checked_add(amount).ok_or(MeterError::Overflow)?;
-        self.write_account(Account { held, released, ..before })
+        self.write_account(Account { held, released, ..before })?;
+        self.count_holds(-1);
+        Ok(())
+    }
+
+    fn count_holds(&mut self, change: i32) {
+        let large = self.large.get_or_insert_default();
+        large.open_holds = large.open_holds.saturating_add_signed(change);
     }
 
     /// Settles a hold: frees all of it and records what was really spent, at the time of settlement.
@@ -309,7 +319,9 @@ impl Meter {
             return self.broken("more settled than held");
         }
         self.record(stamp, actual, window)?;
-        self.write_account(Account { held, settled, overrun, ..before })
+        self.write_account(Account { held, settled, overrun, ..before })?;
+        self.count_holds(-1);
+        Ok(())
     }
 
     /// Writes the account after checking it: conservation holds and nothing is below zero.
@@ -351,7 +363,7 @@ impl Meter {
                 Window::Period | Window::Lifetime => newest.after(cooldown),
             };
         };
-        if large.account.held > Amount::ZERO || large.closed {
+        if large.open_holds > 0 || large.closed {
             return Timestamp::MAX;
         }
         match window {
@@ -374,6 +386,7 @@ impl Large {
         self.count == 0
             && self.sum == Amount::ZERO
             && self.account == Account::default()
+            && self.open_holds == 0
             && self.period_end.is_none()
             && !self.closed
     }

@@ -10,7 +10,7 @@ use checkrein_core::policy::RecordKind;
 use checkrein_core::time::Timestamp;
 
 use super::memory::MemoryStore;
-use super::{Batch, BoxFuture, Cursor, PermitId, RecordInfo, Step, StepResult, Store, StoreError};
+use super::{Batch, BoxFuture, Cursor, Page, PermitId, Step, StepResult, Store, StoreError};
 
 /// [`Inputs`] that own what they name.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +110,7 @@ impl Store for MemoryStore {
         after: Cursor,
         limit: usize,
         now: Timestamp,
-    ) -> BoxFuture<'_, Result<(Vec<RecordInfo>, Option<Cursor>), StoreError>> {
+    ) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(std::future::ready(Ok(MemoryStore::scan(self, kind, after, limit, now))))
     }
 }
@@ -130,7 +130,7 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         after: Cursor,
         limit: usize,
         now: Timestamp,
-    ) -> BoxFuture<'_, Result<(Vec<RecordInfo>, Option<Cursor>), StoreError>> {
+    ) -> BoxFuture<'_, Result<Page, StoreError>> {
         (**self).scan(kind, after, limit, now)
     }
 }

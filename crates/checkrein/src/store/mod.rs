@@ -156,6 +156,9 @@ pub enum RecordState {
     },
 }
 
+/// A page of a scan, and where to go on; `None` at the end.
+pub type Page = (Vec<RecordInfo>, Option<Cursor>);
+
 /// A place that keeps records and commits steps on them.
 ///
 /// Guarantees every store gives, and [`crate::testing::conformance`] checks: a step is committed whole or not at all;
@@ -176,5 +179,5 @@ pub trait Store: Send + Sync {
         after: Cursor,
         limit: usize,
         now: Timestamp,
-    ) -> BoxFuture<'_, Result<(Vec<RecordInfo>, Option<Cursor>), StoreError>>;
+    ) -> BoxFuture<'_, Result<Page, StoreError>>;
 }

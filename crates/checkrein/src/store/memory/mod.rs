@@ -21,7 +21,7 @@ mod capacity;
 mod shard;
 mod table;
 
-use super::{Cursor, PermitId, RecordInfo, RecordState};
+use super::{Cursor, Page, PermitId, RecordInfo, RecordState};
 use crate::calendar::Calendar;
 use capacity::Capacity;
 use shard::{Entry, Guards, OpenPermit, PermitRecords, Retention, Shard, StepRecords};
@@ -377,13 +377,7 @@ impl MemoryStore {
     }
 
     /// At most `limit` records of a kind after `after`, with the cursor to go on from; `None` at the end.
-    pub fn scan(
-        &self,
-        kind: RecordKind,
-        after: Cursor,
-        limit: usize,
-        now: Timestamp,
-    ) -> (Vec<RecordInfo>, Option<Cursor>) {
+    pub fn scan(&self, kind: RecordKind, after: Cursor, limit: usize, now: Timestamp) -> Page {
         let mut found = Vec::new();
         for (number, shard) in self.shards.iter().enumerate().skip(after.shard) {
             let skip = if number == after.shard { after.offset } else { 0 };
