@@ -72,7 +72,7 @@ pub(crate) fn key_bytes(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<
     } else if let Ok(bytes) = object.cast::<PyBytes>() {
         out.extend_from_slice(bytes.as_bytes());
     } else if type_name(object) == "UUID" {
-        out.extend_from_slice(utf8(&object.str()?)?.as_bytes());
+        out.extend_from_slice(utf8(&object.str()?.into_any())?.as_bytes());
     } else if object.is_none() {
         return wrong("no value");
     } else {

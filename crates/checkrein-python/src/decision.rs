@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::error;
 use crate::reason::{self, MeterStatus, Reason};
 
 /// What an admission said: allowed, or every reason why not.
@@ -187,6 +188,12 @@ impl Decision {
         Ok(dict)
     }
 
+    /// The exception of this refusal.
+    fn _exception<'py>(slf: &Bound<'py, Self>) -> Bound<'py, PyAny> {
+        let code = slf.get().first_code().unwrap_or(Code::PolicyError);
+        error::denied(slf.py(), code, slf.clone().into_any()).into_value(slf.py()).into_bound(slf.py()).into_any()
+    }
+
     fn __bool__(&self) -> bool {
         self.allowed()
     }
@@ -244,4 +251,14 @@ impl Decision {
 /// Seconds for a model to wait: rounded up, so that it never comes back too early.
 fn seconds_up(span: Span) -> i64 {
     span.nanos().saturating_add(999_999_999) / 1_000_000_000
+}
+
+/// The refusal behind `TimedOut`.
+#[pyfunction]
+pub(crate) fn timeout_decision(tool: &str, seconds: f64) -> Decision {
+    let tool: Arc<str> = tool.into();
+    let text = format!("{seconds} s have passed; the outcome is unknown");
+    let mut reason = reason::of_action(&tool, Code::Timeout, text);
+    reason.retry = Retry::Unknown;
+    Decision::block(&tool, vec![reason])
 }

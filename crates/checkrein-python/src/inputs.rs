@@ -281,7 +281,8 @@ impl<'a> Reading<'a> {
         match source {
             Source::Nothing => return Ok(Held::Scratch(0..0)),
             Source::Slot(index, _) => {
-                if let Some(text) = slots.get(*index).and_then(|value| value.cast_exact::<PyString>().ok())
+                let value: Option<&'a Bound<'py, PyAny>> = slots.get(*index).map(|value| &**value);
+                if let Some(Ok(text)) = value.map(|value| value.cast_exact::<PyString>())
                     && let Ok(text) = text.to_str()
                     && !text.is_empty()
                 {

@@ -22,6 +22,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<decision::Decision>()?;
     module.add_class::<guard::Guard>()?;
     module.add_class::<permit::Permit>()?;
+    module.add_function(wrap_pyfunction!(decision::timeout_decision, module)?)?;
     engine::register(module)?;
     dropin::register(module)
 }

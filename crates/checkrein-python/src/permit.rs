@@ -9,7 +9,7 @@ use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::canonical_json;
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::Cost;
-use checkrein_core::json::{Limits, read_slice};
+use checkrein_core::json::{Limits, read};
 use checkrein_core::permit::{Outcome, Settlement};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -211,7 +211,7 @@ impl Permit {
         if let Some((_, loads)) = &self.guard.get().hooks.codec {
             return loads.bind(py).call1((PyBytes::new(py, stored),));
         }
-        match read_slice(stored, &Limits::default()) {
+        match read(stored, &Limits::default()) {
             Ok(value) => convert::from_json(py, &value),
             Err(problem) => Err(error::permit(py, &format!("the stored result cannot be read: {problem}"))),
         }
@@ -242,8 +242,13 @@ impl Permit {
         self.end(py, Outcome::Done(None), Health::Neutral, &[]);
     }
 
-    /// The call raised; the caller raises on.
+    /// The call raised; the caller raises on. Nothing happens to a call that was put in doubt: its outcome is late.
     fn failed(&self, py: Python<'_>, raised: Bound<'_, PyAny>) -> PyResult<()> {
+        if self.late.load(Ordering::Acquire) { Ok(()) } else { self.late_failed(py, raised) }
+    }
+
+    /// The call raised, after its caller had stopped waiting or before.
+    fn late_failed(&self, py: Python<'_>, raised: Bound<'_, PyAny>) -> PyResult<()> {
         let hooks = &self.guard.get().hooks;
         let word: String = hooks.classify.bind(py).call1((raised,)).and_then(|word| word.extract())?;
         // Nobody knows what an exception left behind: the cost is charged in full, a once key stays in doubt.
@@ -251,7 +256,7 @@ impl Permit {
         match word.as_str() {
             "not_executed" => self.end(py, Outcome::FailedClean, Health::Neutral, &[]),
             "unreachable" => self.end(py, Outcome::FailedClean, Health::Failure, &[]),
-            "failure" => self.end(py, unknown, Health::Failure, &[]),
+            "failure" | "timed_out" => self.end(py, unknown, Health::Failure, &[]),
             "success" => self.end(py, unknown, Health::Success, &[]),
             _ => self.end(py, unknown, Health::Neutral, &[]),
         }

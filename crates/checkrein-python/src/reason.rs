@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 /// One gate's refusal.
-#[pyclass(name = "Reason", module = "checkrein", frozen, eq)]
+#[pyclass(name = "Reason", module = "checkrein", frozen, eq, from_py_object)]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reason(pub(crate) core::Reason);
 
@@ -217,7 +217,7 @@ fn detail<'py>(py: Python<'py>, detail: &Detail) -> PyResult<Bound<'py, PyDict>>
 }
 
 /// Where a meter stands.
-#[pyclass(name = "MeterStatus", module = "checkrein", frozen)]
+#[pyclass(name = "MeterStatus", module = "checkrein", frozen, skip_from_py_object)]
 #[derive(Clone, Debug)]
 pub(crate) struct MeterStatus(pub(crate) core::MeterStatus);
 

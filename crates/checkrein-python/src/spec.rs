@@ -5,6 +5,7 @@ use checkrein::engine::{GateSpec, GateSpecKind, WindowSpec};
 use checkrein_core::policy::{Charge, Leases, Mode};
 use checkrein_core::time::Span;
 use pyo3::exceptions::PyValueError;
+use pyo3::conversion::FromPyObjectOwned;
 use pyo3::prelude::*;
 
 use crate::error;
@@ -32,12 +33,8 @@ impl Described {
     }
 }
 
-fn item<'py, T>(from: &Bound<'py, PyAny>, name: &str) -> PyResult<T>
-where
-    T: for<'a> FromPyObject<'a, 'py>,
-    for<'a> PyErr: From<<T as FromPyObject<'a, 'py>>::Error>,
-{
-    Ok(from.get_item(name)?.extract::<T>()?)
+fn item<'py, T: FromPyObjectOwned<'py>>(from: &Bound<'py, PyAny>, name: &str) -> PyResult<T> {
+    from.get_item(name)?.extract().map_err(Into::into)
 }
 
 fn all<'py, T>(from: &Bound<'py, PyAny>, name: &str, read: impl Fn(&Bound<'py, PyAny>) -> PyResult<T>) -> PyResult<Vec<T>> {
