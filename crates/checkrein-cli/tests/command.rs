@@ -55,8 +55,12 @@ fn the_demo_becomes_the_python_beside_the_binary() {
 fn without_a_python_beside_it_the_one_on_path_runs() {
     let bin = environment("alone", None);
     let elsewhere = environment("on_path", Some(&interpreter(0)));
-    let output = run(&bin.join("checkrein"), &elsewhere.display().to_string(), &["demo", "--no-input"]);
-    assert_eq!(text(&output.stdout), "-P -m checkrein.demo --no-input\n");
+    let output = run(
+        &bin.join("checkrein"),
+        &elsewhere.display().to_string(),
+        &["demo", "--no-input", "--keep", "a b"],
+    );
+    assert_eq!(text(&output.stdout), "-P -m checkrein.demo --no-input --keep a b\n");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::process::Command;
 
 use checkrein_core::code::Code;
 
@@ -16,6 +17,20 @@ fn code_table() -> String {
     table
 }
 
+fn help() -> String {
+    let mut text = String::new();
+    for verb in ["", "demo", "explain", "completions"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_checkrein"));
+        let output = command.args([verb, "--help"].iter().filter(|a| !a.is_empty())).output().unwrap();
+        let title = format!("checkrein {verb}");
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let shown: Vec<&str> = shown.trim_end().lines().map(str::trim_end).collect();
+        let shown = shown.join("\n");
+        write!(text, "## `{}`\n\n```text\n{}\n```\n\n", title.trim(), shown).unwrap();
+    }
+    text
+}
+
 /// Compares what stands between `begin` and `end` in a document with `expected`; with `UPDATE_DOCUMENTS` writes it.
 fn check(document: &str, begin: &str, end: &str, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(document);
@@ -23,7 +38,7 @@ fn check(document: &str, begin: &str, end: &str, expected: &str) {
     let (head, rest) = text.split_once(begin).unwrap();
     let (found, tail) = rest.split_once(end).unwrap();
     if std::env::var_os("UPDATE_DOCUMENTS").is_some() {
-        std::fs::write(&path, format!("{head}{begin}\n\n{expected}\n{end}{tail}")).unwrap();
+        std::fs::write(&path, format!("{head}{begin}\n\n{}\n\n{end}{tail}", expected.trim())).unwrap();
         return;
     }
     assert_eq!(found.trim(), expected.trim(), "{document} is out of date: run `make generate`");
@@ -36,5 +51,15 @@ fn the_table_of_codes_is_up_to_date() {
         "<!-- codes: written by `make generate` -->",
         "<!-- end of codes -->",
         &code_table(),
+    );
+}
+
+#[test]
+fn the_reference_of_the_command_is_up_to_date() {
+    check(
+        "docs/reference/command.md",
+        "<!-- help: written by `make generate` -->",
+        "<!-- end of help -->",
+        &help(),
     );
 }

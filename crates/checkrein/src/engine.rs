@@ -139,6 +139,8 @@ pub enum GateSpecKind {
 #[derive(Debug)]
 pub struct CompiledPolicy {
     policy: Policy,
+    /// The policy is this one enforced rate limit and nothing else.
+    only_limit: Option<Limit>,
     /// By position of the gate; empty when no window is a calendar period.
     calendars: Vec<Option<Calendar>>,
 }
@@ -279,7 +281,11 @@ impl Engine {
             |gate: &Gate| gate.check.record().and_then(|(_, family, _)| calendars.get(&family).cloned());
         let calendars =
             if calendars.is_empty() { Vec::new() } else { policy.gates().iter().map(calendar_of).collect() };
-        Ok(Arc::new(CompiledPolicy { policy, calendars }))
+        let only_limit = match policy.gates() {
+            [Gate { mode: Mode::Enforce, check: Check::Limit(limit), .. }] => Some(limit.clone()),
+            _ => None,
+        };
+        Ok(Arc::new(CompiledPolicy { policy, only_limit, calendars }))
     }
 
     fn check_of(&self, spec: &GateSpec) -> (Check, Option<Calendar>) {
@@ -385,6 +391,11 @@ impl Engine {
         let now = self.now();
         self.0.store.expire_due(now);
         if policy.calendars.is_empty() {
+            if let Some(limit) = &policy.only_limit
+                && self.0.store.admit_call(limit, inputs, now)
+            {
+                return Admitted { admission: Admission::allow(), permit: None };
+            }
             let (admission, permit) = self.0.store.admit(admission::plan(&policy.policy, inputs), now);
             return Admitted { admission, permit };
         }

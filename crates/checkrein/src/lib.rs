@@ -9,3 +9,8 @@ pub mod testing;
 
 pub use checkrein_core as core;
 pub use engine::Engine;
+
+/// The Rust examples of the README are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

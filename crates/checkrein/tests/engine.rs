@@ -1,5 +1,7 @@
 //! The engine, end to end, on a clock that stands still.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+
 use std::sync::Arc;
 
 use checkrein::clock::{Clock, FakeClock};

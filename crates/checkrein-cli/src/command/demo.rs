@@ -26,6 +26,9 @@ pub(crate) struct Demo {
     /// No pauses between the steps
     #[arg(long)]
     fast: bool,
+    /// Leave the demo's files in a new directory
+    #[arg(long, value_name = "DIRECTORY")]
+    keep: Option<PathBuf>,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -72,6 +75,9 @@ impl Demo {
         }
         if self.output == Output::Json {
             demo.args(["--output", "json"]);
+        }
+        if let Some(directory) = &self.keep {
+            demo.arg("--keep").arg(directory);
         }
         become_process(demo)
     }

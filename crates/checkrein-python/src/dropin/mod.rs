@@ -4,13 +4,19 @@ use pyo3::prelude::*;
 
 mod actiongate;
 mod auditgate;
+mod both;
 mod budgetgate;
+mod common;
+mod frozen;
 mod rulegate;
 mod runner;
+mod table;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    common::register(module)?;
     actiongate::register(module)?;
     budgetgate::register(module)?;
+    both::register(module)?;
     rulegate::register(module)?;
     auditgate::register(module)?;
     runner::register(module)

@@ -239,11 +239,10 @@ impl Model {
                 let total = spent.saturating_add(events.held).saturating_add(cost);
                 if cost > Amount::ZERO && total > *limit {
                     let excess = total.saturating_sub(*limit);
-                    let retry = if cost > *limit {
+                    let lifetime = matches!(window, WindowSpec::Lifetime);
+                    let retry = if cost > *limit || (lifetime && excess > events.held) {
                         Retry::Never
-                    } else if matches!(window, WindowSpec::Lifetime) && excess > events.held {
-                        Retry::Never
-                    } else if matches!(window, WindowSpec::Lifetime) || excess > spent {
+                    } else if lifetime || excess > spent {
                         Retry::Unknown
                     } else {
                         frees(&found, excess, window, now)

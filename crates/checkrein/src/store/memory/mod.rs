@@ -11,7 +11,7 @@ use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{Operation, OperationState};
 use checkrein_core::key::{Family, Key, KeyRef};
 use checkrein_core::permit::{Permit, Settlement};
-use checkrein_core::policy::{Gate, RecordKind};
+use checkrein_core::policy::{Gate, Limit, RecordKind};
 use checkrein_core::time::{Span, Timestamp, Window};
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
@@ -138,8 +138,8 @@ impl MemoryStore {
             return (plan.into_refusal(), None);
         }
         let mut records = self.records(&plan, true);
-        let mut admission = admission::admit(plan, now, &mut records, false);
-        let id = admission.permit.take().and_then(|permit| {
+        let (admission, permit) = admission::admit(plan, now, &mut records, false);
+        let id = permit.and_then(|permit| {
             self.expect_at(permit.lease_until);
             let places = records.places();
             let hash_of = |key: KeyRef<'_>| self.hash(key);
@@ -161,16 +161,37 @@ impl MemoryStore {
         }
         let mut records = self.records(&plan, false);
         let status = admission::status(&plan, now, &mut records);
-        (admission::admit(plan, now, &mut records, true), status)
+        (admission::admit(plan, now, &mut records, true).0, status)
+    }
+
+    /// The short way through an admission of one enforced rate limit whose key is live and whose call fits; `false`
+    /// leaves everything to the long way.
+    #[inline]
+    pub(crate) fn admit_call(&self, limit: &Limit, inputs: &Inputs<'_>, now: Timestamp) -> bool {
+        let Some(KeyValue::Bytes(key)) = inputs.keys.get(usize::from(limit.key.0)) else { return false };
+        let key = KeyRef { family: limit.family, tenant: inputs.tenant.as_bytes(), key };
+        let hash = self.hash(key);
+        let Some(shard) = self.shards.get(usize::from(Self::shard_of(hash))) else { return false };
+        let mut shard = shard.lock();
+        let Some(meter) = shard.meters.find_mut(hash, key) else { return false };
+        let period_end = inputs.period_ends.first().copied().unwrap_or(Timestamp::MIN);
+        let allowed = admission::admit_call(meter, limit, now, period_end);
+        self.sweep_shard(&mut shard, now);
+        allowed
     }
 
     #[inline]
     fn sweep_some(&self, guards: &mut Guards<'_>, now: Timestamp) {
         for (_, shard) in guards {
-            shard.ticks = shard.ticks.wrapping_add(1);
-            if shard.ticks.is_multiple_of(SWEEP_EVERY) {
-                shard.sweep(SWEEP_SLOTS, now, &self.capacity, |key| self.hash(key));
-            }
+            self.sweep_shard(shard, now);
+        }
+    }
+
+    #[inline]
+    fn sweep_shard(&self, shard: &mut Shard, now: Timestamp) {
+        shard.ticks = shard.ticks.wrapping_add(1);
+        if shard.ticks.is_multiple_of(SWEEP_EVERY) {
+            shard.sweep(SWEEP_SLOTS, now, &self.capacity, |key| self.hash(key));
         }
     }
 

@@ -81,6 +81,14 @@ impl<T> Table<T> {
         (entry.generation == slot.generation).then_some(&mut entry.record)
     }
 
+    /// The record of a key, in one look.
+    #[inline]
+    pub(super) fn find_mut(&mut self, hash: u64, key: KeyRef<'_>) -> Option<&mut T> {
+        let is = |&index: &u32| entry_at(&self.chunks, index).is_some_and(|entry| entry.key.is(key));
+        let (chunk, offset) = locate(*self.index.find(hash, is)?);
+        self.chunks.get_mut(chunk)?.as_mut()?.get_mut(offset)?.as_mut().map(|entry| &mut entry.record)
+    }
+
     /// Puts a record in; its key must not be there.
     pub(super) fn insert(&mut self, key: KeyRef<'_>, record: T, hash_of: impl Fn(KeyRef<'_>) -> u64) -> Slot {
         let index = self.free.pop().unwrap_or_else(|| self.grow());

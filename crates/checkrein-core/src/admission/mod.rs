@@ -10,65 +10,21 @@ use smallvec::SmallVec;
 use crate::amount::Amount;
 use crate::code::Code;
 use crate::decision::{Detail, GateKind, MeterStatus, Reason, Retry};
-use crate::fingerprint::RequestDigest;
-use crate::gate::breaker::{Breaker, Health, Thresholds};
+use crate::gate::breaker::{Breaker, Thresholds};
 use crate::gate::budget::{self, Cost};
 use crate::gate::fact::Fact;
 use crate::gate::limit;
-use crate::gate::once::{Keep, OnceVerdict, Operation, OperationState};
-use crate::key::MAX_KEY_BYTES;
+use crate::gate::once::{Keep, OnceVerdict, Operation};
 use crate::meter::{Meter, MeterError};
-use crate::permit::{Hold, Outcome, Permit, PermitPhase, Settlement};
-use crate::policy::{Charge, Check, Gate, KeySlot, Mode, Policy};
+use crate::permit::{Hold, Permit, PermitPhase};
+use crate::policy::{Charge, Check, Gate, Limit, Mode, Policy};
 use crate::time::{Timestamp, Window};
 
-/// A key as the door found it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyValue<'a> {
-    /// Its bytes.
-    Bytes(&'a [u8]),
-    /// The action does not have it; what was looked for.
-    Missing(&'a str),
-}
+mod plan;
+mod settle;
 
-/// What a rule said, evaluated outside the core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RuleVerdict<'a> {
-    /// Yes.
-    Pass,
-    /// No; the rule in words.
-    Violated(&'a str),
-    /// It could not say; why not.
-    Error(&'a str),
-}
-
-/// Everything about an action that the gates of a policy ask for, resolved by the door.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Inputs<'a> {
-    /// The tenant; empty when there is only one.
-    pub tenant: &'a str,
-    /// The keys, by [`KeySlot`].
-    pub keys: &'a [KeyValue<'a>],
-    /// The costs, by a budget's `cost`.
-    pub costs: &'a [Cost],
-    /// The verdicts of rules, by position.
-    pub verdicts: &'a [RuleVerdict<'a>],
-    /// The once key and the digest of the request it stands for.
-    pub once: Option<(KeyValue<'a>, RequestDigest)>,
-    /// Ends of the current calendar periods, by position of the gate; empty when no window is one.
-    pub period_ends: &'a [Timestamp],
-    /// The door starts the action in the same step.
-    pub start: bool,
-}
-
-/// An action ready to be decided: what its policy reads and takes, and what is wrong with it already.
-#[derive(Clone, Debug)]
-pub struct Plan<'a> {
-    policy: &'a Policy,
-    inputs: &'a Inputs<'a>,
-    reasons: Vec<Reason>,
-    observed: Vec<Reason>,
-}
+pub use plan::{Inputs, KeyValue, Plan, RuleVerdict, plan};
+pub use settle::{PermitError, expire, finish, release, start};
 
 /// The records of one step, by position: for an admission the policy's gates that have one, in their order; for a
 /// permit the same records.
@@ -111,96 +67,17 @@ pub struct Admission {
     pub reasons: Vec<Reason>,
     /// What gates in observe mode would have said.
     pub observed: Vec<Reason>,
-    /// What is held until the action is finished; `None` when nothing is.
-    pub permit: Option<Permit>,
-}
-
-/// What depends on nothing but the policy, the action and the verdicts of its rules.
-///
-/// Whatever is wrong with the action itself is found here: a key it does not have, a cost below zero.
-pub fn plan<'a>(policy: &'a Policy, inputs: &'a Inputs<'a>) -> Plan<'a> {
-    let mut plan = Plan { policy, inputs, reasons: Vec::new(), observed: Vec::new() };
-    for gate in policy.gates() {
-        if let Some((code, kind, detail)) = problem_of(gate, inputs) {
-            plan.refuse(gate, code, kind, detail);
-        }
-    }
-    // What is wrong with the action itself comes first.
-    plan.reasons.sort_by_key(|reason| reason.kind);
-    plan
-}
-
-fn problem_of(gate: &Gate, inputs: &Inputs<'_>) -> Option<(Code, GateKind, Detail)> {
-    let invalid = |text: &str| Some((Code::InvalidAction, GateKind::Action, Detail::Text(text.into())));
-    let key_problem = |key: Option<KeyValue<'_>>| match key {
-        Some(KeyValue::Bytes(bytes)) if bytes.len() + inputs.tenant.len() > MAX_KEY_BYTES => {
-            let text = format!("a key of {} bytes, at most {MAX_KEY_BYTES} are allowed", bytes.len());
-            Some((Code::TooLarge, GateKind::Action, Detail::Text(text.into())))
-        }
-        Some(KeyValue::Bytes(_)) => None,
-        Some(KeyValue::Missing(what)) => invalid(&format!("the key {what} has no value")),
-        None => invalid("a key was not given"),
-    };
-    let slot = |slot: KeySlot| inputs.keys.get(usize::from(slot.0)).copied();
-    match &gate.check {
-        Check::Rule(position) => match inputs.verdicts.get(usize::from(*position)) {
-            Some(RuleVerdict::Pass) => None,
-            Some(RuleVerdict::Violated(what)) => {
-                Some((Code::RuleViolated, GateKind::Rule, Detail::Text((*what).into())))
-            }
-            Some(RuleVerdict::Error(what)) => {
-                Some((Code::RuleError, GateKind::Rule, Detail::Text((*what).into())))
-            }
-            None => {
-                Some((Code::RuleError, GateKind::Rule, Detail::Text("the rule was not evaluated".into())))
-            }
-        },
-        Check::Once(_) => key_problem(inputs.once.map(|(key, _)| key)),
-        Check::Fact(fact) => key_problem(slot(fact.key)),
-        Check::Breaker(breaker) => key_problem(slot(breaker.key)),
-        Check::Attempts(attempts) => key_problem(slot(attempts.key)),
-        Check::Limit(limit) => key_problem(slot(limit.key)),
-        Check::Budget(budget) => match inputs.costs.get(usize::from(budget.cost)) {
-            Some(cost) if cost.amount.is_negative() => invalid("the cost is negative"),
-            Some(_) => key_problem(slot(budget.key)),
-            None => invalid("the cost was not given"),
-        },
-    }
-}
-
-impl<'a> Plan<'a> {
-    /// The policy.
-    pub fn policy(&self) -> &'a Policy {
-        self.policy
-    }
-
-    /// The action.
-    pub fn inputs(&self) -> &'a Inputs<'a> {
-        self.inputs
-    }
-
-    /// Whether the action can be decided at all; if not, no record need be read.
-    pub fn is_readable(&self) -> bool {
-        self.reasons.iter().all(|reason| reason.kind != GateKind::Action)
-    }
-
-    fn refuse(&mut self, gate: &Gate, code: Code, kind: GateKind, detail: Detail) {
-        let reason = Reason { code, kind, gate: Arc::clone(&gate.name), retry: Retry::Never, detail };
-        // A malformed action is never observed through: there would be nothing to count it on.
-        let observed = gate.mode == Mode::Observe && kind != GateKind::Action;
-        if observed { self.observed.push(reason) } else { self.reasons.push(reason) }
-    }
-
-    /// The refusal of an action that cannot be decided.
-    pub fn into_refusal(self) -> Admission {
-        Admission::block(self.reasons, self.observed)
-    }
 }
 
 impl Admission {
+    /// Allowed by every gate.
+    pub const fn allow() -> Self {
+        Self { verdict: Verdict::Allow, reasons: Vec::new(), observed: Vec::new() }
+    }
+
     /// Blocked for these reasons.
     pub fn block(reasons: Vec<Reason>, observed: Vec<Reason>) -> Self {
-        Self { verdict: Verdict::Block, reasons, observed, permit: None }
+        Self { verdict: Verdict::Block, reasons, observed }
     }
 
     /// Blocked because the store cannot answer.
@@ -225,8 +102,14 @@ fn period_end(inputs: &Inputs<'_>, gate: usize) -> Timestamp {
 }
 
 /// Decides over all gates of a plan and, unless `peek`, takes what the action needs. All gates or none: a refusal
-/// leaves every record as it was and returns all reasons in the order of [`GateKind`].
-pub fn admit<R: Records>(plan: Plan<'_>, now: Timestamp, records: &mut R, peek: bool) -> Admission {
+/// leaves every record as it was and returns all reasons in the order of [`GateKind`]. The permit is what an allowed
+/// action holds until it is finished; `None` when it holds nothing.
+pub fn admit<R: Records>(
+    plan: Plan<'_>,
+    now: Timestamp,
+    records: &mut R,
+    peek: bool,
+) -> (Admission, Option<Permit>) {
     let Plan { policy, inputs, mut reasons, mut observed } = plan;
     let mut index = 0;
     for (position, gate) in policy.gates().iter().enumerate() {
@@ -237,11 +120,9 @@ pub fn admit<R: Records>(plan: Plan<'_>, now: Timestamp, records: &mut R, peek: 
         let replay = check(gate, inputs, period_end(inputs, position), now, index, records, &mut reasons);
         if let Some(result) = replay {
             // Nothing runs, so nothing further is asked or taken.
-            return if reasons.is_empty() {
-                Admission { verdict: Verdict::Replay(result), reasons, observed, permit: None }
-            } else {
-                Admission::block(reasons, observed)
-            };
+            let replay =
+                Admission { verdict: Verdict::Replay(result), reasons: Vec::new(), observed: Vec::new() };
+            return (if reasons.is_empty() { replay } else { Admission::block(reasons, observed) }, None);
         }
         // A closed meter is refused in observe mode too: nothing can be counted on it.
         if gate.mode == Mode::Observe && reasons.get(before).is_some_and(|r| r.code != Code::InvariantBroken)
@@ -250,19 +131,31 @@ pub fn admit<R: Records>(plan: Plan<'_>, now: Timestamp, records: &mut R, peek: 
         }
         index += 1;
     }
-    if reasons.is_empty() && !records.has_room() {
-        return Admission::store_error(Code::Capacity, "the cap on live keys is reached");
-    }
     if !reasons.is_empty() {
-        return Admission::block(reasons, observed);
+        return (Admission::block(reasons, observed), None);
     }
+    if !records.has_room() {
+        return (Admission::store_error(Code::Capacity, "the cap on live keys is reached"), None);
+    }
+    let allow = Admission { verdict: Verdict::Allow, reasons, observed };
     if peek {
-        return Admission { verdict: Verdict::Allow, reasons, observed, permit: None };
+        return (allow, None);
     }
     match take(policy, inputs, now, records) {
-        Ok(permit) => Admission { verdict: Verdict::Allow, reasons, observed, permit },
-        Err(error) => Admission::store_error(Code::InvariantBroken, &error.to_string()),
+        Ok(permit) => (allow, permit),
+        Err(error) => (Admission::store_error(Code::InvariantBroken, &error.to_string()), None),
     }
+}
+
+/// The whole admission of a policy that is one enforced rate limit, on the meter of a known key: most decisions of
+/// most programs. `false` when it does not fit, and then nothing was taken.
+#[inline]
+pub fn admit_call(meter: &mut Meter, limit: &Limit, now: Timestamp, period_end: Timestamp) -> bool {
+    let now = stamp(Some(meter), now);
+    meter.advance(now, limit.window, period_end);
+    !meter.is_closed()
+        && limit::fits(meter, limit, now)
+        && meter.record(now, Amount::ONE, limit.window).is_ok()
 }
 
 /// Asks one gate; adds its reasons. Returns a stored result when the action is a repetition.
@@ -467,150 +360,6 @@ fn within(meter: &mut Meter, limit: Amount) -> Result<(), MeterError> {
     }
     meter.close();
     Err(MeterError::InvariantBroken("an admission passed its limit"))
-}
-
-/// Why a permit could not be moved on; nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PermitError {
-    /// It was finished before, or its last lease ended.
-    #[error("the permit is finished")]
-    Finished,
-    /// It cannot be released any more: the action has started.
-    #[error("the action has started and can no longer be released")]
-    Started,
-    /// An amount is negative or does not fit.
-    #[error(transparent)]
-    Meter(#[from] MeterError),
-}
-
-impl PermitError {
-    /// The stable code of the error.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Finished => "permit_finished",
-            Self::Started => "permit_started",
-            Self::Meter(error) => error.code(),
-        }
-    }
-}
-
-/// Marks a reserved action as started: from now on its outcome may be unknown.
-///
-/// # Errors
-/// The permit is not reserved.
-pub fn start<R: Records>(permit: &mut Permit, now: Timestamp, records: &mut R) -> Result<(), PermitError> {
-    if permit.phase != PermitPhase::Reserved || now >= permit.lease_until {
-        return Err(PermitError::Finished);
-    }
-    permit.phase = PermitPhase::Started;
-    permit.lease_until = now.after(permit.leases.started);
-    if let Some(operation) = permit.operation.and_then(|at| records.operation(usize::from(at))) {
-        operation.enter(OperationState::Started, now);
-    }
-    Ok(())
-}
-
-/// Gives everything back: the action was admitted and did not start.
-///
-/// # Errors
-/// The action has started.
-pub fn release<R: Records>(permit: &Permit, now: Timestamp, records: &mut R) -> Result<(), PermitError> {
-    if permit.phase != PermitPhase::Reserved {
-        return Err(PermitError::Started);
-    }
-    settle(permit, &Settlement::new(Outcome::FailedClean, Health::Neutral), now, records)
-}
-
-/// Settles everything an action held. `Ok(Some(permit))` is a permit that stays open: its outcome is in doubt and its
-/// cost is held for one more lease.
-///
-/// # Errors
-/// A negative or too large actual cost; nothing is settled then and the permit stays as it was.
-pub fn finish<R: Records>(
-    mut permit: Permit,
-    settlement: &Settlement<'_>,
-    now: Timestamp,
-    records: &mut R,
-) -> Result<Option<Permit>, PermitError> {
-    for (hold, position) in permit.holds.iter().zip(0..) {
-        let actual = settlement.actual.get(position).copied().unwrap_or(hold.amount);
-        let Some(meter) = records.meter(usize::from(hold.record)) else { continue };
-        meter.stage_settlement(actual)?;
-    }
-    let in_doubt = settlement.outcome == Outcome::InDoubt;
-    if in_doubt && permit.phase != PermitPhase::InDoubt {
-        report(&permit, settlement.health, now, records);
-        if let Some(operation) = permit.operation.and_then(|at| records.operation(usize::from(at))) {
-            operation.enter(OperationState::InDoubt, now);
-        }
-        permit.phase = PermitPhase::InDoubt;
-        permit.lease_until = now.after(permit.leases.in_doubt);
-        permit.breakers.clear();
-        return Ok(if permit.holds.is_empty() && permit.operation.is_none() { None } else { Some(permit) });
-    }
-    settle(&permit, settlement, now, records)?;
-    Ok(None)
-}
-
-fn report<R: Records>(permit: &Permit, health: Health, now: Timestamp, records: &mut R) {
-    for (record, ticket, thresholds) in &permit.breakers {
-        if let Some(breaker) = records.breaker(usize::from(*record)) {
-            breaker.report(*ticket, health, now, *thresholds);
-        }
-    }
-}
-
-fn settle<R: Records>(
-    permit: &Permit,
-    settlement: &Settlement<'_>,
-    now: Timestamp,
-    records: &mut R,
-) -> Result<(), PermitError> {
-    report(permit, settlement.health, now, records);
-    for (hold, position) in permit.holds.iter().zip(0..) {
-        let Some(meter) = records.meter(usize::from(hold.record)) else { continue };
-        let stamp = stamp(Some(meter), now);
-        let end = settlement.period_ends.get(position).copied().unwrap_or(Timestamp::MIN);
-        meter.advance(stamp, hold.window, end);
-        if settlement.outcome == Outcome::FailedClean {
-            meter.release(hold.amount)?;
-        } else {
-            let actual = settlement.actual.get(position).copied().unwrap_or(hold.amount);
-            meter.settle(stamp, hold.amount, actual, hold.window)?;
-        }
-    }
-    let state = match &settlement.outcome {
-        Outcome::Done(result) => OperationState::Done(result.clone()),
-        Outcome::FailedClean => OperationState::FailedClean,
-        // The cost has been settled; what became of the operation is still for a person to say.
-        Outcome::InDoubt => return Ok(()),
-    };
-    if let Some(operation) = permit.operation.and_then(|at| records.operation(usize::from(at))) {
-        operation.enter(state, now);
-    }
-    Ok(())
-}
-
-/// Moves on a permit whose lease has ended: a reserved one is released, a started one goes in doubt, one in doubt is
-/// settled at its full hold. `Ok(Some(permit))` stays open.
-///
-/// # Errors
-/// As [`finish`].
-pub fn expire<R: Records>(
-    permit: Permit,
-    now: Timestamp,
-    period_ends: &[Timestamp],
-    records: &mut R,
-) -> Result<Option<Permit>, PermitError> {
-    if now < permit.lease_until {
-        return Ok(Some(permit));
-    }
-    if permit.phase == PermitPhase::Reserved {
-        release(&permit, now, records)?;
-        return Ok(None);
-    }
-    let outcome = Settlement { outcome: Outcome::InDoubt, health: Health::Failure, actual: &[], period_ends };
-    finish(permit, &outcome, now, records)
 }
 
 /// Where the meters of a plan stand, in the order of the gates. Reads only.

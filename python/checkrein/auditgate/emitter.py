@@ -1,0 +1,5 @@
+"""`Emitter`, which hands every decision to its listeners."""
+
+from checkrein._native import AuditEmitter as Emitter
+
+__all__ = ["Emitter"]
