@@ -52,7 +52,7 @@ enum Decided<'py> {
     /// It ran before.
     Replay(Arc<[u8]>),
     /// It does not run.
-    Blocked(Decision),
+    Blocked(Box<Decision>),
 }
 
 #[pymethods]
@@ -235,7 +235,8 @@ impl Guard {
                 .map(|(arg, copy)| copy.as_ref().map_or_else(|| original(*arg), |copy| copy.as_borrowed()))
                 .collect()
         };
-        let reading = self.reader.read(py, &slots)?;
+        let mut reading = Reading::default();
+        self.reader.read(py, &slots, &mut reading)?;
         Ok(decide(&reading))
     }
 
@@ -259,7 +260,7 @@ impl Guard {
         };
         let (admitted, costs) = match admitted {
             Ok(admitted) => admitted,
-            Err(reasons) => return Ok(Decided::Blocked(Decision::block(&self.reader.tool, reasons))),
+            Err(reasons) => return Ok(Decided::Blocked(Box::new(Decision::block(&self.reader.tool, reasons)))),
         };
         let Admission { verdict, reasons, observed, .. } = admitted.admission;
         if !observed.is_empty() {
@@ -273,7 +274,8 @@ impl Guard {
             }
             Verdict::Replay(result) => Ok(Decided::Replay(result)),
             Verdict::Block => {
-                Ok(Decided::Blocked(Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new())))
+                let decision = Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());
+                Ok(Decided::Blocked(Box::new(decision)))
             }
         }
     }
@@ -302,7 +304,7 @@ impl Guard {
             }
             Decided::Blocked(decision) => {
                 let code = decision.first_code().unwrap_or(Code::PolicyError);
-                let decision = Bound::new(py, decision)?.into_any();
+                let decision = Bound::new(py, *decision)?.into_any();
                 if listening {
                     self.announce(py, decision.clone());
                 }

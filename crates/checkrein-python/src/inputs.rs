@@ -66,10 +66,11 @@ enum Held<'a> {
     Missing(&'a str),
 }
 
-/// What was read of one call.
+/// What was read of one call. It is filled in place: moving it would cost as much as the decision.
+#[derive(Default)]
 pub(crate) struct Reading<'a> {
     tenant: Option<Held<'a>>,
-    keys: SmallVec<[Held<'a>; 4]>,
+    keys: SmallVec<[Held<'a>; 2]>,
     scratch: Vec<u8>,
     pub(crate) costs: SmallVec<[Cost; 2]>,
     answers: SmallVec<[Answer; 8]>,
@@ -94,15 +95,24 @@ impl CostSource {
     fn cost<'py>(&self, py: Python<'py>, slots: &Slots<'_, 'py>) -> Result<Cost, Unusable> {
         match &self.amount {
             CostKind::Fixed(cost) => Ok(*cost),
-            CostKind::Value(source) => match source.nano_usd(slots)? {
-                Some(nano) if self.unit == Unit::Usd => Ok(Cost::proven(nano)),
-                Some(nano) => Ok(Cost::proven(Amount::from_pico(nano.pico().saturating_mul(1_000_000_000)))),
+            CostKind::Value(source) => match source.integer(slots)? {
+                Some(number) => counted(number, self.unit).map(Cost::proven),
                 None => match source.value(py, slots)? {
                     Some(value) => convert::amount(&value, self.unit).map(Cost::proven),
                     None => Err(Unusable::Wrong("it has no value".to_owned())),
                 },
             },
         }
+    }
+}
+
+/// The integer of an expression: nano-dollars where dollars are counted, else whole units.
+fn counted(number: i128, unit: Unit) -> Result<Amount, Unusable> {
+    let scale = if unit == Unit::Usd { Amount::from_nano(1) } else { Amount::ONE };
+    match number.checked_mul(scale.pico()) {
+        Some(pico) if pico >= 0 => Ok(Amount::from_pico(pico)),
+        Some(_) => Err(Unusable::Wrong("negative".to_owned())),
+        None => Err(Unusable::Wrong("an integer that is out of range".to_owned())),
     }
 }
 
@@ -137,16 +147,13 @@ impl OnceSource {
 
 impl Reader {
     /// Reads everything, asks every rule. An `Err` is something to raise on, such as Ctrl-C inside a rule.
-    pub(crate) fn read<'a, 'py>(&'a self, py: Python<'py>, slots: &'a Slots<'a, 'py>) -> PyResult<Reading<'a>> {
-        let mut reading = Reading {
-            tenant: None,
-            keys: SmallVec::new(),
-            scratch: Vec::new(),
-            costs: SmallVec::new(),
-            answers: SmallVec::new(),
-            once: None,
-            problems: Vec::new(),
-        };
+    #[inline]
+    pub(crate) fn read<'a, 'py>(
+        &'a self,
+        py: Python<'py>,
+        slots: &'a Slots<'a, 'py>,
+        reading: &mut Reading<'a>,
+    ) -> PyResult<()> {
         if let Some(source) = &self.tenant {
             let held = reading.hold(py, source, slots, &self.tool, "the tenant")?;
             reading.tenant = Some(held);
@@ -170,7 +177,7 @@ impl Reader {
         for rule in &self.rules {
             reading.answers.push(rule.ask(py, slots)?);
         }
-        Ok(reading)
+        Ok(())
     }
 
     /// Whether reading never runs Python code of the user.
@@ -180,7 +187,7 @@ impl Reader {
         self.tenant.is_none()
             && self.keys.iter().all(plain)
             && self.costs.iter().all(fixed)
-            && self.rules.is_empty()
+            && self.rules.iter().all(Rule::is_quiet)
             && self.once.is_none()
     }
 
@@ -193,7 +200,7 @@ impl Reader {
         if !reading.problems.is_empty() {
             return Err(self.refusal(reading));
         }
-        let keys: SmallVec<[KeyValue<'_>; 4]> = reading.keys.iter().map(|held| reading.key(held)).collect();
+        let keys: SmallVec<[KeyValue<'_>; 2]> = reading.keys.iter().map(|held| reading.key(held)).collect();
         let verdicts: SmallVec<[RuleVerdict<'_>; 8]> = reading
             .answers
             .iter()
@@ -236,7 +243,7 @@ impl Reader {
             let (code, text) = match answer {
                 Answer::Pass => continue,
                 Answer::Violated => (Code::RuleViolated, rule.text.clone()),
-                Answer::Error(text) => (Code::RuleError, text.clone()),
+                Answer::Error(text) => (Code::RuleError, (**text).clone()),
             };
             let mut found = reason::of_action(&rule.gate, code, text);
             found.kind = checkrein_core::decision::GateKind::Rule;

@@ -11,6 +11,7 @@ mod guard;
 mod inputs;
 mod permit;
 mod reason;
+mod scope;
 mod source;
 mod spec;
 
@@ -22,6 +23,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<decision::Decision>()?;
     module.add_class::<guard::Guard>()?;
     module.add_class::<permit::Permit>()?;
+    module.add_class::<scope::Expression>()?;
     module.add_function(wrap_pyfunction!(decision::timeout_decision, module)?)?;
     engine::register(module)?;
     dropin::register(module)

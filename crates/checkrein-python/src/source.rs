@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use checkrein_core::amount::Amount;
 use pyo3::exceptions::{PyAttributeError, PyException, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -10,6 +9,7 @@ use pyo3::{PyTraverseError, PyVisit, ffi};
 use smallvec::SmallVec;
 
 use crate::convert::{Unusable, type_name};
+use crate::scope::BoundExpression;
 
 /// The bound arguments of one call, by slot.
 pub(crate) type Slots<'a, 'py> = [Borrowed<'a, 'py, PyAny>];
@@ -35,6 +35,8 @@ pub(crate) enum Source {
     Path(usize, Vec<Py<PyString>>, String),
     /// What a callable returns.
     Call(Binding, String),
+    /// What an expression evaluates to.
+    Cel(BoundExpression, String),
     /// Several values that are one key.
     Parts(Vec<Source>),
 }
@@ -117,6 +119,10 @@ impl Source {
             "slot" => Ok(Self::Slot(spec.get_item(1)?.extract()?, label()?)),
             "path" => Ok(Self::Path(spec.get_item(1)?.extract()?, spec.get_item(2)?.extract()?, label()?)),
             "call" => Ok(Self::Call(Binding::read(&spec.get_item(1)?)?, label()?)),
+            "cel" => {
+                let pairs: Vec<(usize, usize)> = spec.get_item(2)?.extract()?;
+                Ok(Self::Cel(BoundExpression::new(spec.get_item(1)?.extract()?, &pairs), label()?))
+            }
             "parts" => {
                 let parts = spec.get_item(1)?;
                 parts.try_iter()?.map(|part| Self::read(&part?)).collect::<PyResult<_>>().map(Self::Parts)
@@ -129,7 +135,7 @@ impl Source {
     pub(crate) fn label(&self) -> &str {
         match self {
             Self::Nothing => "",
-            Self::Slot(_, label) | Self::Path(_, _, label) | Self::Call(_, label) => label,
+            Self::Slot(_, label) | Self::Path(_, _, label) | Self::Call(_, label) | Self::Cel(_, label) => label,
             Self::Parts(parts) => parts.first().map_or("", Self::label),
         }
     }
@@ -155,6 +161,7 @@ impl Source {
                 }
                 Ok(present(value))
             }
+            Self::Cel(expression, _) => expression.value(py, slots),
             Self::Call(binding, label) => match binding.call(py, slots) {
                 Ok(value) => reject_awaitable(value, label).map(present),
                 Err(error) => Err(raised(py, error, label)),
@@ -162,16 +169,19 @@ impl Source {
         }
     }
 
-    /// The whole nano-units an expression gives; `None` for every other source.
-    pub(crate) fn nano_usd(&self, _slots: &Slots<'_, '_>) -> Result<Option<Amount>, Unusable> {
-        Ok(None)
+    /// The integer an expression gives; `None` for every other source.
+    pub(crate) fn integer(&self, slots: &Slots<'_, '_>) -> Result<Option<i128>, Unusable> {
+        match self {
+            Self::Cel(expression, _) => expression.integer(slots),
+            _ => Ok(None),
+        }
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::Call(binding, _) => binding.traverse(visit),
             Self::Parts(parts) => parts.iter().try_for_each(|part| part.traverse(visit)),
-            Self::Nothing | Self::Slot(..) | Self::Path(..) => Ok(()),
+            Self::Nothing | Self::Slot(..) | Self::Path(..) | Self::Cel(..) => Ok(()),
         }
     }
 }
@@ -221,6 +231,7 @@ pub(crate) struct Rule {
 #[derive(Debug)]
 enum Asked {
     Callable(Binding),
+    Cel(BoundExpression),
 }
 
 /// What a rule answered.
@@ -229,21 +240,35 @@ pub(crate) enum Answer {
     Pass,
     /// No.
     Violated,
-    /// It could not say; why not.
-    Error(String),
+    /// It could not say; why not. Boxed, so that the usual answers stay small.
+    Error(Box<String>),
 }
 
 impl Rule {
-    /// Reads `(binding, text, gate)`.
+    /// Reads `(source, text, gate)`.
     pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
         let (asked, text, gate): (Bound<'_, PyAny>, String, String) = spec.extract()?;
-        Ok(Self { asked: Asked::Callable(Binding::read(&asked)?), text, gate: gate.into() })
+        let asked = match Source::read(&asked)? {
+            Source::Call(binding, _) => Asked::Callable(binding),
+            Source::Cel(expression, _) => Asked::Cel(expression),
+            _ => return Err(PyValueError::new_err("a rule is a callable or an expression")),
+        };
+        Ok(Self { asked, text, gate: gate.into() })
     }
 
     /// Asks the rule about a call.
     #[inline]
     pub(crate) fn ask<'py>(&self, py: Python<'py>, slots: &Slots<'_, 'py>) -> PyResult<Answer> {
-        let Asked::Callable(binding) = &self.asked;
+        let binding = match &self.asked {
+            Asked::Callable(binding) => binding,
+            Asked::Cel(expression) => {
+                return Ok(match expression.test(slots) {
+                    Ok(true) => Answer::Pass,
+                    Ok(false) => Answer::Violated,
+                    Err(text) => Answer::Error(Box::new(format!("`{}`: {text}", self.text))),
+                });
+            }
+        };
         let answer = match binding.call(py, slots) {
             Ok(answer) => answer,
             Err(error) => return self.failed(raised(py, error, &self.text)),
@@ -258,7 +283,8 @@ impl Rule {
         }
         match reject_awaitable(answer, &self.text) {
             Ok(answer) => {
-                Ok(Answer::Error(format!("`{}` returned a {}, not True or False", self.text, type_name(&answer))))
+                let text = format!("`{}` returned a {}, not True or False", self.text, type_name(&answer));
+                Ok(Answer::Error(Box::new(text)))
             }
             Err(unusable) => self.failed(unusable),
         }
@@ -267,12 +293,19 @@ impl Rule {
     fn failed(&self, unusable: Unusable) -> PyResult<Answer> {
         match unusable {
             Unusable::Raised(error) => Err(error),
-            Unusable::Wrong(text) | Unusable::TooLarge(text) => Ok(Answer::Error(text)),
+            Unusable::Wrong(text) | Unusable::TooLarge(text) => Ok(Answer::Error(Box::new(text))),
         }
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Asked::Callable(binding) = &self.asked;
-        binding.traverse(visit)
+        match &self.asked {
+            Asked::Callable(binding) => binding.traverse(visit),
+            Asked::Cel(_) => Ok(()),
+        }
+    }
+
+    /// Whether asking runs Python code of the user.
+    pub(crate) fn is_quiet(&self) -> bool {
+        matches!(self.asked, Asked::Cel(_))
     }
 }
