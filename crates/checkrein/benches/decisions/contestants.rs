@@ -41,6 +41,13 @@ pub(crate) struct Contestant {
     pub(crate) run: Run,
 }
 
+impl Contestant {
+    /// Whether ratios are taken to this contestant, or its place keeps theirs.
+    pub(crate) fn is_base(&self) -> bool {
+        self.goal.is_none_or(|goal| goal.times == Base::Governor)
+    }
+}
+
 /// A bound on a ratio.
 #[derive(Clone, Copy)]
 pub(crate) struct Goal {

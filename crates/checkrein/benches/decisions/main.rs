@@ -1,5 +1,5 @@
-//! `cargo bench -p checkrein --bench decisions -- [--quick] [--only 1|10000|1000000] [--threads N] [--json FILE]
-//! [--date TEXT]`: what a decision costs beside the `governor` crate, and how little the window's events matter.
+//! `cargo bench -p checkrein --bench decisions -- [--quick] [--only 1|10000|1000000] [--threads N] [--with TEXT]
+//! [--json FILE] [--date TEXT]`: what a decision costs beside the `governor` crate, and how little the window's events matter.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
@@ -24,13 +24,16 @@ struct Options {
     quick: bool,
     only: Option<usize>,
     threads: Option<usize>,
+    /// Only those whose name contains this, beside the ones that ratios are taken to.
+    with: Option<String>,
     json: Option<String>,
     date: Option<String>,
 }
 
 impl Options {
     fn read() -> Result<Self, Failure> {
-        let mut options = Self { quick: false, only: None, threads: None, json: None, date: None };
+        let mut options =
+            Self { quick: false, only: None, threads: None, with: None, json: None, date: None };
         let mut words = std::env::args().skip(1);
         let mut benchmark = false;
         while let Some(word) = words.next() {
@@ -39,6 +42,7 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--only" => options.only = Some(value()?.parse()?),
                 "--threads" => options.threads = Some(value()?.parse()?),
+                "--with" => options.with = Some(value()?),
                 "--json" => options.json = Some(value()?),
                 "--date" => options.date = Some(value()?),
                 // What cargo itself passes; without it this is `cargo test`, which only wants to see it run.
@@ -86,7 +90,10 @@ fn run(options: &Options) -> Result<(), Failure> {
         let draws = if options.quick { 100_000 } else { keys.clamp(1_000_000, 4_000_000) };
         let workload = Workload::new(keys, draws);
         let window = Span::from_nanos(window);
-        let contestants = contestants::all(window)?;
+        let mut contestants = contestants::all(window)?;
+        if let Some(part) = &options.with {
+            contestants.retain(|one| one.is_base() || one.name.contains(part));
+        }
         let everyone: Vec<u32> = (0..keys as u32).collect();
         for contestant in &contestants {
             (contestant.run)(&workload.keys, &everyone, 0);
