@@ -58,7 +58,9 @@ class Binder:
         """Bind a key: a name, a path, a callable, CEL text or a tuple of these."""
         if isinstance(key, tuple):
             if not 1 <= len(key) <= 8 or any(isinstance(part, tuple) for part in key):
-                raise ConfigError(f"{what} has {len(key)} parts", "key", "give one to eight names, paths or callables")
+                raise ConfigError(
+                    f"{what} has {len(key)} parts", "key", "give one to eight names, paths or callables"
+                )
             return ("parts", tuple(self.key(part, what) for part in key))
         if callable(key):
             return ("call", self.call(key, what), label_of(key))
@@ -81,7 +83,9 @@ class Binder:
         if isinstance(cost, Mapping):
             unknown = [word for word in cost if word not in UNITS]
             if unknown:
-                raise ConfigError(f"{what}: `{unknown[0]!s:.40}` is no unit", "cost", f"use {', '.join(UNITS)}")
+                raise ConfigError(
+                    f"{what}: `{unknown[0]!s:.40}` is no unit", "cost", f"use {', '.join(UNITS)}"
+                )
             return self.cost(cost.get(unit), unit, what)
         if isinstance(cost, (list, tuple)):
             fitting = [part for part in cost if isinstance(part, str) and _unit_of(part) == unit]
@@ -89,9 +93,13 @@ class Binder:
         if cost is None:
             if unit == "calls":
                 return 10**12
-            raise ConfigError(f"{what}: no cost in {unit}", "cost", f'give cost="1 {unit}" or a callable of the arguments')
+            raise ConfigError(
+                f"{what}: no cost in {unit}", "cost", f'give cost="1 {unit}" or a callable of the arguments'
+            )
         if isinstance(cost, float):
-            raise ConfigError(f"{what} is a float", "float_money", f'write it exactly: cost="0.30 {unit}" or a Decimal')
+            raise ConfigError(
+                f"{what} is a float", "float_money", f'write it exactly: cost="0.30 {unit}" or a Decimal'
+            )
         if isinstance(cost, str) and not _QUANTITY.fullmatch(cost):
             return self.expression(cost, what)
         if callable(cost):
@@ -117,12 +125,16 @@ class Binder:
         variables = [*names, *(f"args.{name}" for name in names if "args" not in names)]
         compiled = _native.Expression(text, variables, what)
         self.copies = True
-        slots = tuple((position, self.slot(variables[position].removeprefix("args."))) for position in compiled.reads)
+        slots = tuple(
+            (position, self.slot(variables[position].removeprefix("args."))) for position in compiled.reads
+        )
         return ("cel", compiled, slots, text)
 
     def call(self, function: Callable[..., Any], what: str) -> Source:
         """Bind a callable by the names of its parameters: they are arguments of the target, or one context."""
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)
+        ):
             hint = "decisions are taken without awaiting; use an ordinary function"
             raise ConfigError(f"{what} is a coroutine function", "rule_async", hint)
         try:
@@ -142,7 +154,9 @@ class Binder:
         for parameter in parameters:
             name, kind = parameter.name, parameter.kind
             if kind is Parameter.VAR_KEYWORD:
-                keywords += self._others({word for word, _ in keywords} | {self.slots[slot] for slot in positional})
+                keywords += self._others(
+                    {word for word, _ in keywords} | {self.slots[slot] for slot in positional}
+                )
             elif kind is Parameter.VAR_POSITIONAL:
                 positional += [slot for other, slot in self._others(set()) if slot not in positional]
             elif name in self.target.names:
@@ -163,7 +177,11 @@ class Binder:
         if parameter.name in self.target.names:
             return False
         annotation = parameter.annotation
-        return parameter.name in _CONTEXT_NAMES or annotation is Context or annotation in ("Context", "checkrein.Context")
+        return (
+            parameter.name in _CONTEXT_NAMES
+            or annotation is Context
+            or annotation in ("Context", "checkrein.Context")
+        )
 
     def _context(self, values: tuple[Any, ...]) -> Context:
         return Context(self.tool, MappingProxyType(dict(zip(self.slots, values, strict=True))))
@@ -179,7 +197,11 @@ def fixed_amount(amount: object, unit: str) -> int:
         text = f"{text} {unit}"
     pico, found = _native.parse_quantity(text)
     if found != unit:
-        raise ConfigError(f"an amount of {found} where {unit} are counted", "cost", f'write it as "{text.split()[0]} {unit}"')
+        raise ConfigError(
+            f"an amount of {found} where {unit} are counted",
+            "cost",
+            f'write it as "{text.split()[0]} {unit}"',
+        )
     return pico
 
 

@@ -40,14 +40,14 @@ class Description:
 
     def gate(self, kind: str, name: str, **values: Any) -> None:
         """Add a gate; a second one that would count on the records of the first is numbered."""
-        taken = {
-            (gate["kind"], gate["name"], gate.get("window"), gate.get("unit")) for gate in self.gates
-        }
+        taken = {(gate["kind"], gate["name"], gate.get("window"), gate.get("unit")) for gate in self.gates}
         number, unique = 1, name
         while (kind, unique, values.get("window"), values.get("unit")) in taken:
             number += 1
             unique = f"{name}#{number}"
-        self.gates.append({"kind": kind, "name": unique, "observe": self.observe and kind != "once", **values})
+        self.gates.append(
+            {"kind": kind, "name": unique, "observe": self.observe and kind != "once", **values}
+        )
 
 
 def describe(
@@ -134,12 +134,16 @@ def _limits(made: Description, gates: Gates, key: object) -> None:
         )
 
 
-def _budget(made: Description, budget: Budget, key: object, cost: object, actual: Callable[[Any], Any] | None) -> None:
+def _budget(
+    made: Description, budget: Budget, key: object, cost: object, actual: Callable[[Any], Any] | None
+) -> None:
     unit = _native.parse_quantity(budget.limit)[1]
     # A budget that several guards share counts for everybody unless it says for whom.
     own_key = budget.key if budget.key is not INHERITED else None if budget.name else key
     name = budget.name or f"{made.name}.budget{_label(own_key)}"
-    own_cost = made.binder.cost(cost if budget.cost is None else budget.cost, unit, f"the cost for budget `{name}`")
+    own_cost = made.binder.cost(
+        cost if budget.cost is None else budget.cost, unit, f"the cost for budget `{name}`"
+    )
     reads_actual = budget.actual or actual
     position = len(made.costs)
     made.costs.append((unit, name, own_cost))
@@ -163,7 +167,9 @@ def _budget(made: Description, budget: Budget, key: object, cost: object, actual
 def _once(made: Description, once: Once, target: Target) -> None:
     binder = made.binder
     if target.kind in ("generator", "async_generator"):
-        raise ConfigError("once on a generator", "once_generator", "a generator has no result to store; guard its caller")
+        raise ConfigError(
+            "once on a generator", "once_generator", "a generator has no result to store; guard its caller"
+        )
     for name in once.exclude:
         target.require(name, "exclude")
     covered = [name for name in target.names if name not in once.exclude]

@@ -119,10 +119,14 @@ class _Workers:
                 inbox = self.idle.pop()
             else:
                 if self.count >= MAX_THREADS:
-                    raise NotExecuted(f"{MAX_THREADS} calls with a timeout are running or hung; this one was not started")
+                    raise NotExecuted(
+                        f"{MAX_THREADS} calls with a timeout are running or hung; this one was not started"
+                    )
                 self.count += 1
                 inbox = SimpleQueue()
-                threading.Thread(target=self._work, args=(inbox,), name="checkrein-timeout", daemon=True).start()
+                threading.Thread(
+                    target=self._work, args=(inbox,), name="checkrein-timeout", daemon=True
+                ).start()
         inbox.put(call)
 
     def _work(self, inbox: SimpleQueue[_Call | None]) -> None:

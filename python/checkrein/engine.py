@@ -8,15 +8,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar
 
 from checkrein import _native, deadline
 from checkrein.errors import ConfigError
 from checkrein.guard import Handle, handle, make_guard
 from checkrein.holds import BudgetHandle
 from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Rule
-
-
 
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -154,7 +152,9 @@ class Engine(_native.EngineBase):
     def list(self, kind: str = "meter", *, limit: int = 1_000) -> list[dict[str, Any]]:
         """Return at most `limit` records as dicts: `meter`, `breaker`, `operation` or `fact`."""
         if kind not in ("meter", "breaker", "operation", "fact"):
-            raise ConfigError(f"there are no records `{kind[:40]}`", "kind", "use meter, breaker, operation or fact")
+            raise ConfigError(
+                f"there are no records `{kind[:40]}`", "kind", "use meter, breaker, operation or fact"
+            )
         return self._list(kind, limit)
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
@@ -185,7 +185,9 @@ class Engine(_native.EngineBase):
         """Give a guard its name: an explicit one is shared, a derived one is made unique."""
         if explicit is not None:
             if not isinstance(explicit, str) or not explicit or len(explicit) > 200:
-                raise ConfigError("a name is text of 1 to 200 characters", "name", "leave it out to use the function's")
+                raise ConfigError(
+                    "a name is text of 1 to 200 characters", "name", "leave it out to use the function's"
+                )
             return explicit
         with self._lock:
             count = self._names[derived] = self._names.get(derived, 0) + 1

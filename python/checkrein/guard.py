@@ -69,7 +69,9 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
     on_block, deadline_s = _read_waiting(options)
     timeout_ns = None if options["timeout"] is None else spec.span_ns("timeout", options["timeout"], least=1)
     if options["mode"] not in ("enforce", "observe"):
-        raise ConfigError("mode is neither `enforce` nor `observe`", "mode", 'use mode="enforce" or mode="observe"')
+        raise ConfigError(
+            "mode is neither `enforce` nor `observe`", "mode", 'use mode="enforce" or mode="observe"'
+        )
 
     def decorate(function: F) -> F:
         target = inspect_target(function)
@@ -88,12 +90,14 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
         guard = _native.Guard(engine, description)
         is_generator = target.kind in ("generator", "async_generator")
         if is_generator and on_block == "result":
-            raise ConfigError("a generator cannot return a decision", "on_block", 'use on_block="raise" or "wait"')
+            raise ConfigError(
+                "a generator cannot return a decision", "on_block", 'use on_block="raise" or "wait"'
+            )
         if is_generator and timeout_ns is not None:
             raise ConfigError("a generator has no timeout", "timeout", "bound the work of its consumer")
         shape = Shape(
             slots=tuple(made.binder.slots),
-            copies=made.binder.copies,
+            copies=made.binder.copies and bool(made.binder.slots),
             settles=guard.settles,
             once=gates.once is not None,
             returns_refusals=on_block == "result",
@@ -139,7 +143,9 @@ def _read_waiting(options: dict[str, Any]) -> tuple[str, float]:
     if on_block == "wait" and deadline_s is None:
         raise ConfigError("waiting without a deadline", "deadline", 'say how long: deadline="30s"')
     if on_block != "wait" and deadline_s is not None:
-        raise ConfigError("a deadline without waiting", "deadline", 'use on_block="wait", or timeout= for the call')
+        raise ConfigError(
+            "a deadline without waiting", "deadline", 'use on_block="wait", or timeout= for the call'
+        )
     return on_block, 0.0 if deadline_s is None else spec.span_ns("deadline", deadline_s) / 1e9
 
 

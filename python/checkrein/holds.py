@@ -21,9 +21,13 @@ class BudgetHandle:
     def __init__(self, engine: Engine, budget: str | spec.Budget, *, keyed: bool, name: str | None) -> None:
         read = spec.read_budget(budget)
         if read.cost is not None or read.actual is not None:
-            raise ConfigError("a budget of holds has no cost of its own", "budget", "every hold says its amount")
+            raise ConfigError(
+                "a budget of holds has no cost of its own", "budget", "every hold says its amount"
+            )
         if read.key is not spec.INHERITED and read.key is not None:
-            raise ConfigError("a budget of holds has no arguments to take a key from", "budget", "use key=True")
+            raise ConfigError(
+                "a budget of holds has no arguments to take a key from", "budget", "use key=True"
+            )
         own = name or read.name
         self.name = engine._claim(own, "budget")
         self.keyed = keyed

@@ -22,7 +22,9 @@ Key: TypeAlias = str | Callable[..., Any] | tuple["Key", ...]
 Quantity: TypeAlias = str | int | Decimal
 """An amount: text with its unit (`"0.30 usd"`), or an exact number in the unit of the budget. Never a float."""
 
-Cost: TypeAlias = Quantity | Callable[..., Any] | Sequence[Quantity] | Mapping[str, "Quantity | Callable[..., Any]"]
+Cost: TypeAlias = (
+    Quantity | Callable[..., Any] | Sequence[Quantity] | Mapping[str, "Quantity | Callable[..., Any]"]
+)
 """What a call costs: a quantity, a callable of the arguments, CEL text, or one of these for each unit."""
 
 Calendar: TypeAlias = Literal["day", "week", "month"]
@@ -71,14 +73,16 @@ class Rate:
     window: Duration | None = None
     calendar: Calendar | None = None
     tz: str = "UTC"
-    key: Key | None | _Inherited = INHERITED
+    key: Key | _Inherited | None = INHERITED
     name: str | None = None
     cooldown: Duration | None = None
 
     def __post_init__(self) -> None:
         _whole("max_calls", self.max_calls, least=0)
         if self.window is None and self.calendar is None:
-            raise ConfigError("a rate needs a window", "rate_window", 'write `"10/min"` or Rate(10, window="1m")')
+            raise ConfigError(
+                "a rate needs a window", "rate_window", 'write `"10/min"` or Rate(10, window="1m")'
+            )
         self.read_window()
 
     def read_window(self) -> Window:
@@ -99,7 +103,7 @@ class Budget:
     window: Duration | None = None
     calendar: Calendar | None = None
     tz: str = "UTC"
-    key: Key | None | _Inherited = INHERITED
+    key: Key | _Inherited | None = INHERITED
     name: str | None = None
     hard: bool = False
     cost: Cost | None = None
@@ -218,7 +222,8 @@ _RATE = re.compile(r"(?P<count>\d{1,18})\s*(?:calls?\s*)?(?:/|\bper\s)\s*(?P<win
 _BUDGET = re.compile(r"(?P<limit>.+?)\s*(?:(?:/|\bper\s)\s*(?P<window>.+))?", re.IGNORECASE)
 _CALENDAR = re.compile(r"calendar\s+(?P<period>day|week|month)(?:\s+(?:in\s+)?(?P<tz>\S+))?", re.IGNORECASE)
 _BREAKER = re.compile(
-    r"(?:(?P<name>[^:]+?)\s*:)?\s*(?P<fails>\d{1,9})\s*(?:failures?|fails?)?\s*(?:/|\bper\s)\s*(?P<reset>.+)", re.IGNORECASE
+    r"(?:(?P<name>[^:]+?)\s*:)?\s*(?P<fails>\d{1,9})\s*(?:failures?|fails?)?\s*(?:/|\bper\s)\s*(?P<reset>.+)",
+    re.IGNORECASE,
 )
 
 
@@ -277,7 +282,9 @@ def read_once(once: object, exclude: tuple[str, ...]) -> Once:
         once = tuple(once)
     if once is True or isinstance(once, (str, tuple)) or callable(once):
         return Once(once, exclude=exclude)
-    raise ConfigError(f"`{_short(once)}` is no once key", "once", "name an argument, or use once=True for all of them")
+    raise ConfigError(
+        f"`{_short(once)}` is no once key", "once", "name an argument, or use once=True for all of them"
+    )
 
 
 def several(what: str, value: object, read: Callable[[object], Any]) -> list[Any]:
@@ -301,16 +308,22 @@ def _split_window(text: str) -> tuple[str | None, Calendar | None, str]:
 def _window(what: str, window: Duration | None, calendar: Calendar | None, tz: str) -> Window:
     if calendar is not None:
         if window is not None:
-            raise ConfigError(f"a {what} has a window and a calendar period", f"{what}_window", "give one of them")
+            raise ConfigError(
+                f"a {what} has a window and a calendar period", f"{what}_window", "give one of them"
+            )
         if calendar not in ("day", "week", "month"):
-            raise ConfigError(f"`{_short(calendar)}` is no calendar period", f"{what}_window", "use day, week or month")
+            raise ConfigError(
+                f"`{_short(calendar)}` is no calendar period", f"{what}_window", "use day, week or month"
+            )
         return Window(calendar=calendar, tz=tz)
     return Window() if window is None else Window(span_ns(f"the window of a {what}", window, least=1))
 
 
 def _whole(what: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
-        raise ConfigError(f"{what} is `{_short(value)}`", what, f"use a whole number from {least} to 4294967295")
+        raise ConfigError(
+            f"{what} is `{_short(value)}`", what, f"use a whole number from {least} to 4294967295"
+        )
 
 
 def _short(value: object) -> str:

@@ -43,7 +43,9 @@ class Target:
         if name in self.names:
             return name
         near = difflib.get_close_matches(name, self.names, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"the arguments are: {', '.join(self.names) or 'none'}"
+        hint = (
+            f"did you mean `{near[0]}`?" if near else f"the arguments are: {', '.join(self.names) or 'none'}"
+        )
         raise ConfigError(f"{what}: `{self.name}` has no argument `{name[:60]}`", "unknown_argument", hint)
 
 
@@ -55,12 +57,18 @@ def inspect_target(function: object) -> Target:
     if isinstance(function, (staticmethod, classmethod)):
         word = type(function).__name__
         raise ConfigError(
-            f"the guard was applied to a {word} object", "decorator_order", f"write @{word} above the guard's line"
+            f"the guard was applied to a {word} object",
+            "decorator_order",
+            f"write @{word} above the guard's line",
         )
     if isinstance(function, property):
-        raise ConfigError("the guard was applied to a property", "decorator_order", "guard the function below @property")
+        raise ConfigError(
+            "the guard was applied to a property", "decorator_order", "guard the function below @property"
+        )
     if inspect.isclass(function):
-        raise ConfigError(f"`{function.__name__}` is a class", "target", "guard a function or one of its methods")
+        raise ConfigError(
+            f"`{function.__name__}` is a class", "target", "guard a function or one of its methods"
+        )
     if not callable(function):
         raise ConfigError(f"a {type(function).__name__} cannot be called", "target", "guard a function")
     core: Any = function

@@ -20,7 +20,9 @@ JITTER: Final = 0.05
 """Waiters for the same instant come back spread over this part of their pause, at most 50 ms."""
 
 
-def admitter(engine: Engine, admit: Callable[..., Any], deadline_s: float, *, is_async: bool) -> Callable[..., Any]:
+def admitter(
+    engine: Engine, admit: Callable[..., Any], deadline_s: float, *, is_async: bool
+) -> Callable[..., Any]:
     """Wrap a native admission that returns refusals into one that waits for them to end, then raises."""
 
     def pause(decision: Decision, attempt: int, until: float) -> float:

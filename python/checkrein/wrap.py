@@ -60,7 +60,9 @@ def wrapper(target: Target, shape: Shape, handles: dict[str, Any], title: str) -
 
 def _dress(made: FunctionType, target: Target) -> Callable[..., Any]:
     """Give the compiled function the looks, the defaults and the globals of the guarded one."""
-    positional = [p for p in target.parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    positional = [
+        p for p in target.parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    ]
     defaults = tuple(p.default for p in positional if p.default is not Parameter.empty)
     keyword = {
         p.name: p.default
@@ -231,7 +233,7 @@ def _signature(parameters: Sequence[Parameter]) -> str:
         kind = parameter.kind
         if kind is Parameter.KEYWORD_ONLY and Parameter.VAR_POSITIONAL not in kinds and "*" not in parts:
             parts.append("*")
-        stars = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}.get(kind, "")
+        stars = "*" if kind is Parameter.VAR_POSITIONAL else "**" if kind is Parameter.VAR_KEYWORD else ""
         parts.append(f"{stars}{parameter.name}")
         last = position + 1 == len(parameters) or kinds[position + 1] is not Parameter.POSITIONAL_ONLY
         if kind is Parameter.POSITIONAL_ONLY and last:
