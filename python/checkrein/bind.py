@@ -13,7 +13,7 @@ from typing import Any, Final
 from checkrein import _native
 from checkrein.errors import ConfigError
 from checkrein.spec import UNITS, Rule
-from checkrein.target import Target
+from checkrein.target import Target, kind_of
 
 Source = tuple[Any, ...]
 NOTHING: Final[Source] = ("nothing",)
@@ -132,11 +132,9 @@ class Binder:
 
     def call(self, function: Callable[..., Any], what: str) -> Source:
         """Bind a callable by the names of its parameters: they are arguments of the target, or one context."""
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)
-        ):
+        if kind_of(function) != "sync":
             hint = "decisions are taken without awaiting; use an ordinary function"
-            raise ConfigError(f"{what} is a coroutine function", "rule_async", hint)
+            raise ConfigError(f"{what} is a coroutine or generator function", "rule_async", hint)
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except (ValueError, TypeError):

@@ -81,7 +81,7 @@ def inspect_target(function: object) -> Target:
         namespace = vars(sys.modules[module]) if module in sys.modules else {}
     return Target(
         function=function,
-        kind=_kind(function),
+        kind=kind_of(function),
         parameters=_parameters(function),
         name=qualname.rpartition("<locals>.")[2].replace("<lambda>", "lambda"),
         module=module,
@@ -90,9 +90,9 @@ def inspect_target(function: object) -> Target:
     )
 
 
-def _kind(function: Callable[..., Any]) -> Kind:
-    call = getattr(function, "__call__", None)  # noqa: B004 -- the bound method itself is inspected
-    for candidate in (function, call):
+def kind_of(function: Callable[..., Any]) -> Kind:
+    """Say how a callable runs, by its own code or by that of its `__call__`."""
+    for candidate in (function, type(function).__call__):
         if inspect.iscoroutinefunction(candidate):
             return "async"
         if inspect.isasyncgenfunction(candidate):

@@ -119,7 +119,11 @@ pub(crate) fn amount(object: &Bound<'_, PyAny>, unit: Unit) -> Result<Amount, Un
 }
 
 /// The JSON value of plain Python values; `what` is the argument, for messages. Tuples are lists.
-pub(crate) fn json_value(object: &Bound<'_, PyAny>, budget: &mut usize, depth: usize) -> Result<Value, Unusable> {
+pub(crate) fn json_value(
+    object: &Bound<'_, PyAny>,
+    budget: &mut usize,
+    depth: usize,
+) -> Result<Value, Unusable> {
     spend(budget, depth)?;
     if object.is_none() {
         return Ok(Value::Null);
@@ -139,7 +143,11 @@ pub(crate) fn json_value(object: &Bound<'_, PyAny>, budget: &mut usize, depth: u
     }
     if is_exact::<PyFloat>(object) {
         let number: f64 = object.extract()?;
-        return if number.is_finite() { Ok(Value::Float(number)) } else { wrong("a float that is not finite") };
+        return if number.is_finite() {
+            Ok(Value::Float(number))
+        } else {
+            wrong("a float that is not finite")
+        };
     }
     if let Ok(dict) = object.cast_exact::<PyDict>() {
         let mut members = Vec::with_capacity(dict.len());
@@ -158,7 +166,8 @@ pub(crate) fn json_value(object: &Bound<'_, PyAny>, budget: &mut usize, depth: u
     } else {
         return wrong(format!("a {}, which has no canonical form", type_name(object)));
     };
-    let items: Result<Vec<Value>, _> = items.iter().map(|item| json_value(&item, budget, depth + 1)).collect();
+    let items: Result<Vec<Value>, _> =
+        items.iter().map(|item| json_value(&item, budget, depth + 1)).collect();
     items.map(Value::Array)
 }
 
@@ -190,14 +199,20 @@ pub(crate) fn from_json<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'
 
 /// Whether a value comes back from JSON as the very same: exact types, no tuples, text keys.
 pub(crate) fn is_plain_json(object: &Bound<'_, PyAny>, depth: usize) -> bool {
-    if object.is_none() || is_exact::<PyBool>(object) || is_exact::<PyString>(object) || is_exact::<PyInt>(object) {
+    if object.is_none()
+        || is_exact::<PyBool>(object)
+        || is_exact::<PyString>(object)
+        || is_exact::<PyInt>(object)
+    {
         return true;
     }
     if depth >= MAX_DEPTH {
         return false;
     }
     if let Ok(dict) = object.cast_exact::<PyDict>() {
-        return dict.iter().all(|(key, value)| is_exact::<PyString>(&key) && is_plain_json(&value, depth + 1));
+        return dict
+            .iter()
+            .all(|(key, value)| is_exact::<PyString>(&key) && is_plain_json(&value, depth + 1));
     }
     if let Ok(list) = object.cast_exact::<PyList>() {
         return list.iter().all(|item| is_plain_json(&item, depth + 1));

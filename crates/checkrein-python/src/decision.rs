@@ -159,7 +159,9 @@ impl Decision {
             }
         }
         match self.retry() {
-            Retry::After(span) => text.push_str(&format!(" It may be called again in {} s.", seconds_up(span))),
+            Retry::After(span) => {
+                text.push_str(&format!(" It may be called again in {} s.", seconds_up(span)))
+            }
             Retry::Never => text.push_str(" The same call will not pass later either."),
             Retry::Unknown => {}
         }
@@ -191,7 +193,10 @@ impl Decision {
     /// The exception of this refusal.
     fn _exception<'py>(slf: &Bound<'py, Self>) -> Bound<'py, PyAny> {
         let code = slf.get().first_code().unwrap_or(Code::PolicyError);
-        error::denied(slf.py(), code, slf.clone().into_any()).into_value(slf.py()).into_bound(slf.py()).into_any()
+        error::denied(slf.py(), code, slf.clone().into_any())
+            .into_value(slf.py())
+            .into_bound(slf.py())
+            .into_any()
     }
 
     fn __bool__(&self) -> bool {
@@ -216,7 +221,8 @@ impl Decision {
         if self.reasons.is_empty() {
             return self.verdict.word().to_owned();
         }
-        let all: Vec<String> = self.reasons.iter().map(|reason| format!("{}: {reason}", reason.code)).collect();
+        let all: Vec<String> =
+            self.reasons.iter().map(|reason| format!("{}: {reason}", reason.code)).collect();
         all.join("; ")
     }
 
@@ -224,7 +230,9 @@ impl Decision {
         match (self.first_code(), self.retry_after()) {
             (None, _) => format!("<Decision {} `{}`>", self.verdict.word(), self.tool),
             (Some(_), None) => format!("<Decision block `{}` {}>", self.tool, self.__str__()),
-            (Some(_), Some(retry)) => format!("<Decision block `{}` {} retry_after={retry}>", self.tool, self.__str__()),
+            (Some(_), Some(retry)) => {
+                format!("<Decision block `{}` {} retry_after={retry}>", self.tool, self.__str__())
+            }
         }
     }
 

@@ -65,7 +65,12 @@ impl FakeClock {
     /// Moves it forward by a number of seconds.
     fn advance(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
         if seconds < 0.0 {
-            return Err(error::config(py, "a clock advances forwards", "duration", "use set() to step it back"));
+            return Err(error::config(
+                py,
+                "a clock advances forwards",
+                "duration",
+                "use set() to step it back",
+            ));
         }
         self.0.advance(Span::from_nanos(nanos(py, seconds)?));
         Ok(())
@@ -118,19 +123,35 @@ impl EngineBase {
         if let Some(clock) = clock {
             let Ok(clock) = clock.cast::<FakeClock>() else {
                 let text = format!("the clock is a {}", convert::type_name(clock));
-                return Err(error::config(py, &text, "clock", "leave it out, or use checkrein.testing.FakeClock()"));
+                return Err(error::config(
+                    py,
+                    &text,
+                    "clock",
+                    "leave it out, or use checkrein.testing.FakeClock()",
+                ));
             };
             builder = builder.clock(Clock::fake(clock.get().0.clone()));
         }
         if let Some(max_keys) = max_keys {
-            let count = max_keys.extract::<usize>().ok().filter(|count| *count > 0 && !convert::is_bool(max_keys));
+            let count =
+                max_keys.extract::<usize>().ok().filter(|count| *count > 0 && !convert::is_bool(max_keys));
             let Some(count) = count else {
-                return Err(error::config(py, "max_keys is no whole number above zero", "max_keys", "use e.g. 100000"));
+                return Err(error::config(
+                    py,
+                    "max_keys is no whole number above zero",
+                    "max_keys",
+                    "use e.g. 100000",
+                ));
             };
             builder = builder.max_keys(count);
         }
         let shared = Shared { listening: AtomicBool::new(false), born: FORKS.load(Ordering::Relaxed) };
-        Ok(Self { engine: builder.build(), shared: Arc::new(shared), name: name.into(), tenant: tenant.to_owned() })
+        Ok(Self {
+            engine: builder.build(),
+            shared: Arc::new(shared),
+            name: name.into(),
+            tenant: tenant.to_owned(),
+        })
     }
 
     /// The name the engine was given.
@@ -214,7 +235,8 @@ impl EngineBase {
         let bytes = encode_key(py, key)?;
         let tenant = tenant.unwrap_or(&self.tenant).as_bytes();
         let families = self.engine.families();
-        let mut operations = families.iter().filter(|f| f.kind == RecordKind::Operation && belongs(&f.name, name));
+        let mut operations =
+            families.iter().filter(|f| f.kind == RecordKind::Operation && belongs(&f.name, name));
         Ok(operations.any(|family| {
             let state = match state {
                 "done" => OperationState::Done(result.as_deref().map(Arc::from)),
@@ -240,7 +262,9 @@ impl EngineBase {
             let (records, next) = self.engine.list(kind, after, (limit - rows.len()).min(256));
             for record in records {
                 let borrowed = record.key.borrow();
-                let Some(family) = families.iter().find(|family| family.family == borrowed.family) else { continue };
+                let Some(family) = families.iter().find(|family| family.family == borrowed.family) else {
+                    continue;
+                };
                 rows.push(row(py, family, borrowed, &record.state)?);
             }
             cursor = next;
@@ -269,7 +293,12 @@ fn encode_key(py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
             Err(Unusable::Raised(error)) => Err(error),
             Err(Unusable::Wrong(text) | Unusable::TooLarge(text)) => {
                 let text = format!("the key is no key: {text}");
-                Err(error::config(py, &text, "key", "give the value the guard counts for, or a tuple of them"))
+                Err(error::config(
+                    py,
+                    &text,
+                    "key",
+                    "give the value the guard counts for, or a tuple of them",
+                ))
             }
         }
     };

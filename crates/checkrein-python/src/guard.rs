@@ -108,7 +108,8 @@ impl Guard {
         if self.shared.is_foreign() {
             return Err(error::forked(py));
         }
-        let pointers: SmallVec<[*mut ffi::PyObject; 8]> = args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
+        let pointers: SmallVec<[*mut ffi::PyObject; 8]> =
+            args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
         let mut copies = Copies::new();
         let tool = &self.reader.tool;
         // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
@@ -219,9 +220,11 @@ impl Guard {
         {
             return match unusable {
                 Unusable::Raised(error) => Err(error),
-                Unusable::Wrong(text) | Unusable::TooLarge(text) => {
-                    Ok(Err(vec![reason::of_action(&self.reader.tool, Code::TooLarge, format!("arguments of {text}"))]))
-                }
+                Unusable::Wrong(text) | Unusable::TooLarge(text) => Ok(Err(vec![reason::of_action(
+                    &self.reader.tool,
+                    Code::TooLarge,
+                    format!("arguments of {text}"),
+                )])),
             };
         }
         let slots: SmallVec<[Borrowed<'_, 'py, PyAny>; 6]> = if copies.is_empty() {
@@ -253,14 +256,20 @@ impl Guard {
         // SAFETY: as for this function.
         let admitted = unsafe {
             self.with_slots(py, args, &mut copies, |reading| {
-                let costs = if self.hooks.holds.is_empty() { SmallVec::new() } else { self.hooks.held(&reading.costs) };
+                let costs = if self.hooks.holds.is_empty() {
+                    SmallVec::new()
+                } else {
+                    self.hooks.held(&reading.costs)
+                };
                 let admitted = self.reader.decide(reading, |inputs| self.engine.admit(&self.policy, inputs));
                 admitted.map(|admitted| (admitted, costs))
             })?
         };
         let (admitted, costs) = match admitted {
             Ok(admitted) => admitted,
-            Err(reasons) => return Ok(Decided::Blocked(Box::new(Decision::block(&self.reader.tool, reasons)))),
+            Err(reasons) => {
+                return Ok(Decided::Blocked(Box::new(Decision::block(&self.reader.tool, reasons))));
+            }
         };
         let Admission { verdict, reasons, observed, .. } = admitted.admission;
         if !observed.is_empty() {
@@ -269,19 +278,26 @@ impl Guard {
         match verdict {
             Verdict::Allow => {
                 // SAFETY: as for this function.
-                let copied = if copies.is_empty() { None } else { Some(unsafe { merged(py, args, copies)? }) };
+                let copied =
+                    if copies.is_empty() { None } else { Some(unsafe { merged(py, args, copies)? }) };
                 Ok(Decided::Allowed(admitted.permit, copied, costs))
             }
             Verdict::Replay(result) => Ok(Decided::Replay(result)),
             Verdict::Block => {
-                let decision = Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());
+                let decision =
+                    Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());
                 Ok(Decided::Blocked(Box::new(decision)))
             }
         }
     }
 
     /// What the wrapper gets: nothing, copies, a permit, or a refusal, raised or returned.
-    fn answer(&self, py: Python<'_>, slf: &Bound<'_, Self>, decided: PyResult<Decided<'_>>) -> PyResult<Py<PyAny>> {
+    fn answer(
+        &self,
+        py: Python<'_>,
+        slf: &Bound<'_, Self>,
+        decided: PyResult<Decided<'_>>,
+    ) -> PyResult<Py<PyAny>> {
         let listening = self.shared.listening.load(Ordering::Acquire);
         let tool = &self.reader.tool;
         let plain = |verdict: &Verdict| Decision::new(tool, verdict, Vec::new(), Vec::new(), Vec::new());
@@ -292,13 +308,18 @@ impl Guard {
                 }
                 if self.policy.policy().settles() {
                     let guard = slf.clone().unbind();
-                    return Ok(Py::new(py, Permit::new(guard, permit, copied.map(Bound::unbind), costs))?.into_any());
+                    return Ok(
+                        Py::new(py, Permit::new(guard, permit, copied.map(Bound::unbind), costs))?.into_any()
+                    );
                 }
                 Ok(copied.map_or_else(|| py.None(), |copied| copied.unbind().into_any()))
             }
             Decided::Replay(result) => {
                 if listening {
-                    self.announce(py, Bound::new(py, plain(&Verdict::Replay(Arc::clone(&result))))?.into_any());
+                    self.announce(
+                        py,
+                        Bound::new(py, plain(&Verdict::Replay(Arc::clone(&result))))?.into_any(),
+                    );
                 }
                 Ok(Py::new(py, Permit::replay(slf.clone().unbind(), result))?.into_any())
             }

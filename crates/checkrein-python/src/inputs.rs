@@ -141,7 +141,13 @@ impl OnceSource {
         let members = Object::from_members(members).map_err(|error| Unusable::Wrong(error.to_string()))?;
         let arguments = canonical_json::to_vec(&Value::Object(members));
         let (namespace, name) = ("python", self.scope.as_str());
-        Ok(RequestDigest::of(&Request { namespace, name, principal: tenant, target: None, arguments: &arguments }))
+        Ok(RequestDigest::of(&Request {
+            namespace,
+            name,
+            principal: tenant,
+            target: None,
+            arguments: &arguments,
+        }))
     }
 }
 
@@ -243,7 +249,7 @@ impl Reader {
             let (code, text) = match answer {
                 Answer::Pass => continue,
                 Answer::Violated => (Code::RuleViolated, rule.text.clone()),
-                Answer::Error(text) => (Code::RuleError, (**text).clone()),
+                Answer::Error(text) => (Code::RuleError, text.to_string()),
             };
             let mut found = reason::of_action(&rule.gate, code, text);
             found.kind = checkrein_core::decision::GateKind::Rule;

@@ -37,7 +37,8 @@ pub(crate) struct Hooks {
 impl Hooks {
     /// Reads `(((unit, cost, actual or None), ...), classify, (dumps, loads) or None, once)`.
     pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
-        type Parts = (Vec<(String, usize, Option<Py<PyAny>>)>, Py<PyAny>, Option<(Py<PyAny>, Py<PyAny>)>, bool);
+        type Parts =
+            (Vec<(String, usize, Option<Py<PyAny>>)>, Py<PyAny>, Option<(Py<PyAny>, Py<PyAny>)>, bool);
         let (holds, classify, codec, once): Parts = spec.extract()?;
         let unit = |word: &str| Unit::parse(word).unwrap_or(Unit::Calls);
         let holds = holds.into_iter().map(|(word, cost, actual)| (unit(&word), cost, actual)).collect();
@@ -126,7 +127,11 @@ impl Permit {
             // A permit in doubt may have been settled at the end of its lease: nothing is lost.
             Err(PermitError::Finished) if self.late.load(Ordering::Acquire) => {}
             Err(PermitError::Meter(problem)) => {
-                self.tell(py, "_warn", &format!("the actual cost was not taken, the full hold was: {problem}"));
+                self.tell(
+                    py,
+                    "_warn",
+                    &format!("the actual cost was not taken, the full hold was: {problem}"),
+                );
                 if let Err(problem) = self.finish(py, outcome, health, &[]) {
                     self.tell(py, "_warn", &format!("the outcome was not recorded: {problem}"));
                 }
@@ -146,11 +151,17 @@ impl Permit {
             let read = actual.bind(py).call1((result,)).map_err(Unusable::from);
             match read.and_then(|value| convert::amount(&value, *unit)) {
                 Ok(amount) => amounts.push(amount),
-                Err(Unusable::Raised(error)) if !error.is_instance_of::<PyException>(py) => return Err(error),
+                Err(Unusable::Raised(error)) if !error.is_instance_of::<PyException>(py) => {
+                    return Err(error);
+                }
                 Err(unusable) => {
                     let text = match unusable {
-                        Unusable::Raised(error) => format!("`actual` raised {}", convert::type_name(error.value(py))),
-                        Unusable::Wrong(text) | Unusable::TooLarge(text) => format!("`actual` returned {text}"),
+                        Unusable::Raised(error) => {
+                            format!("`actual` raised {}", convert::type_name(error.value(py)))
+                        }
+                        Unusable::Wrong(text) | Unusable::TooLarge(text) => {
+                            format!("`actual` returned {text}")
+                        }
                     };
                     self.tell(py, "_warn", &format!("{text}; the full hold was charged"));
                     amounts.push(*held);

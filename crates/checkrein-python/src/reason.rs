@@ -156,9 +156,11 @@ fn pickled(detail: &Detail) -> Pickled {
         Detail::Elapsed { elapsed, cooldown } => {
             ("elapsed", vec![i128::from(elapsed.nanos()), i128::from(cooldown.nanos())], String::new())
         }
-        Detail::Budget { spent, held, requested, limit, unit } => {
-            ("budget", [spent, held, requested, limit].map(|amount| amount.pico()).to_vec(), unit.name().to_owned())
-        }
+        Detail::Budget { spent, held, requested, limit, unit } => (
+            "budget",
+            [spent, held, requested, limit].map(|amount| amount.pico()).to_vec(),
+            unit.name().to_owned(),
+        ),
         Detail::Text(text) => ("text", Vec::new(), text.to_string()),
         Detail::None => ("none", Vec::new(), String::new()),
     };
@@ -176,7 +178,9 @@ fn unpickled((word, numbers, text): Pickled) -> Option<Detail> {
             };
             Detail::Calls { count: u64::try_from(*count).ok()?, limit: u64::try_from(*limit).ok()?, window }
         }
-        ("elapsed", [elapsed, cooldown]) => Detail::Elapsed { elapsed: span(elapsed)?, cooldown: span(cooldown)? },
+        ("elapsed", [elapsed, cooldown]) => {
+            Detail::Elapsed { elapsed: span(elapsed)?, cooldown: span(cooldown)? }
+        }
         ("budget", [spent, held, requested, limit]) => Detail::Budget {
             spent: Amount::from_pico(*spent),
             held: Amount::from_pico(*held),
@@ -205,7 +209,9 @@ fn detail<'py>(py: Python<'py>, detail: &Detail) -> PyResult<Bound<'py, PyDict>>
             dict.set_item("cooldown", cooldown.as_secs_f64())?;
         }
         Detail::Budget { spent, held, requested, limit, unit } => {
-            for (name, amount) in [("spent", spent), ("held", held), ("requested", requested), ("limit", limit)] {
+            for (name, amount) in
+                [("spent", spent), ("held", held), ("requested", requested), ("limit", limit)]
+            {
                 dict.set_item(name, amount.to_string())?;
             }
             dict.set_item("unit", unit.name())?;
@@ -292,5 +298,11 @@ pub(crate) fn tuple<'py>(py: Python<'py>, reasons: &[core::Reason]) -> PyResult<
 /// A refusal of the action itself, found before any record was looked at.
 pub(crate) fn of_action(gate: &Arc<str>, code: Code, text: String) -> core::Reason {
     let kind = if code == Code::RuleError { GateKind::Rule } else { GateKind::Action };
-    core::Reason { code, kind, gate: Arc::clone(gate), retry: Retry::Never, detail: Detail::Text(text.into()) }
+    core::Reason {
+        code,
+        kind,
+        gate: Arc::clone(gate),
+        retry: Retry::Never,
+        detail: Detail::Text(text.into()),
+    }
 }

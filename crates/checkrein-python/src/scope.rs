@@ -26,7 +26,12 @@ impl Expression {
             let place = text.get(problem.span.clone()).unwrap_or(text);
             let place: String = place.chars().take(60).flat_map(char::escape_debug).collect();
             let message = format!("{what}: {} at byte {} (`{place}`)", problem.message, problem.span.start);
-            error::config(py, &message, problem.code, problem.hint.as_deref().unwrap_or("it is CEL over the arguments"))
+            error::config(
+                py,
+                &message,
+                problem.code,
+                problem.hint.as_deref().unwrap_or("it is CEL over the arguments"),
+            )
         })
     }
 
@@ -206,7 +211,8 @@ impl<'a> Scope<'a> for Arguments<'_, 'a, '_> {
     }
 
     fn item(&self, list: Handle, index: usize) -> Operand<'a, Handle> {
-        let (object, index) = (list.0.as_ptr(), ffi::Py_ssize_t::try_from(index).unwrap_or(ffi::Py_ssize_t::MAX));
+        let (object, index) =
+            (list.0.as_ptr(), ffi::Py_ssize_t::try_from(index).unwrap_or(ffi::Py_ssize_t::MAX));
         // SAFETY: a handle is a live list or tuple; beyond its end the functions return null and set an error.
         unsafe {
             let item = if ffi::Py_TYPE(object) == &raw mut ffi::PyList_Type {
@@ -240,11 +246,12 @@ impl<'a> Scope<'a> for Arguments<'_, 'a, '_> {
         // SAFETY: a handle is a live dict that nobody changes; keys and values are borrowed from it.
         unsafe {
             while ffi::PyDict_Next(map.0.as_ptr(), &raw mut place, &raw mut key, &raw mut value) != 0 {
-                let name = if PyString::is_type_of(&Borrowed::<PyAny>::from_ptr(Python::assume_attached(), key)) {
-                    text(key)
-                } else {
-                    None
-                };
+                let name =
+                    if PyString::is_type_of(&Borrowed::<PyAny>::from_ptr(Python::assume_attached(), key)) {
+                        text(key)
+                    } else {
+                        None
+                    };
                 match name {
                     Some(name) => visit(name, operand(value)),
                     None => visit("", Operand::Unreadable),

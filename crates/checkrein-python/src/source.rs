@@ -51,7 +51,10 @@ impl Binding {
 
     pub(crate) fn call<'py>(&self, py: Python<'py>, slots: &Slots<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let slot = |index: usize| {
-            slots.get(index).copied().ok_or_else(|| PyValueError::new_err("the guard was called with too few slots"))
+            slots
+                .get(index)
+                .copied()
+                .ok_or_else(|| PyValueError::new_err("the guard was called with too few slots"))
         };
         let callable = self.callable.bind(py);
         if let Some(context) = &self.context {
@@ -135,7 +138,9 @@ impl Source {
     pub(crate) fn label(&self) -> &str {
         match self {
             Self::Nothing => "",
-            Self::Slot(_, label) | Self::Path(_, _, label) | Self::Call(_, label) | Self::Cel(_, label) => label,
+            Self::Slot(_, label) | Self::Path(_, _, label) | Self::Call(_, label) | Self::Cel(_, label) => {
+                label
+            }
             Self::Parts(parts) => parts.first().map_or("", Self::label),
         }
     }
@@ -187,7 +192,10 @@ impl Source {
 }
 
 /// One step of a path: a member of a dict, else an attribute.
-fn step<'py>(value: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> Result<Option<Bound<'py, PyAny>>, Unusable> {
+fn step<'py>(
+    value: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+) -> Result<Option<Bound<'py, PyAny>>, Unusable> {
     if let Ok(dict) = value.cast::<PyDict>() {
         return Ok(dict.get_item(name)?);
     }
@@ -210,7 +218,9 @@ pub(crate) fn raised(py: Python<'_>, error: PyErr, label: &str) -> Unusable {
 /// A coroutine is closed, so that Python does not warn that nobody awaited it, and refused.
 fn reject_awaitable<'py>(value: Bound<'py, PyAny>, label: &str) -> Result<Bound<'py, PyAny>, Unusable> {
     // SAFETY: a plain read of the object's type.
-    let plain = unsafe { ffi::PyUnicode_CheckExact(value.as_ptr()) != 0 || ffi::PyLong_CheckExact(value.as_ptr()) != 0 };
+    let plain = unsafe {
+        ffi::PyUnicode_CheckExact(value.as_ptr()) != 0 || ffi::PyLong_CheckExact(value.as_ptr()) != 0
+    };
     if plain || type_name(&value) != "coroutine" {
         return Ok(value);
     }
@@ -241,7 +251,7 @@ pub(crate) enum Answer {
     /// No.
     Violated,
     /// It could not say; why not. Boxed, so that the usual answers stay small.
-    Error(Box<String>),
+    Error(Box<str>),
 }
 
 impl Rule {
@@ -265,7 +275,7 @@ impl Rule {
                 return Ok(match expression.test(slots) {
                     Ok(true) => Answer::Pass,
                     Ok(false) => Answer::Violated,
-                    Err(text) => Answer::Error(Box::new(format!("`{}`: {text}", self.text))),
+                    Err(text) => Answer::Error(format!("`{}`: {text}", self.text).into()),
                 });
             }
         };
@@ -284,7 +294,7 @@ impl Rule {
         match reject_awaitable(answer, &self.text) {
             Ok(answer) => {
                 let text = format!("`{}` returned a {}, not True or False", self.text, type_name(&answer));
-                Ok(Answer::Error(Box::new(text)))
+                Ok(Answer::Error(text.into()))
             }
             Err(unusable) => self.failed(unusable),
         }
@@ -293,7 +303,7 @@ impl Rule {
     fn failed(&self, unusable: Unusable) -> PyResult<Answer> {
         match unusable {
             Unusable::Raised(error) => Err(error),
-            Unusable::Wrong(text) | Unusable::TooLarge(text) => Ok(Answer::Error(Box::new(text))),
+            Unusable::Wrong(text) | Unusable::TooLarge(text) => Ok(Answer::Error(text.into())),
         }
     }
 

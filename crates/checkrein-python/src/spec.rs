@@ -4,8 +4,8 @@ use checkrein::calendar::{Calendar, Period};
 use checkrein::engine::{GateSpec, GateSpecKind, WindowSpec};
 use checkrein_core::policy::{Charge, Leases, Mode};
 use checkrein_core::time::Span;
-use pyo3::exceptions::PyValueError;
 use pyo3::conversion::FromPyObjectOwned;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::error;
@@ -37,7 +37,11 @@ fn item<'py, T: FromPyObjectOwned<'py>>(from: &Bound<'py, PyAny>, name: &str) ->
     from.get_item(name)?.extract().map_err(Into::into)
 }
 
-fn all<'py, T>(from: &Bound<'py, PyAny>, name: &str, read: impl Fn(&Bound<'py, PyAny>) -> PyResult<T>) -> PyResult<Vec<T>> {
+fn all<'py, T>(
+    from: &Bound<'py, PyAny>,
+    name: &str,
+    read: impl Fn(&Bound<'py, PyAny>) -> PyResult<T>,
+) -> PyResult<Vec<T>> {
     from.get_item(name)?.try_iter()?.map(|part| read(&part?)).collect()
 }
 
@@ -56,8 +60,11 @@ pub(crate) fn read(from: &Bound<'_, PyAny>) -> PyResult<Described> {
         once: once.map(|once| OnceSource::read(&once)).transpose()?,
     };
     let (started, in_doubt): (i64, i64) = item(from, "leases")?;
-    let leases =
-        Leases { started: Span::from_nanos(started), in_doubt: Span::from_nanos(in_doubt), ..Leases::default() };
+    let leases = Leases {
+        started: Span::from_nanos(started),
+        in_doubt: Span::from_nanos(in_doubt),
+        ..Leases::default()
+    };
     Ok(Described {
         gates: all(from, "gates", gate)?,
         leases,
@@ -91,8 +98,9 @@ fn gate(from: &Bound<'_, PyAny>) -> PyResult<GateSpec> {
         },
         "budget" => {
             let text: String = item(from, "limit")?;
-            let (limit, unit) = checkrein_core::amount::parse_quantity(&text)
-                .map_err(|problem| error::config(from.py(), &problem.to_string(), "budget_limit", problem.hint()))?;
+            let (limit, unit) = checkrein_core::amount::parse_quantity(&text).map_err(|problem| {
+                error::config(from.py(), &problem.to_string(), "budget_limit", problem.hint())
+            })?;
             let holds: bool = item(from, "holds")?;
             GateSpecKind::Budget {
                 key: item(from, "key")?,
@@ -118,6 +126,11 @@ fn window(from: &Bound<'_, PyAny>) -> PyResult<WindowSpec> {
     };
     let period = Period::parse(&period).ok_or_else(|| PyValueError::new_err("unknown calendar period"))?;
     Calendar::new(period, &zone).map(WindowSpec::Calendar).map_err(|problem| {
-        error::config(from.py(), &problem.to_string(), "time_zone", "use an IANA name such as `Europe/Berlin`")
+        error::config(
+            from.py(),
+            &problem.to_string(),
+            "time_zone",
+            "use an IANA name such as `Europe/Berlin`",
+        )
     })
 }
