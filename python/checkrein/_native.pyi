@@ -942,6 +942,7 @@ class FakeClock:
     def advance(self, seconds: float) -> None: ...
     def set(self, seconds: float) -> None: ...
 
+@disjoint_base
 class EngineBase:
     """The native half of `checkrein.Engine`."""
 
