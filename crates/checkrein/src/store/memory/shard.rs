@@ -153,15 +153,13 @@ impl<'s, H: Fn(KeyRef<'_>) -> u64 + Copy> StepRecords<'s, '_, H> {
 
     /// Where the step's records lie.
     pub(super) fn places(&self) -> SmallVec<[Place; 4]> {
-        let spare = Slot { index: u32::MAX, generation: 0 };
-        self.entries
-            .iter()
-            .map(|entry| Place {
-                family: entry.key.family,
-                shard: self.guards.get(usize::from(entry.guard)).map_or(0, |(number, _)| *number),
-                slot: entry.slot.unwrap_or(spare),
-            })
-            .collect()
+        let missing = Slot { index: u32::MAX, generation: 0 };
+        let mut places = SmallVec::new();
+        for entry in &self.entries {
+            let shard = self.guards.get(usize::from(entry.guard)).map_or(0, |(number, _)| *number);
+            places.push(Place { family: entry.key.family, shard, slot: entry.slot.unwrap_or(missing) });
+        }
+        places
     }
 }
 
@@ -236,6 +234,9 @@ pub(super) struct PermitRecords<'s, 'p> {
 impl PermitRecords<'_, '_> {
     /// The end of the calendar period that `now` lies in, for each of the permit's holds.
     pub(super) fn period_ends(&mut self, permit: &Permit, now: Timestamp) -> SmallVec<[Timestamp; 2]> {
+        if permit.holds.iter().all(|hold| hold.window != Window::Period) {
+            return SmallVec::new();
+        }
         let calendars = permit.holds.iter().map(|hold| {
             let family = self.places.get(usize::from(hold.record))?.family;
             let (_, shard) = self.guards.first()?;

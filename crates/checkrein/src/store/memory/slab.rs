@@ -33,20 +33,24 @@ impl<T> Slab<T> {
         Slot { index, generation: 0 }
     }
 
-    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
+    /// Takes something out and keeps its slot for it: [`put_back`](Self::put_back) or [`free`](Self::free) follows.
+    pub(super) fn lift(&mut self, slot: Slot) -> Option<T> {
         let (generation, value) = self.slots.get_mut(slot.index as usize)?;
-        value.as_mut().filter(|_| *generation == slot.generation)
+        if *generation == slot.generation { value.take() } else { None }
     }
 
-    pub(super) fn remove(&mut self, slot: Slot) -> Option<T> {
-        let (generation, value) = self.slots.get_mut(slot.index as usize)?;
-        if *generation != slot.generation {
-            return None;
+    pub(super) fn put_back(&mut self, slot: Slot, value: T) {
+        if let Some((_, place)) = self.slots.get_mut(slot.index as usize) {
+            *place = Some(value);
         }
-        let value = value.take()?;
-        *generation = generation.wrapping_add(1);
-        self.free.push(slot.index);
-        Some(value)
+    }
+
+    /// Gives the slot of something lifted to others.
+    pub(super) fn free(&mut self, slot: Slot) {
+        if let Some((generation, _)) = self.slots.get_mut(slot.index as usize) {
+            *generation = generation.wrapping_add(1);
+            self.free.push(slot.index);
+        }
     }
 
     /// Everything in it, in the order of the slots.
@@ -71,10 +75,12 @@ mod tests {
     fn a_slot_means_one_thing_for_ever() {
         let mut slab = Slab::default();
         let (a, b) = (slab.insert("a"), slab.insert("b"));
-        assert_eq!((slab.remove(a), slab.remove(a), slab.len()), (Some("a"), None, 1));
+        assert_eq!((slab.lift(a), slab.lift(a)), (Some("a"), None));
+        slab.put_back(a, "A");
+        assert_eq!(slab.lift(a), Some("A"));
+        slab.free(a);
         let c = slab.insert("c");
-        assert_eq!((c.index, slab.get_mut(a).copied()), (a.index, None));
-        assert_eq!(slab.get_mut(c).copied(), Some("c"));
+        assert_eq!((c.index, slab.lift(a), slab.len()), (a.index, None, 2));
         assert_eq!(slab.iter().map(|(slot, value)| (slot, *value)).collect::<Vec<_>>(), [(c, "c"), (b, "b")]);
     }
 }
