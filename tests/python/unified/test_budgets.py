@@ -16,7 +16,10 @@ def meter(guarded: object, gate: str, *args: object) -> checkrein.MeterStatus:
     return next(meter for meter in handle.peek(*args).meters if meter.gate == gate)
 
 
-@pytest.mark.parametrize("cost", ["0.10 usd", "$0.10", "0.1", Decimal("0.10"), lambda: "0.10 usd", "'0.10 usd'", "50000000 + 50000000"])
+@pytest.mark.parametrize(
+    "cost",
+    ["0.10 usd", "$0.10", "0.1", Decimal("0.10"), lambda: "0.10 usd", "'0.10 usd'", "50000000 + 50000000"],
+)
 def test_costs_in_every_form(engine: checkrein.Engine, cost: object) -> None:
     @engine.guard(budget="0.30 usd", cost=cost)  # type: ignore[arg-type]
     def act() -> None: ...
@@ -57,7 +60,9 @@ def test_a_computed_cost_that_is_no_amount_is_a_refusal(engine: checkrein.Engine
     assert engine.list() == []
 
 
-@pytest.mark.parametrize("cost", [0.1, float("nan"), Decimal("-1"), -1, "-1 usd", "1 tokens", True, {"eur": "1"}, object()])
+@pytest.mark.parametrize(
+    "cost", [0.1, float("nan"), Decimal("-1"), -1, "-1 usd", "1 tokens", True, {"eur": "1"}, object()]
+)
 def test_a_written_cost_that_is_no_amount_is_an_error(engine: checkrein.Engine, cost: object) -> None:
     with pytest.raises(checkrein.ConfigError) as refused:
         engine.guard(budget="10 usd", cost=cost)(lambda: None)  # type: ignore[arg-type]
@@ -80,7 +85,9 @@ def test_several_budgets_are_one_step(engine: checkrein.Engine) -> None:
     team = checkrein.Budget("1 usd", window="1d", name="team")
     tokens = checkrein.Budget("100 tokens", key="user")
 
-    @engine.guard(budget=[team, "0.50 usd/day", tokens], cost={"usd": "0.20 usd", "tokens": 10}, key="user", rate="99/s")
+    @engine.guard(
+        budget=[team, "0.50 usd/day", tokens], cost={"usd": "0.20 usd", "tokens": 10}, key="user", rate="99/s"
+    )
     def ask(user: str) -> None: ...
 
     ask("a")

@@ -119,7 +119,9 @@ def test_a_rule_must_answer_true_or_false(engine: checkrein.Engine, answer: obje
     assert engine.list() == []
 
 
-def test_rules_that_raise_or_return_coroutines(engine: checkrein.Engine, recwarn: pytest.WarningsRecorder) -> None:
+def test_rules_that_raise_or_return_coroutines(
+    engine: checkrein.Engine, recwarn: pytest.WarningsRecorder
+) -> None:
     async def later() -> bool:
         return True
 
@@ -264,18 +266,34 @@ def test_what_cannot_work_is_an_error_with_a_code_and_a_hint(
 
 @pytest.mark.parametrize(
     "options",
-    [{"store": "redis"}, {"clock": lambda: 0}, {"clock": 5}, {"max_keys": 0}, {"max_keys": -1}, {"max_keys": True}],
+    [
+        {"store": "redis"},
+        {"clock": lambda: 0},
+        {"clock": 5},
+        {"max_keys": 0},
+        {"max_keys": -1},
+        {"max_keys": True},
+    ],
 )
 def test_bad_engines(options: dict[str, object]) -> None:
     with pytest.raises(checkrein.ConfigError):
         checkrein.Engine(**options)  # type: ignore[arg-type]
 
 
-def test_listeners_hear_decisions_and_outcomes_and_can_leave(engine: checkrein.Engine, clock: FakeClock) -> None:
+def test_listeners_hear_decisions_and_outcomes_and_can_leave(
+    engine: checkrein.Engine, clock: FakeClock
+) -> None:
     heard: list[tuple[object, ...]] = []
 
     def listener(event: checkrein.Event) -> None:
-        heard.append((event.kind, event.tool, event.decision.verdict if event.decision is not None else None, event.outcome))
+        heard.append(
+            (
+                event.kind,
+                event.tool,
+                event.decision.verdict if event.decision is not None else None,
+                event.outcome,
+            )
+        )
 
     @engine.guard(rate="3/h", once="a")
     def act(a: int) -> int:

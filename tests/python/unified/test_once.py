@@ -33,7 +33,9 @@ def test_a_repetition_gets_the_stored_result(engine: checkrein.Engine) -> None:
     assert engine.peek(refund, "p1", 5).verdict == "replay"
 
 
-@pytest.mark.parametrize("once", [True, ("a", "b"), ["a", "b"], lambda a, b: f"{a}/{b}", "a + '/' + string(b)"])
+@pytest.mark.parametrize(
+    "once", [True, ("a", "b"), ["a", "b"], lambda a, b: f"{a}/{b}", "a + '/' + string(b)"]
+)
 def test_keys_of_once(engine: checkrein.Engine, once: object) -> None:
     runs: list[object] = []
 
@@ -182,7 +184,9 @@ async def test_cancellation_leaves_an_operation_in_doubt(engine: checkrein.Engin
         await act("a")
 
 
-def test_a_breaker_opens_on_failures_and_lets_a_probe_through(engine: checkrein.Engine, clock: FakeClock) -> None:
+def test_a_breaker_opens_on_failures_and_lets_a_probe_through(
+    engine: checkrein.Engine, clock: FakeClock
+) -> None:
     answers: list[BaseException | None] = []
 
     @engine.guard(breaker="stripe: 3 failures/60s")
@@ -261,7 +265,9 @@ def test_a_timeout_bounds_the_wait_and_the_late_result_is_recorded() -> None:
     engine = checkrein.Engine()
     go_on = threading.Event()
 
-    @engine.guard(timeout=0.05, once="key", breaker="api: 1/1h", budget="1 usd", cost="0.5 usd", actual=lambda r: "0.1")
+    @engine.guard(
+        timeout=0.05, once="key", breaker="api: 1/1h", budget="1 usd", cost="0.5 usd", actual=lambda r: "0.1"
+    )
     def slow(key: str) -> str:
         go_on.wait(10)
         return "late"

@@ -46,7 +46,9 @@ def test_the_signature_the_name_the_doc_and_the_annotations_stay() -> None:
     assert documented.__module__ == __name__
     assert documented.__doc__ == "Say what came in."
     assert typing.get_type_hints(documented)["a"] is int
-    assert str(inspect.signature(documented)).startswith("(a: 'int', /, b: 'str' = 'x', *rest: 'int', c: 'float'")
+    assert str(inspect.signature(documented)).startswith(
+        "(a: 'int', /, b: 'str' = 'x', *rest: 'int', c: 'float'"
+    )
     own = inspect.signature(documented, follow_wrapped=False)
     assert [(p.name, p.kind, p.default) for p in own.parameters.values()] == [
         (p.name, p.kind, p.default) for p in inspect.signature(documented).parameters.values()
@@ -84,7 +86,9 @@ def test_it_pickles_by_name_and_copies_as_itself() -> None:
 
 def test_parameters_may_have_the_names_of_the_wrapper(engine: checkrein.Engine) -> None:
     @engine.guard(rate="5/s", rules=lambda fn: True, timeout=5, breaker="b: 3/1s")
-    def odd(fn: int, admit: int, permit: int, _checkrein_admit: int, _checkrein_fn: int, error: int) -> list[int]:
+    def odd(
+        fn: int, admit: int, permit: int, _checkrein_admit: int, _checkrein_fn: int, error: int
+    ) -> list[int]:
         return [fn, admit, permit, _checkrein_admit, _checkrein_fn, error]
 
     assert odd(1, 2, 3, 4, 5, 6) == [1, 2, 3, 4, 5, 6]
@@ -345,7 +349,17 @@ def test_coverage_of_the_users_code_is_unaffected(tmp_path: Path) -> None:
     )
     assert report.returncode == 0, report.stderr
     shown = subprocess.run(
-        [sys.executable, "-m", "coverage", "report", "-m", "--data-file", str(tmp_path / "data"), "--include", module],
+        [
+            sys.executable,
+            "-m",
+            "coverage",
+            "report",
+            "-m",
+            "--data-file",
+            str(tmp_path / "data"),
+            "--include",
+            module,
+        ],
         capture_output=True,
         text=True,
         check=False,
