@@ -112,6 +112,16 @@ impl Prepared {
         })
     }
 
+    /// The decision that `verdict` is, as an object.
+    pub(crate) fn decision<'py>(
+        &self,
+        gate: &Bound<'py, PyAny>,
+        verdict: Verdict,
+    ) -> PyResult<Bound<'py, Decision>> {
+        let policy = self.policy.clone_ref(gate.py());
+        Judged { policy, outcome: Outcome::Counted(verdict) }.into_decision(gate)
+    }
+
     /// The decision that `verdict` is.
     pub(crate) fn judged(self, verdict: Verdict) -> Judged {
         Judged { policy: self.policy, outcome: Outcome::Counted(verdict) }
@@ -176,6 +186,12 @@ impl ActionEngine {
         };
         let (policy, limits, slot) = self.resolve(config, store, *lane, gate, policy, stamp)?;
         Ok(Some(Prepared { policy, limits, slot, stamp, whole: now.whole, domain: config.domain }))
+    }
+
+    /// Tells the listeners of a decision that was taken together with other gates.
+    pub(crate) fn announce_to_listeners(&self, decision: &Bound<'_, PyAny>) -> PyResult<()> {
+        let announcer = &self.config()?.announcer;
+        if announcer.is_silent() { Ok(()) } else { announcer.tell(decision) }
     }
 
     /// Reads the engine's clock once.

@@ -143,6 +143,16 @@ impl Prepared {
         })
     }
 
+    /// The decision that `verdict` is, as an object; `None` is a sum that does not fit.
+    pub(crate) fn decision<'py>(
+        &self,
+        ledger: &Bound<'py, PyAny>,
+        amount: &Bound<'py, PyAny>,
+        verdict: Option<Verdict>,
+    ) -> PyResult<Bound<'py, Decision>> {
+        Judged::counted(self.budget.clone_ref(ledger.py()), verdict).into_decision(ledger, amount)
+    }
+
     /// The decision that `verdict` is; `None` is a sum that does not fit.
     pub(crate) fn judged(self, verdict: Option<Verdict>) -> Judged {
         Judged::counted(self.budget, verdict)
@@ -216,6 +226,12 @@ impl BudgetEngine {
     /// Whether decisions can be taken natively, together with those of another native engine.
     pub(crate) fn is_native(&self) -> PyResult<bool> {
         Ok(matches!(self.config()?.store, Backend::Native { .. }))
+    }
+
+    /// Tells the listeners of a decision that was taken together with other gates.
+    pub(crate) fn announce_to_listeners(&self, decision: &Bound<'_, PyAny>) -> PyResult<()> {
+        let announcer = &self.config()?.announcer;
+        if announcer.is_silent() { Ok(()) } else { announcer.tell(decision) }
     }
 
     /// Reads the engine's clock once.

@@ -15,6 +15,8 @@ const PICO: i128 = 10_i128.pow(PICO_PLACES as u32);
 const FINE: i128 = 10_i128.pow(FINE_PLACES as u32);
 /// Decimal places that are kept.
 const PLACES: usize = PICO_PLACES + FINE_PLACES;
+/// Sums below this many whole units print all their digits in any decimal context of 28 digits.
+const PLAIN_WHOLE: i128 = 10_i128.pow(15);
 /// Longer exponents are refused before any digit is written out.
 const LONGEST: i64 = 10_000;
 
@@ -32,6 +34,25 @@ pub(crate) struct Money {
 pub(crate) struct Written {
     pub(super) money: Money,
     pub(super) places: u8,
+}
+
+impl Written {
+    /// What `str` says of it as a `Decimal`, where that needs neither an exponent nor rounding.
+    pub(crate) fn plain_text(self) -> Option<String> {
+        let fits = self.places <= 6 && self.money.fine == 0 && self.money.pico < PICO * PLAIN_WHOLE;
+        let text = fits.then(|| self.money.to_text(self.places))?;
+        // More places than written: a sum that keeps what its parts had.
+        (text.len() <= 6 + 1 + 15).then_some(text)
+    }
+
+    /// What is left of this budget after `spent`, as a decision prints it.
+    pub(crate) fn remaining_after(self, spent: Self) -> Option<String> {
+        let money = self.money.saturating_sub(spent.money);
+        if money == Money::default() {
+            return Some("0".to_owned());
+        }
+        Self { money, places: self.places.max(spent.places) }.plain_text()
+    }
 }
 
 /// Why something is not an amount a ledger can take.

@@ -1,0 +1,140 @@
+//! A registered tool: its function and the gates it must pass.
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::super::actiongate::ActionEngine;
+use super::super::auditgate::canonical_text;
+use super::super::budgetgate::{BudgetEngine, Verdict as SpendVerdict, Written, read_amount};
+use super::audit::Trailed;
+
+/// A rate limit to pass.
+pub(super) struct Rate {
+    pub(super) engine: Py<ActionEngine>,
+    pub(super) gate: Py<PyAny>,
+    pub(super) policy: Py<PyAny>,
+    /// The gate's text as JSON.
+    pub(super) json: Box<[u8]>,
+}
+
+/// A budget to charge.
+pub(super) struct Spend {
+    pub(super) engine: Py<BudgetEngine>,
+    pub(super) ledger: Py<PyAny>,
+    pub(super) budget: Py<PyAny>,
+    pub(super) cost: Py<PyAny>,
+    /// The ledger's text as JSON.
+    pub(super) json: Box<[u8]>,
+    /// The amounts as numbers, where they have a plain form.
+    pub(super) plain: Option<Plain>,
+}
+
+/// A cost and a budget whose amounts print without an exponent.
+pub(super) struct Plain {
+    pub(super) cost: String,
+    max_spend: Written,
+}
+
+impl Plain {
+    fn read(py: Python<'_>, budget: &Py<PyAny>, cost: &Py<PyAny>) -> PyResult<Option<Self>> {
+        let max_spend = read_amount(&budget.bind(py).getattr("max_spend")?)?.ok();
+        let cost = read_amount(cost.bind(py))?.ok();
+        Ok(match (max_spend, cost.and_then(Written::plain_text)) {
+            (Some(max_spend), Some(cost)) => Some(Self { cost, max_spend }),
+            _ => None,
+        })
+    }
+
+    /// What is spent and what remains, as a decision prints them.
+    pub(super) fn texts(&self, verdict: &SpendVerdict) -> (Option<String>, Option<String>) {
+        (verdict.spent.plain_text(), self.max_spend.remaining_after(verdict.spent))
+    }
+}
+
+/// Rules to satisfy.
+pub(super) struct Rules {
+    pub(super) engine: Py<PyAny>,
+    pub(super) rule: Py<PyAny>,
+    pub(super) ruleset: Py<PyAny>,
+}
+
+/// A tool as the runner needs it.
+#[pyclass(name = "RunnerTool", module = "checkrein._native", frozen)]
+pub(crate) struct Tool {
+    pub(super) registration: Py<PyAny>,
+    pub(super) function: Py<PyAny>,
+    pub(super) is_async: bool,
+    /// Whether rate and budget can be decided in one native step.
+    pub(super) together: bool,
+    pub(super) rate: Option<Rate>,
+    pub(super) spend: Option<Spend>,
+    pub(super) rules: Option<Rules>,
+    pub(super) audit: Option<Trailed>,
+}
+
+fn text_as_json(object: &Py<PyAny>, py: Python<'_>) -> PyResult<Box<[u8]>> {
+    canonical_text(&object.bind(py).str()?)
+}
+
+type RateStep = (Py<ActionEngine>, Py<PyAny>, Py<PyAny>);
+type SpendStep = (Py<BudgetEngine>, Py<PyAny>, Py<PyAny>, Py<PyAny>);
+type RulesStep = (Py<PyAny>, Py<PyAny>, Py<PyAny>);
+
+#[pymethods]
+impl Tool {
+    /// `together` is false where a store is the user's own; rate and spend are then left to the Python half.
+    #[new]
+    #[expect(clippy::too_many_arguments, reason = "a tool and its four gates")]
+    fn new(
+        py: Python<'_>,
+        registration: Py<PyAny>,
+        function: Py<PyAny>,
+        is_async: bool,
+        together: bool,
+        rate: Option<RateStep>,
+        spend: Option<SpendStep>,
+        rules: Option<RulesStep>,
+        audit: Option<Trailed>,
+    ) -> PyResult<Self> {
+        let rate = rate.map(|(engine, gate, policy)| -> PyResult<_> {
+            let json = text_as_json(&gate, py)?;
+            Ok(Rate { engine, gate, policy, json })
+        });
+        let spend = spend.map(|(engine, ledger, budget, cost)| -> PyResult<_> {
+            let json = text_as_json(&ledger, py)?;
+            let plain = Plain::read(py, &budget, &cost)?;
+            Ok(Spend { engine, ledger, budget, cost, json, plain })
+        });
+        Ok(Self {
+            registration,
+            function,
+            is_async,
+            together,
+            rate: rate.transpose()?,
+            spend: spend.transpose()?,
+            rules: rules.map(|(engine, rule, ruleset)| Rules { engine, rule, ruleset }),
+            audit,
+        })
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<Py<PyString>> {
+        Ok(self.registration.bind(py).repr()?.unbind())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.registration)?;
+        visit.call(&self.function)?;
+        if let Some(rate) = &self.rate {
+            visit.call(&rate.engine)?;
+        }
+        if let Some(spend) = &self.spend {
+            visit.call(&spend.engine)?;
+        }
+        if let Some(rules) = &self.rules {
+            visit.call(&rules.engine)?;
+            visit.call(&rules.ruleset)?;
+        }
+        self.audit.as_ref().map_or(Ok(()), |audit| audit.traverse(&visit))
+    }
+}
