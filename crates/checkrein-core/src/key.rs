@@ -68,8 +68,10 @@ impl Key {
     }
 
     /// Whether this is the key that `other` borrows.
+    #[inline]
     pub fn is(&self, other: KeyRef<'_>) -> bool {
-        self.borrow() == other
+        let own = self.borrow();
+        own.family == other.family && same(own.tenant, other.tenant) && same(own.key, other.key)
     }
 
     /// Bytes on the heap, for memory accounting.
@@ -78,6 +80,25 @@ impl Key {
             Form::Inline { .. } => 0,
             Form::Heap { joined, .. } => joined.1.len() + size_of::<(u32, Box<[u8]>)>(),
         }
+    }
+}
+
+/// Whether two short texts are equal, eight bytes at a time: the wide masked loads of the platform's `memcmp` stall
+/// on a record that was just written.
+#[inline]
+fn same(left: &[u8], right: &[u8]) -> bool {
+    if left.len() != right.len() {
+        return false;
+    }
+    match (left.last_chunk::<8>(), right.last_chunk::<8>()) {
+        (Some(left_end), Some(right_end)) => {
+            let (left, _) = left.as_chunks::<8>();
+            let (right, _) = right.as_chunks::<8>();
+            let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+            let differ = left.iter().zip(right).fold(0, |all, (l, r)| all | (word(l) ^ word(r)));
+            differ | (word(left_end) ^ word(right_end)) == 0
+        }
+        _ => left.iter().zip(right).all(|(left, right)| left == right),
     }
 }
 
@@ -141,6 +162,15 @@ mod tests {
             tenant: tenant.as_bytes(),
             key: key.as_bytes(),
         };
+        for length in [1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 34, 100] {
+            let name: &str = "x".repeat(length).leak();
+            for place in 0..length {
+                let mut other = name.to_owned().into_bytes();
+                other[place] = b'y';
+                let other = KeyRef { key: &other, ..key("", name) };
+                assert!(!Key::new(key("", name)).is(other), "{length} bytes, another one at {place}");
+            }
+        }
         let long = "x".repeat(100).leak();
         for (tenant, name) in [("", ""), ("", "a"), ("a", ""), ("a", "b"), ("acme", long)] {
             assert!(Key::new(key(tenant, name)).is(key(tenant, name)));

@@ -16,8 +16,10 @@ mod general;
 mod lower;
 mod names;
 mod native;
+mod operators;
 mod parse;
 mod scope;
+mod shortcut;
 #[cfg(test)]
 mod tests;
 

@@ -92,8 +92,12 @@ impl Bounds {
                 format!("more than {} comprehensions inside one another", self.comprehensions),
             ));
         }
-        let fits = |items: &u64| Cost::of(tree, *items).steps <= self.steps;
-        let largest = (0..32).map(|power| 1_u64 << power).take_while(fits).last().unwrap_or(0);
+        // The cost grows with the items, so that the largest number is found bit by bit from the top.
+        let fits = |items: u64| Cost::of(tree, items).steps <= self.steps;
+        let largest = (0..32).rev().map(|power| 1_u64 << power).fold(0_u64, |items, bit| {
+            let more = items.saturating_add(bit);
+            if fits(more) { more } else { items }
+        });
         if largest < SMALLEST_LIST {
             return Err(ExpressionError::new(
                 "expression_too_costly",
@@ -163,17 +167,23 @@ impl Cost {
         match call.func_name.as_str() {
             operators::CONDITIONAL | operators::INDEX => Self { steps, size: sum },
             operators::ADD => Self { steps: steps.saturating_add(sum), size: sum },
-            // Comparing, searching and converting may look at everything, at a fraction of the cost of a step.
-            _ => Self { steps: steps.saturating_add(sum / 16), size: sum },
+            // Searching for a pattern and converting look at every byte; comparing stops early or is cheap.
+            "matches" | "string" | "int" | "uint" | "double" | "bytes" => {
+                Self { steps: steps.saturating_add(sum), size: sum }
+            }
+            _ => Self { steps: steps.saturating_add(sum / 32), size: sum },
         }
     }
 
     fn of_parts(expr: &Expr, items: u64) -> Self {
         let mut cost = Self { steps: 1, size: 0 };
         let mut count = 0_u64;
+        // What becomes an item of a literal is copied, whole lists included.
+        let copies = matches!(expr, Expr::List(_) | Expr::Map(_));
         children(expr, &mut |child| {
             let part = Self::of(child, items);
-            cost.steps = cost.steps.saturating_add(part.steps);
+            let copied = if copies { part.size } else { 0 };
+            cost.steps = cost.steps.saturating_add(part.steps).saturating_add(copied);
             cost.size = cost.size.max(part.size);
             count = count.saturating_add(1);
         });

@@ -28,7 +28,7 @@ pub(super) struct General {
     /// The patterns of `matches`, compiled once. Call number `n` has become `checkrein_matches_n(text)`.
     patterns: Vec<Regex>,
     /// The longest list, map or text (in units of 64 bytes) the expression may be evaluated over.
-    list_bound: u64,
+    pub(super) list_bound: u64,
     has_comprehension: bool,
     input_nodes: usize,
 }

@@ -57,7 +57,7 @@ pub(super) enum Comparison {
 }
 
 impl Comparison {
-    fn accepts(self, ordering: Ordering) -> bool {
+    pub(super) fn accepts(self, ordering: Ordering) -> bool {
         match self {
             Self::Less => ordering.is_lt(),
             Self::LessOrEqual => ordering.is_le(),
@@ -152,10 +152,10 @@ impl Type {
     }
 }
 
-type Evaluated<'e, H> = Result<Operand<'e, H>, Fault>;
+pub(super) type Evaluated<'e, H> = Result<Operand<'e, H>, Fault>;
 
 impl Term {
-    fn fault<T>(&self, kind: FaultKind) -> Result<T, Fault> {
+    pub(super) fn fault<T>(&self, kind: FaultKind) -> Result<T, Fault> {
         Err(Fault { kind, span: self.span })
     }
 
@@ -192,13 +192,13 @@ impl Term {
             Kind::Double(number) => Operand::Double(*number),
             Kind::Text(text) => Operand::Text(text),
             Kind::Bytes(bytes) => Operand::Bytes(bytes),
-            Kind::Member(of, name) => match of.value(scope)? {
+            Kind::Member(of, name) => match of.leaf(scope)? {
                 Operand::Map(map) => {
                     return self.readable(scope.member(map, name), FaultKind::NoSuchMember);
                 }
                 other => return self.fault(FaultKind::WrongType(Type::of(&other))),
             },
-            Kind::Index(of, index) => return self.index(of.value(scope)?, index.value(scope)?, scope),
+            Kind::Index(of, index) => return self.index(of.leaf(scope)?, index.leaf(scope)?, scope),
             Kind::Negate(of) => match of.value(scope)? {
                 Operand::Int(number) => match number.checked_neg() {
                     Some(number) => Operand::Int(number),
@@ -212,7 +212,7 @@ impl Term {
                 return if condition.truth(scope)? { yes.value(scope) } else { no.value(scope) };
             }
             Kind::Arithmetic(operator, left, right) => {
-                return self.arithmetic(*operator, left.value(scope)?, right.value(scope)?);
+                return self.arithmetic(*operator, left.leaf(scope)?, right.leaf(scope)?);
             }
             Kind::Size(of) => Operand::Int(self.size(of.leaf(scope)?, scope)?),
             _ => Operand::Bool(self.truth(scope)?),
@@ -220,7 +220,15 @@ impl Term {
     }
 
     /// Evaluates to a boolean; another value is a fault.
+    #[inline]
     pub(super) fn truth<'e, 'a: 'e, S: Scope<'a>>(&'e self, scope: &S) -> Result<bool, Fault> {
+        match self.at_once(scope) {
+            Some(value) => Ok(value),
+            None => self.truth_of_any(scope),
+        }
+    }
+
+    fn truth_of_any<'e, 'a: 'e, S: Scope<'a>>(&'e self, scope: &S) -> Result<bool, Fault> {
         match &self.kind {
             Kind::Compare(operator, left, right) => {
                 let (left, right) = (left.leaf(scope)?, right.leaf(scope)?);
@@ -272,41 +280,7 @@ impl Term {
         }
     }
 
-    #[inline]
-    fn compare<H>(&self, left: &Operand<'_, H>, right: &Operand<'_, H>) -> Result<Ordering, Fault> {
-        let ordering = match (left, right) {
-            (Operand::Int(left), Operand::Int(right)) => Some(left.cmp(right)),
-            (Operand::Text(left), Operand::Text(right)) => Some(left.cmp(right)),
-            (Operand::Bool(left), Operand::Bool(right)) => Some(left.cmp(right)),
-            (Operand::Bytes(left), Operand::Bytes(right)) => Some(left.cmp(right)),
-            _ => match compare_numbers(left, right) {
-                Some(ordering) => ordering,
-                None => {
-                    return self.fault(FaultKind::WrongTypes(Type::of(left), Type::of(right)));
-                }
-            },
-        };
-        match ordering {
-            Some(ordering) => Ok(ordering),
-            None => self.fault(FaultKind::NotANumber),
-        }
-    }
-
-    #[inline]
-    fn equal<H>(&self, left: &Operand<'_, H>, right: &Operand<'_, H>) -> Result<bool, Fault> {
-        Ok(match (left, right) {
-            (Operand::Int(left), Operand::Int(right)) => left == right,
-            (Operand::Text(left), Operand::Text(right)) => left == right,
-            (Operand::Bool(left), Operand::Bool(right)) => left == right,
-            (Operand::Null, Operand::Null) => true,
-            (Operand::Bytes(left), Operand::Bytes(right)) => left == right,
-            (Operand::List(_), Operand::List(_)) | (Operand::Map(_), Operand::Map(_)) => {
-                return self.fault(FaultKind::NeedsGeneral);
-            }
-            _ => matches!(compare_numbers(left, right), Some(Some(Ordering::Equal))),
-        })
-    }
-
+    #[inline(never)]
     fn contains<'a, S: Scope<'a>>(
         &self,
         needle: &Operand<'_, S::Handle>,
@@ -330,6 +304,7 @@ impl Term {
         }
     }
 
+    #[inline(never)]
     fn index<'e, 'a: 'e, S: Scope<'a>>(
         &self,
         of: Operand<'e, S::Handle>,
@@ -353,6 +328,7 @@ impl Term {
         }
     }
 
+    #[inline(never)]
     fn size<'a, S: Scope<'a>>(&self, of: Operand<'_, S::Handle>, scope: &S) -> Result<i64, Fault> {
         let size = match of {
             Operand::Text(text) => text.chars().count(),
@@ -361,56 +337,6 @@ impl Term {
             other => return self.fault(FaultKind::WrongType(Type::of(&other))),
         };
         i64::try_from(size).or_else(|_| self.fault(FaultKind::Overflow))
-    }
-
-    fn arithmetic<'e, H>(
-        &self,
-        operator: Arithmetic,
-        left: Operand<'e, H>,
-        right: Operand<'e, H>,
-    ) -> Evaluated<'e, H> {
-        match (left, right) {
-            (Operand::Int(left), Operand::Int(right)) => match operator {
-                Arithmetic::Divide | Arithmetic::Remainder if right == 0 => {
-                    self.fault(FaultKind::DivisionByZero)
-                }
-                Arithmetic::Add => self.checked(left.checked_add(right).map(Operand::Int)),
-                Arithmetic::Subtract => self.checked(left.checked_sub(right).map(Operand::Int)),
-                Arithmetic::Multiply => self.checked(left.checked_mul(right).map(Operand::Int)),
-                Arithmetic::Divide => self.checked(left.checked_div(right).map(Operand::Int)),
-                Arithmetic::Remainder => self.checked(left.checked_rem(right).map(Operand::Int)),
-            },
-            (Operand::Uint(left), Operand::Uint(right)) => match operator {
-                Arithmetic::Divide | Arithmetic::Remainder if right == 0 => {
-                    self.fault(FaultKind::DivisionByZero)
-                }
-                Arithmetic::Add => self.checked(left.checked_add(right).map(Operand::Uint)),
-                Arithmetic::Subtract => self.checked(left.checked_sub(right).map(Operand::Uint)),
-                Arithmetic::Multiply => self.checked(left.checked_mul(right).map(Operand::Uint)),
-                Arithmetic::Divide => self.checked(left.checked_div(right).map(Operand::Uint)),
-                Arithmetic::Remainder => self.checked(left.checked_rem(right).map(Operand::Uint)),
-            },
-            (Operand::Double(left), Operand::Double(right)) if operator != Arithmetic::Remainder => {
-                Ok(Operand::Double(match operator {
-                    Arithmetic::Add => left + right,
-                    Arithmetic::Subtract => left - right,
-                    Arithmetic::Multiply => left * right,
-                    Arithmetic::Divide | Arithmetic::Remainder => left / right,
-                }))
-            }
-            (Operand::Text(_), Operand::Text(_))
-            | (Operand::Bytes(_), Operand::Bytes(_))
-            | (Operand::List(_), Operand::List(_))
-                if operator == Arithmetic::Add =>
-            {
-                self.fault(FaultKind::NeedsGeneral)
-            }
-            (left, right) => self.fault(FaultKind::WrongTypes(Type::of(&left), Type::of(&right))),
-        }
-    }
-
-    fn checked<'e, H>(&self, result: Option<Operand<'e, H>>) -> Evaluated<'e, H> {
-        result.map_or_else(|| self.fault(FaultKind::Overflow), Ok)
     }
 }
 
@@ -430,21 +356,4 @@ fn absorb(
             _ => Err(fault),
         },
     }
-}
-
-/// Compares numbers of any two types: nothing if one is no number, no ordering if one is NaN.
-#[expect(clippy::cast_precision_loss, reason = "CEL compares an integer with a double as a double")]
-fn compare_numbers<H>(left: &Operand<'_, H>, right: &Operand<'_, H>) -> Option<Option<Ordering>> {
-    Some(match (left, right) {
-        (Operand::Int(left), Operand::Int(right)) => Some(left.cmp(right)),
-        (Operand::Uint(left), Operand::Uint(right)) => Some(left.cmp(right)),
-        (Operand::Double(left), Operand::Double(right)) => left.partial_cmp(right),
-        (Operand::Int(left), Operand::Double(right)) => (*left as f64).partial_cmp(right),
-        (Operand::Double(left), Operand::Int(right)) => left.partial_cmp(&(*right as f64)),
-        (Operand::Uint(left), Operand::Double(right)) => (*left as f64).partial_cmp(right),
-        (Operand::Double(left), Operand::Uint(right)) => left.partial_cmp(&(*right as f64)),
-        (Operand::Int(left), Operand::Uint(right)) => Some(i128::from(*left).cmp(&i128::from(*right))),
-        (Operand::Uint(left), Operand::Int(right)) => Some(i128::from(*left).cmp(&i128::from(*right))),
-        _ => return None,
-    })
 }

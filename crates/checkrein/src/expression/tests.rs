@@ -343,3 +343,32 @@ fn five_simple_rules_take_nanoseconds() {
         println!("{best:8.1} ns  native {}  {text}", expression.is_native());
     }
 }
+
+/// The dearest inputs that the bounds let through end in a time that a caller can wait for.
+/// `cargo test --release -p checkrein dearest -- --ignored --nocapture` prints the times.
+#[test]
+#[ignore = "prints a timing; run it in release mode"]
+fn the_dearest_accepted_evaluations_end() {
+    let texts = [
+        "args.all(x, x > 0)",
+        "args.all(x, args.all(y, x == x && y == y))",
+        "size(args.map(x, args)) > 0",
+        "size(args.filter(x, args.exists(y, y == x + 1))) >= 0",
+        "args.map(x, args + args)[0] == args",
+        "size(args.map(x, user + user)) > 0",
+        "args.all(x, user.matches('^(a|b)*$') || true)",
+        "args.all(x, !(user + 'a').contains(user + 'b'))",
+    ];
+    for text in texts {
+        let expression = Expression::compile(text, &VARIABLES).unwrap();
+        let bound = expression.general.list_bound.min(9_000);
+        let list = Value::Array((0..bound).map(|item| Value::Int(item as i64 + 1)).collect());
+        let text_argument = "ab".repeat(bound as usize * bounds::TEXT_BYTES_PER_ITEM / 2);
+        let slots = [Operand::from(&list), Operand::Int(1), Operand::Text(&text_argument), Operand::Missing];
+        let start = std::time::Instant::now();
+        let result = expression.test(&JsonScope { slots: &slots });
+        let elapsed = start.elapsed();
+        println!("{elapsed:>12.1?} over {bound:>5} items  {text}  {:?}", result.map_err(|error| error.code));
+        assert!(elapsed.as_secs() < 10, "{text}");
+    }
+}
