@@ -4,9 +4,9 @@ __version__: str
 
 # --- checkrein.auditgate ---
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, final
 
 from typing_extensions import disjoint_base
 

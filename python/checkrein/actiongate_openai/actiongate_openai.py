@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import Any, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal
 
-from checkrein._native import ActionEngine as NativeActionEngine
-from checkrein._native import BudgetEngine as NativeBudgetEngine
 from checkrein._native import RunnerAdmitted, RunnerTool, ToolRunner, decide_together
 from checkrein._native import RunnerResult as GateResult
 from checkrein.actiongate import Engine as ActionEngine
@@ -21,8 +20,10 @@ from checkrein.auditgate import AuditPolicy, Trail
 from checkrein.auditgate import Engine as AuditEngine
 from checkrein.budgetgate import Budget, Ledger
 from checkrein.budgetgate import Engine as BudgetEngine
-from checkrein.rulegate import Engine as RuleEngine
-from checkrein.rulegate import Rule, Ruleset
+
+if TYPE_CHECKING:
+    from checkrein.rulegate import Engine as RuleEngine
+    from checkrein.rulegate import Rule, Ruleset
 
 __all__ = ["GateResult", "GatedToolRunner", "ToolGate", "ToolRegistration"]
 
@@ -131,9 +132,8 @@ class ToolGate(ToolRunner):
         """Whether rate and budget can be decided in one native step."""
         action = self._ag if made.gate is not None else None
         budget = self._bg if made.ledger is not None else None
-        ours = _is_plain(action, ActionEngine, NativeActionEngine) and _is_plain(
-            budget, BudgetEngine, NativeBudgetEngine
-        )
+        # A subclass may have a `check` of its own, which must be heard.
+        ours = type(action) in (NoneType, ActionEngine) and type(budget) in (NoneType, BudgetEngine)
         return ours and decide_together(action, budget)
 
     # Calls
@@ -235,11 +235,6 @@ class ToolGate(ToolRunner):
 
 
 GatedToolRunner = ToolGate
-
-
-def _is_plain(engine: object, ours: type, native: type) -> bool:
-    """Whether an engine decides as ours does: a subclass may have a `check` of its own, which must be heard."""
-    return engine is None or (type(engine) is ours and isinstance(engine, native))
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

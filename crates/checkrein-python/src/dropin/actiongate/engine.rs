@@ -104,6 +104,18 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// The same gate and policy at another time.
+    pub(crate) fn at(&self, py: Python<'_>, now: &Now) -> Option<Self> {
+        Some(Self {
+            policy: self.policy.clone_ref(py),
+            limits: self.limits,
+            slot: Arc::clone(&self.slot),
+            stamp: now.stamp?,
+            whole: now.whole,
+            domain: self.domain,
+        })
+    }
+
     /// Runs `decide` on the gate's calls; `None` when they were cleared meanwhile: prepare again.
     pub(crate) fn with<T>(&self, decide: impl FnOnce(&mut Admission<'_>) -> T) -> Option<T> {
         let limits = &self.limits;

@@ -131,6 +131,17 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// The same ledger, budget and amount at another time.
+    pub(crate) fn at(&self, py: Python<'_>, now: &Now) -> Option<Self> {
+        Some(Self {
+            budget: self.budget.clone_ref(py),
+            limits: self.limits,
+            slot: Arc::clone(&self.slot),
+            amount: self.amount,
+            moment: Moment { nanos: now.stamp?, domain: self.moment.domain },
+        })
+    }
+
     /// Runs `decide` on the ledger's spend; `None` when it was cleared meanwhile: prepare again.
     pub(crate) fn with<T>(&self, decide: impl FnOnce(&mut Admission<'_>) -> T) -> Option<T> {
         self.slot.with(self.moment.domain, |spend| {

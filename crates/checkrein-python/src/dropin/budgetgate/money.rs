@@ -3,6 +3,8 @@
 //! The shared meters count 10^-12; what a `Decimal` has beyond (a third of a cent has 28 places) is kept beside it as
 //! a whole number of 10^-38, so that sums stay exact. The places shown to the user are kept apart from the value.
 
+use std::fmt::Write as _;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
@@ -15,8 +17,6 @@ const PICO: i128 = 10_i128.pow(PICO_PLACES as u32);
 const FINE: i128 = 10_i128.pow(FINE_PLACES as u32);
 /// Decimal places that are kept.
 const PLACES: usize = PICO_PLACES + FINE_PLACES;
-/// Sums below this many whole units print all their digits in any decimal context of 28 digits.
-const PLAIN_WHOLE: i128 = 10_i128.pow(15);
 /// Longer exponents are refused before any digit is written out.
 const LONGEST: i64 = 10_000;
 
@@ -37,12 +37,25 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// What `str` says of it as a `Decimal`, where that needs neither an exponent nor rounding.
+    /// What `str` says of it as a `Decimal`, where that needs no exponent, no rounding and no more places than written.
     pub(crate) fn plain_text(self) -> Option<String> {
-        let fits = self.places <= 6 && self.money.fine == 0 && self.money.pico < PICO * PLAIN_WHOLE;
-        let text = fits.then(|| self.money.to_text(self.places))?;
-        // More places than written: a sum that keeps what its parts had.
-        (text.len() <= 6 + 1 + 15).then_some(text)
+        if self.places > 6 || self.money.fine != 0 {
+            return None;
+        }
+        // Below 2^64 pico (some 18 million) the arithmetic is that of the machine.
+        let pico = u64::try_from(self.money.pico).ok()?;
+        let places = u32::from(self.places);
+        let (unit, below) = (10_u64.pow(places), 10_u64.pow(PICO_PLACES as u32 - places));
+        if pico % below != 0 {
+            return None;
+        }
+        let (whole, fraction) = (pico / below / unit, pico / below % unit);
+        if places == 0 {
+            return Some(whole.to_string());
+        }
+        let mut text = String::with_capacity(28);
+        let _ = write!(text, "{whole}.{fraction:0width$}", width = usize::from(self.places));
+        Some(text)
     }
 
     /// What is left of this budget after `spent`, as a decision prints it.

@@ -15,10 +15,9 @@ use super::super::auditgate::{
     AppendError, DetailSource, Opened, Opening, push_integer, push_seconds, snapshot,
 };
 use super::super::budgetgate::{Judged as SpendRefusal, Prepared as PreparedSpend, Verdict as SpendVerdict};
-use super::super::common::clock::Now;
 use super::audit::Trailed;
 use super::result::{Admitted, GateResult, Reached, Reply};
-use super::tool::{Rate, Spend, Tool};
+use super::tool::Tool;
 use super::{Entry, ToolRunner};
 
 /// After so many changes under our eyes the newest allowing verdict is taken as it is.
@@ -73,7 +72,7 @@ pub(super) fn admit<'py>(
     let mut attempt = 0;
     loop {
         let rate = match (&tool.rate, &rate_now) {
-            (Some(rate), Some(now)) => match prepare_rate(py, rate, now)? {
+            (Some(rate), Some(now)) => match rate.prepare(py, now, attempt > 0)? {
                 Some(prepared) => Some(prepared),
                 // A time that is no time: the engine has words for it.
                 None => return call.admit_apart(),
@@ -81,7 +80,7 @@ pub(super) fn admit<'py>(
             _ => None,
         };
         let spend = match (&tool.spend, &spend_now) {
-            (Some(spend), Some(now)) => match prepare_spend(py, spend, now)? {
+            (Some(spend), Some(now)) => match spend.prepare(py, now, attempt > 0)? {
                 Some(prepared) => Some(prepared),
                 None => return call.admit_apart(),
             },
@@ -92,19 +91,6 @@ pub(super) fn admit<'py>(
             return Ok(entry);
         }
     }
-}
-
-fn prepare_rate(py: Python<'_>, rate: &Rate, now: &Now) -> PyResult<Option<PreparedRate>> {
-    rate.engine.get().prepare(rate.gate.bind(py), Some(rate.policy.bind(py)), now)
-}
-
-fn prepare_spend(
-    py: Python<'_>,
-    spend: &Spend,
-    now: &Now,
-) -> PyResult<Option<Result<PreparedSpend, SpendRefusal>>> {
-    let (cost, budget) = (spend.cost.bind(py), spend.budget.bind(py));
-    spend.engine.get().prepare(spend.ledger.bind(py), cost, Some(budget), now)
 }
 
 /// Looks at both meters without taking anything; `None` when a record was cleared meanwhile.

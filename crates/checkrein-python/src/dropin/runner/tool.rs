@@ -1,12 +1,17 @@
 //! A registered tool: its function and the gates it must pass.
 
+use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::super::actiongate::ActionEngine;
+use super::super::actiongate::{ActionEngine, Prepared as PreparedRate};
 use super::super::auditgate::canonical_text;
-use super::super::budgetgate::{BudgetEngine, Verdict as SpendVerdict, Written, read_amount};
+use super::super::budgetgate::{
+    BudgetEngine, Judged as SpendRefusal, Prepared as PreparedSpend, Verdict as SpendVerdict, Written,
+    read_amount,
+};
+use super::super::common::clock::Now;
 use super::audit::Trailed;
 
 /// A rate limit to pass.
@@ -16,6 +21,23 @@ pub(super) struct Rate {
     pub(super) policy: Py<PyAny>,
     /// The gate's text as JSON.
     pub(super) json: Box<[u8]>,
+    /// What the last call prepared; good for as long as its record is not cleared away.
+    last: Mutex<Option<PreparedRate>>,
+}
+
+impl Rate {
+    /// Finds what a decision needs, `again` if what was found before is out of date.
+    pub(super) fn prepare(&self, py: Python<'_>, now: &Now, again: bool) -> PyResult<Option<PreparedRate>> {
+        let known = self.last.lock().as_ref().filter(|_| !again).and_then(|last| last.at(py, now));
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self.engine.get().prepare(self.gate.bind(py), Some(self.policy.bind(py)), now)?;
+        let kept = found.as_ref().and_then(|found| found.at(py, now));
+        let old = std::mem::replace(&mut *self.last.lock(), kept);
+        drop(old);
+        Ok(found)
+    }
 }
 
 /// A budget to charge.
@@ -28,6 +50,29 @@ pub(super) struct Spend {
     pub(super) json: Box<[u8]>,
     /// The amounts as numbers, where they have a plain form.
     pub(super) plain: Option<Plain>,
+    /// What the last call prepared; good for as long as its record is not cleared away.
+    last: Mutex<Option<PreparedSpend>>,
+}
+
+impl Spend {
+    /// Finds what a decision needs, `again` if what was found before is out of date.
+    pub(super) fn prepare(
+        &self,
+        py: Python<'_>,
+        now: &Now,
+        again: bool,
+    ) -> PyResult<Option<Result<PreparedSpend, SpendRefusal>>> {
+        let known = self.last.lock().as_ref().filter(|_| !again).and_then(|last| last.at(py, now));
+        if let Some(known) = known {
+            return Ok(Some(Ok(known)));
+        }
+        let (cost, budget) = (self.cost.bind(py), self.budget.bind(py));
+        let found = self.engine.get().prepare(self.ledger.bind(py), cost, Some(budget), now)?;
+        let kept = found.as_ref().and_then(|found| found.as_ref().ok()?.at(py, now));
+        let old = std::mem::replace(&mut *self.last.lock(), kept);
+        drop(old);
+        Ok(found)
+    }
 }
 
 /// A cost and a budget whose amounts print without an exponent.
@@ -99,12 +144,12 @@ impl Tool {
     ) -> PyResult<Self> {
         let rate = rate.map(|(engine, gate, policy)| -> PyResult<_> {
             let json = text_as_json(&gate, py)?;
-            Ok(Rate { engine, gate, policy, json })
+            Ok(Rate { engine, gate, policy, json, last: Mutex::default() })
         });
         let spend = spend.map(|(engine, ledger, budget, cost)| -> PyResult<_> {
             let json = text_as_json(&ledger, py)?;
             let plain = Plain::read(py, &budget, &cost)?;
-            Ok(Spend { engine, ledger, budget, cost, json, plain })
+            Ok(Spend { engine, ledger, budget, cost, json, plain, last: Mutex::default() })
         });
         Ok(Self {
             registration,
