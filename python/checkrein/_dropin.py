@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,9 +23,10 @@ def native(implementation: type) -> Callable[[type[_C]], type[_C]]:
             "__dataclass_fields__": described.__dict__["__dataclass_fields__"],
             "__dataclass_params__": described.__dict__["__dataclass_params__"],
             "__match_args__": tuple(field.name for field in fields),
-            "__annotations__": dict(described.__dict__.get("__annotations__", {})),
+            "__annotations__": inspect.get_annotations(described),
             "__slots__": tuple(field.name for field in fields),
             "__doc__": described.__doc__,
+            "__signature__": inspect.signature(described),
         }
         if hasattr(dataclasses, "_replace"):
             attributes["__replace__"] = dataclasses._replace

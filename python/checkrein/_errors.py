@@ -9,7 +9,9 @@ class StoreUnavailable(NotImplementedError):
     code = "store_unavailable"
 
     def __init__(self, store: str) -> None:
-        super().__init__(f"{store} comes with the Redis store, which this release does not have; use MemoryStore")
+        super().__init__(
+            f"{store} comes with the Redis store, which this release does not have; use MemoryStore"
+        )
         self.store = store
 
     def __reduce__(self) -> tuple[type[StoreUnavailable], tuple[str]]:

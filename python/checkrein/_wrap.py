@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -20,10 +20,10 @@ _GENERIC = ("*args, **kwargs", "*args, **kwargs")
 def wrap(
     function: Callable[..., Any],
     body: str,
+    names: Mapping[str, Any],
     *,
     is_async: bool = False,
     as_called: bool = False,
-    **names: Any,
 ) -> Any:
     """Compile a wrapper of `function`.
 
@@ -52,8 +52,10 @@ def _signature(function: Callable[..., Any]) -> tuple[str, str]:
     positional, keywords = code.co_argcount, code.co_kwonlyargcount
     plain, only = names[:positional], names[positional : positional + keywords]
     rest = list(names[positional + keywords :])
-    parameters = [f"{name}={_PREFIX}default" if i >= positional - len(function.__defaults__ or ()) else name
-                  for i, name in enumerate(plain)]
+    parameters = [
+        f"{name}={_PREFIX}default" if i >= positional - len(function.__defaults__ or ()) else name
+        for i, name in enumerate(plain)
+    ]
     if code.co_posonlyargcount:
         parameters.insert(code.co_posonlyargcount, "/")
     arguments = list(plain)

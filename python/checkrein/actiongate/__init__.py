@@ -1,11 +1,11 @@
 """Rate limits and cooldowns: a drop-in for the package of the same name, on Checkrein's native meters.
 
-    from checkrein.actiongate import Engine, Gate, Policy, Blocked
+from checkrein.actiongate import Engine, Gate, Policy, Blocked
 
-    engine = Engine()
+engine = Engine()
 
-    @engine.guard(Gate("api", "search", "user:123"), Policy(max_calls=5, window=60))
-    def search(query: str) -> list[str]: ...
+@engine.guard(Gate("api", "search", "user:123"), Policy(max_calls=5, window=60))
+def search(query: str) -> list[str]: ...
 """
 
 from __future__ import annotations

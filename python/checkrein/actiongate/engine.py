@@ -84,18 +84,16 @@ class Engine(_native.ActionGateEngine):
         """Forget all calls."""
         self._store.clear_all()
 
-    def guard(
-        self, gate: Gate, policy: Policy | None = None
-    ) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    def guard(self, gate: Gate, policy: Policy | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
         """Decorator: raise `Blocked` instead of calling when the gate is closed, in SOFT mode too."""
         self._remember(gate, policy)
 
         def decorate(function: Callable[P, T]) -> Callable[P, T]:
             if self._overrides("check"):
                 body = "d = $check($gate)\nif d.blocked: raise $blocked(d)\nreturn CALL"
-                return wrap(function, body, check=self.check, gate=gate, blocked=Blocked)  # type: ignore[no-any-return]
+                return wrap(function, body, {"check": self.check, "gate": gate, "blocked": Blocked})  # type: ignore[no-any-return]
             admit = _native.ActionGateGuard(self, gate).admit
-            return wrap(function, "$admit()\nreturn CALL", admit=admit)  # type: ignore[no-any-return]
+            return wrap(function, "$admit()\nreturn CALL", {"admit": admit})  # type: ignore[no-any-return]
 
         return decorate
 
@@ -109,9 +107,9 @@ class Engine(_native.ActionGateEngine):
             body = "d = $check()\nif d.blocked: return $result(d)\nreturn $result(d, CALL)"
             if self._overrides("check"):
                 body = body.replace("$check()", "$check($gate)")
-                return wrap(function, body, check=self.check, gate=gate, result=Result)  # type: ignore[no-any-return]
+                return wrap(function, body, {"check": self.check, "gate": gate, "result": Result})  # type: ignore[no-any-return]
             check = _native.ActionGateGuard(self, gate).check
-            return wrap(function, body, check=check, result=Result)  # type: ignore[no-any-return]
+            return wrap(function, body, {"check": check, "result": Result})  # type: ignore[no-any-return]
 
         return decorate
 
@@ -149,10 +147,10 @@ class Engine(_native.ActionGateEngine):
             if self._async_is_native and not self._overrides("async_check"):
                 admit = _native.ActionGateGuard(self, gate).admit_async
                 body = "$admit()\nreturn await CALL"
-                return wrap(function, body, is_async=True, admit=admit)  # type: ignore[no-any-return]
+                return wrap(function, body, {"admit": admit}, is_async=True)  # type: ignore[no-any-return]
             body = "d = await $check($gate)\nif d.blocked: raise $blocked(d)\nreturn await CALL"
             return wrap(  # type: ignore[no-any-return]
-                function, body, is_async=True, check=self.async_check, gate=gate, blocked=Blocked
+                function, body, {"check": self.async_check, "gate": gate, "blocked": Blocked}, is_async=True
             )
 
         return decorate
@@ -166,7 +164,7 @@ class Engine(_native.ActionGateEngine):
         def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[Result[T]]]:
             body = "d = await $check($gate)\nif d.blocked: return $result(d)\nreturn $result(d, await CALL)"
             return wrap(  # type: ignore[no-any-return]
-                function, body, is_async=True, check=self.async_check, gate=gate, result=Result
+                function, body, {"check": self.async_check, "gate": gate, "result": Result}, is_async=True
             )
 
         return decorate

@@ -26,7 +26,9 @@ class Store(Protocol):
 class AsyncStore(Protocol):
     """The same, awaited."""
 
-    async def check_and_reserve(self, gate: Gate, now: float, policy: Policy) -> tuple[int, bool, float | None]:
+    async def check_and_reserve(
+        self, gate: Gate, now: float, policy: Policy
+    ) -> tuple[int, bool, float | None]:
         """Decide and, when allowed, count, in one atomic step."""
 
     async def clear(self, gate: Gate) -> None:

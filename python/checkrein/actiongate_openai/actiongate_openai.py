@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from checkrein._native import RunnerAdmitted, RunnerTool, ToolRunner, decide_together
 from checkrein._native import RunnerResult as GateResult
+from checkrein._native import RunnerTool, ToolRunner, decide_together
 from checkrein.actiongate import Engine as ActionEngine
 from checkrein.actiongate import Gate, Policy
 from checkrein.auditgate import AuditPolicy, Trail
 from checkrein.auditgate import Engine as AuditEngine
 from checkrein.budgetgate import Budget, Ledger
 from checkrein.budgetgate import Engine as BudgetEngine
-
-if TYPE_CHECKING:
-    from checkrein.rulegate import Engine as RuleEngine
-    from checkrein.rulegate import Rule, Ruleset
+from checkrein.rulegate import Engine as RuleEngine
+from checkrein.rulegate import Rule, Ruleset
 
 __all__ = ["GateResult", "GatedToolRunner", "ToolGate", "ToolRegistration"]
 
@@ -96,23 +94,26 @@ class ToolGate(ToolRunner):
         Raises ValueError for a gate without its policy, its counterpart or its engine: a gate that was asked for
         must never be left out quietly.
         """
-        made = ToolRegistration(
-            fn, gate, policy, ledger, budget, cost, rule, ruleset, trail, audit_policy
-        )
+        made = ToolRegistration(fn, gate, policy, ledger, budget, cost, rule, ruleset, trail, audit_policy)
         self._refuse_incomplete(name, made)
         if not callable(fn):
             raise TypeError(f"Tool '{name}': fn must be callable, got {type(fn).__name__}")
         together = self._together(made)
         rate = (self._ag, gate, policy) if together and gate is not None else None
         spend = (self._bg, ledger, budget, cost) if together and ledger is not None else None
-        rules = (self._rg, rule, ruleset) if rule is not None else None
+        rules = (self._rg, rule, ruleset, type(self._rg) is RuleEngine) if rule is not None else None
         audit = (self._audit, trail, audit_policy, self._outcomes) if trail is not None else None
         self._add(name, RunnerTool(made, fn, _is_async(fn), together, rate, spend, rules, audit))
 
     def _refuse_incomplete(self, name: str, made: ToolRegistration) -> None:
         pairs = [
             ("gate", made.gate is not None, "policy", made.policy is not None),
-            ("ledger", made.ledger is not None, "budget and cost", not (made.budget is None or made.cost is None)),
+            (
+                "ledger",
+                made.ledger is not None,
+                "budget and cost",
+                not (made.budget is None or made.cost is None),
+            ),
             ("rule", made.rule is not None, "ruleset", made.ruleset is not None),
             ("policy", made.policy is not None, "gate", made.gate is not None),
             ("budget", made.budget is not None, "ledger", made.ledger is not None),

@@ -1,12 +1,12 @@
 """Spend limits: a drop-in for the package of the same name, on Checkrein's native meters.
 
-    from decimal import Decimal
-    from checkrein.budgetgate import Engine, Ledger, Budget, BudgetExceededError
+from decimal import Decimal
+from checkrein.budgetgate import Engine, Ledger, Budget, BudgetExceededError
 
-    engine = Engine()
+engine = Engine()
 
-    @engine.guard(Ledger("openai", "gpt-4", "user:123"), Budget(Decimal("10.00")), cost=Decimal("0.03"))
-    def ask(prompt: str) -> str: ...
+@engine.guard(Ledger("openai", "gpt-4", "user:123"), Budget(Decimal("10.00")), cost=Decimal("0.03"))
+def ask(prompt: str) -> str: ...
 """
 
 from __future__ import annotations

@@ -91,9 +91,9 @@ class Engine(_native.BudgetGateEngine):
             if self._overrides("check"):
                 body = "d = $check($ledger, $cost)\nif d.blocked: raise $error(d)\nreturn CALL"
                 names = {"check": self.check, "ledger": ledger, "cost": cost, "error": BudgetExceededError}
-                return wrap(function, body, **names)  # type: ignore[no-any-return]
+                return wrap(function, body, names)  # type: ignore[no-any-return]
             admit = _native.BudgetGateGuard(self, ledger, cost).admit
-            return wrap(function, "$admit()\nreturn CALL", admit=admit)  # type: ignore[no-any-return]
+            return wrap(function, "$admit()\nreturn CALL", {"admit": admit})  # type: ignore[no-any-return]
 
         return decorate
 
@@ -108,9 +108,9 @@ class Engine(_native.BudgetGateEngine):
             if self._overrides("check"):
                 body = body.replace("$check()", "$check($ledger, $cost)")
                 names = {"check": self.check, "ledger": ledger, "cost": cost, "result": Result}
-                return wrap(function, body, **names)  # type: ignore[no-any-return]
+                return wrap(function, body, names)  # type: ignore[no-any-return]
             check = _native.BudgetGateGuard(self, ledger, cost).check
-            return wrap(function, body, check=check, result=Result)  # type: ignore[no-any-return]
+            return wrap(function, body, {"check": check, "result": Result})  # type: ignore[no-any-return]
 
         return decorate
 
@@ -128,7 +128,7 @@ class Engine(_native.BudgetGateEngine):
         def decorate(function: Callable[P, T]) -> Callable[P, T]:
             around = Bounded(self, ledger, estimate, actual)
             names = {"open": around.open, "abandon": around.abandon, "settle": around.settle}
-            return wrap(function, _bounded.SYNC_BODY, **names)  # type: ignore[no-any-return]
+            return wrap(function, _bounded.SYNC_BODY, names)  # type: ignore[no-any-return]
 
         return decorate
 
@@ -146,7 +146,7 @@ class Engine(_native.BudgetGateEngine):
         def decorate(function: Callable[P, T]) -> Callable[P, Result[T]]:
             around = Bounded(self, ledger, estimate, actual)
             names = {"reserve": around.reserve, "abandon": around.abandon, "settle": around.settle}
-            return wrap(function, _bounded.SYNC_RESULT_BODY, result=Result, **names)  # type: ignore[no-any-return]
+            return wrap(function, _bounded.SYNC_RESULT_BODY, {**names, "result": Result})  # type: ignore[no-any-return]
 
         return decorate
 
@@ -183,7 +183,8 @@ class Engine(_native.BudgetGateEngine):
             return self._remaining(ledger, budget, True)
         in_force = self.budget_for(ledger) if budget is None else budget
         spent = await self._async_store.get_spend(ledger, self._clock(), in_force.window)
-        return max(Decimal("0"), in_force.max_spend - spent)
+        left: Decimal = in_force.max_spend - spent
+        return max(Decimal("0"), left)
 
     async def async_enforce(self, decision: Decision) -> None:
         """Raise `BudgetExceededError` when the decision is a block and its budget is HARD."""
@@ -207,10 +208,10 @@ class Engine(_native.BudgetGateEngine):
             if self._async_is_native and not self._overrides("async_check"):
                 admit = _native.BudgetGateGuard(self, ledger, cost).admit_async
                 body = "$admit()\nreturn await CALL"
-                return wrap(function, body, is_async=True, admit=admit)  # type: ignore[no-any-return]
+                return wrap(function, body, {"admit": admit}, is_async=True)  # type: ignore[no-any-return]
             body = "d = await $check($ledger, $cost)\nif d.blocked: raise $error(d)\nreturn await CALL"
             names = {"check": self.async_check, "ledger": ledger, "cost": cost, "error": BudgetExceededError}
-            return wrap(function, body, is_async=True, **names)  # type: ignore[no-any-return]
+            return wrap(function, body, names, is_async=True)  # type: ignore[no-any-return]
 
         return decorate
 
@@ -223,7 +224,7 @@ class Engine(_native.BudgetGateEngine):
         def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[Result[T]]]:
             body = "d = await $check($ledger, $cost)\nif d.blocked: return $result(d)\nreturn $result(d, await CALL)"
             names = {"check": self.async_check, "ledger": ledger, "cost": cost, "result": Result}
-            return wrap(function, body, is_async=True, **names)  # type: ignore[no-any-return]
+            return wrap(function, body, names, is_async=True)  # type: ignore[no-any-return]
 
         return decorate
 
@@ -240,8 +241,12 @@ class Engine(_native.BudgetGateEngine):
 
         def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
             around = Bounded(self, ledger, estimate, actual)
-            names = {"open": around.open_async, "abandon": around.abandon_async, "settle": around.settle_async}
-            return wrap(function, _bounded.ASYNC_BODY, is_async=True, **names)  # type: ignore[no-any-return]
+            names = {
+                "open": around.open_async,
+                "abandon": around.abandon_async,
+                "settle": around.settle_async,
+            }
+            return wrap(function, _bounded.ASYNC_BODY, names, is_async=True)  # type: ignore[no-any-return]
 
         return decorate
 
@@ -264,7 +269,7 @@ class Engine(_native.BudgetGateEngine):
                 "settle": around.settle_async,
                 "result": Result,
             }
-            return wrap(function, _bounded.ASYNC_RESULT_BODY, is_async=True, **names)  # type: ignore[no-any-return]
+            return wrap(function, _bounded.ASYNC_RESULT_BODY, names, is_async=True)  # type: ignore[no-any-return]
 
         return decorate
 

@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from runner_kit import GATE, LEDGER, TRAIL, Bench
 
 from checkrein import actiongate, auditgate, budgetgate, rulegate
 from checkrein.auditgate import AuditPolicy, IntegrityMode, verify_chain
-from runner_kit import GATE, LEDGER, TRAIL, Bench
 
 
 @pytest.fixture
@@ -258,11 +258,14 @@ class DeadAudit(auditgate.MemoryStore):
         raise OSError("audit disk")
 
 
-@pytest.mark.parametrize("engine", [
-    lambda: auditgate.Engine(store=DeadAudit()),
-    lambda: auditgate.Engine(wall_clock_fn=lambda: 1 / 0),  # type: ignore[arg-type,return-value]
-    lambda: auditgate.Engine(clock=lambda: 1 / 0),
-])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        lambda: auditgate.Engine(store=DeadAudit()),
+        lambda: auditgate.Engine(wall_clock_fn=lambda: 1 / 0),  # type: ignore[arg-type,return-value]
+        lambda: auditgate.Engine(clock=lambda: 1 / 0),
+    ],
+)
 def test_what_cannot_be_recorded_does_not_run(engine: Callable[[], auditgate.Engine]) -> None:
     bench = Bench(audit=engine())
     bench.register()

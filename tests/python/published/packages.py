@@ -26,6 +26,8 @@ class Published:
     readme_prelude: str = ""
     #: How many Python blocks the README has.
     readme_blocks: int = 0
+    #: Blocks that are no program: position -> why.
+    readme_left_out: dict[int, str] = field(default_factory=dict)
 
 
 DATABASE = """
@@ -35,7 +37,88 @@ from auditgate import *
 db = Bag(search=lambda query: [query])
 """
 
+LIMITS = """
+import logging
+from types import SimpleNamespace as Bag
+from actiongate import *
+api = Bag(search=lambda query: [query])
+logger = logging.getLogger("readme")
+namespace = action = principal = "readme"
+"""
+
+SPEND = """
+from decimal import Decimal
+from types import SimpleNamespace as Bag
+import actiongate
+from actiongate import Gate, Policy
+from budgetgate import *
+openai = Bag(chat=lambda prompt: prompt, embed=lambda text: [0.5])
+namespace = resource = principal = "readme"
+ledger, budget = Ledger("readme", "tokens"), Budget(Decimal("1.00"))
+actiongate_engine, budgetgate_engine = actiongate.Engine(), Engine()
+decision = budgetgate_engine.check(ledger, Decimal("0.25"), budget)
+Response = object
+"""
+
+RULES = """
+import logging
+from decimal import Decimal
+from types import SimpleNamespace as Bag
+import actiongate, budgetgate
+from actiongate import Gate, Policy
+from budgetgate import Budget, Ledger
+from rulegate import *
+api = Bag(search=lambda query: [query])
+logger = logging.getLogger("readme")
+namespace = action = principal = "readme"
+no_pii = business_hours = lambda ctx: True
+rule, ruleset = Rule("readme", "rule"), Ruleset((no_pii,))
+actiongate_engine, budgetgate_engine, rulegate_engine = actiongate.Engine(), budgetgate.Engine(), Engine()
+decision = rulegate_engine.check(rule, ruleset)
+"""
+
+TOOLS = """
+from types import SimpleNamespace as Bag
+def search_fn(query):
+    return f"found {query}"
+call = Bag(function=Bag(name="search_web", arguments='{"query": "x"}'))
+response = Bag(choices=[Bag(message=Bag(tool_calls=[call]))])
+"""
+
+FRAGMENT = "two decorators without a function"
+
 PACKAGES = [
+    Published(
+        name="actiongate",
+        version="0.3.0",
+        sha256="a95ef35f99fe9089c60673973ee4185946bdd72fcca58cbc3cf2887f875a9b87",
+        pytest_files=("tests/test_actiongate.py",),
+        pytest_passes=63,
+        scripts={"examples.py": None, "bench/bench.py": None},
+        readme_prelude=LIMITS,
+        readme_blocks=6,
+        readme_left_out={3: FRAGMENT, 4: "needs a Redis server, and the store that comes with one"},
+    ),
+    Published(
+        name="budgetgate",
+        version="0.3.1",
+        sha256="c0f2e08450f2ced988eb8ea9c921a785632ea1b5848ebcb224634943c77ac64d",
+        pytest_files=("tests/test_async.py",),
+        pytest_passes=17,
+        scripts={"tests/test_store.py": 12, "bench/bench.py": None},
+        readme_prelude=SPEND,
+        readme_blocks=8,
+    ),
+    Published(
+        name="rulegate",
+        version="0.3.0",
+        sha256="0ed13899cd650d19e0222aa31d574f7e53c1b84fe4097e5c2ccec73b1e38ffa8",
+        pytest_files=("tests/test_rulegate.py", "tests/test_async.py"),
+        pytest_passes=86,
+        readme_prelude=RULES,
+        readme_blocks=11,
+        readme_left_out={7: FRAGMENT},
+    ),
     Published(
         name="auditgate",
         version="0.3.0",
@@ -50,7 +133,14 @@ PACKAGES = [
             "examples/fail_closed_guarantee.py": None,
         },
         readme_prelude=DATABASE,
-        # Four, as soon as checkrein.actiongate is here: one of them imports it.
-        readme_blocks=0,
+        readme_blocks=4,
+    ),
+    Published(
+        name="actiongate_openai",
+        version="0.2.0",
+        sha256="2088e4dd35c5ffc043bc3bf6a36f1c653be1ea9249c5ee8001a8656bc328d085",
+        scripts={"tests/test_openai.py": 10, "demo.py": None},
+        readme_prelude=TOOLS,
+        readme_blocks=3,
     ),
 ]

@@ -60,10 +60,12 @@ impl<R: Record> Slot<R> {
         Some(decide(&mut cell.record))
     }
 
-    fn retire(&self) {
+    /// Retires the slot. The record comes back, because it may be the last to hold the user's objects: their
+    /// destructors run where no lock is held.
+    fn retire(&self) -> R {
         let mut cell = self.cell.lock();
         cell.retired = true;
-        cell.record = R::default();
+        std::mem::take(&mut cell.record)
     }
 
     /// Retires the slot if nothing in it matters any more.
@@ -130,19 +132,29 @@ impl<R: Record> Table<R> {
     /// Forgets one identity.
     pub(crate) fn clear(&self, key: &[u8]) {
         let removed = self.slots.lock().by_key.remove(key);
-        if let Some(slot) = removed {
-            slot.retire();
-        }
+        let record = removed.map(|slot| slot.retire());
+        drop(record);
     }
 
     /// Forgets every identity. A decision that runs meanwhile belongs wholly before or wholly after.
     pub(crate) fn clear_all(&self) {
         let mut slots = self.slots.lock();
-        let removed = std::mem::take(&mut slots.by_key);
         slots.sweep_at = SWEEP_FROM;
-        for slot in removed.values() {
-            slot.retire();
+        let removed = std::mem::take(&mut slots.by_key);
+        let records: Vec<R> = removed.values().map(|slot| slot.retire()).collect();
+        drop(slots);
+        drop(records);
+    }
+
+    /// Shows every record to a garbage collector that does not wait for locks.
+    pub(crate) fn try_visit<E>(&self, mut look: impl FnMut(&R) -> Result<(), E>) -> Result<(), E> {
+        let Some(slots) = self.slots.try_lock() else { return Ok(()) };
+        for slot in slots.by_key.values() {
+            if let Some(cell) = slot.cell.try_lock() {
+                look(&cell.record)?;
+            }
         }
+        Ok(())
     }
 
     /// How many identities have a record.

@@ -160,7 +160,7 @@ impl AuditEngine {
             let state = slot.state.lock();
             if side == Side::Sync { state.log.clone() } else { state.async_log.clone() }
         };
-        if let Some(known) = known.filter(|_| !fresh) {
+        if let Some(known) = known.filter(|log| !fresh && !log.is_detached()) {
             return Ok(known);
         }
         let log = store.get().log(trail)?;

@@ -103,6 +103,12 @@ impl Now {
         Self { stamp: stamp_of(reading), whole, given: Some(reading.clone().unbind()) }
     }
 
+    /// The same reading again.
+    pub(crate) fn copy(&self, py: Python<'_>) -> Self {
+        let given = self.given.as_ref().map(|given| given.clone_ref(py));
+        Self { stamp: self.stamp, whole: self.whole, given }
+    }
+
     /// The reading as its user gave it, or seconds as a float.
     pub(crate) fn object(&self, py: Python<'_>) -> Py<PyAny> {
         match &self.given {

@@ -42,7 +42,7 @@ impl ResultBase {
 
 frozen_record!(ResultBase {
     #[new]
-    #[pyo3(signature = (decision, _value=Given::Nothing), text_signature = "(decision, _value=MISSING)")]
+    #[pyo3(signature = (decision, _value=Given::Nothing), text_signature = "(decision, _value=...)")]
     #[classmethod]
     fn new(
         class: &Bound<'_, pyo3::types::PyType>,

@@ -12,9 +12,11 @@ use pyo3::types::PyDict;
 
 use super::super::actiongate::{Prepared as PreparedRate, Verdict as RateVerdict};
 use super::super::auditgate::{
-    AppendError, DetailSource, Opened, Opening, push_integer, push_seconds, snapshot,
+    AppendError, DetailSource, Opened, Opening, push_integer, push_seconds, snapshot, write_canonical,
 };
 use super::super::budgetgate::{Judged as SpendRefusal, Prepared as PreparedSpend, Verdict as SpendVerdict};
+use super::super::common::clock::Now;
+use super::super::rulegate::Decision as RuleDecision;
 use super::audit::Trailed;
 use super::result::{Admitted, GateResult, Reached, Reply};
 use super::tool::Tool;
@@ -30,9 +32,16 @@ struct Call<'a, 'py> {
     tool: Bound<'py, Tool>,
     arguments: Bound<'py, PyDict>,
     /// The decision of the rules, once they were asked.
-    ruled: Option<Py<PyAny>>,
+    ruled: Option<Ruled>,
     /// Whether the audit log has had its say: recorded in the user's own store, or left out as its policy allows.
     audited: bool,
+}
+
+/// What the rules decided.
+struct Ruled {
+    decision: Py<PyAny>,
+    /// What our own engine still has to announce and record.
+    unannounced: Option<(Now, Py<RuleDecision>)>,
 }
 
 /// What the meters would say.
@@ -229,17 +238,27 @@ impl<'py> Call<'_, 'py> {
     fn ask_rules(&mut self, reached: &mut Reached) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = self.py();
         let Some(rules) = &self.tool.get().rules else { return Ok(None) };
-        let decision = match &self.ruled {
-            Some(decision) => decision.bind(py).clone(),
-            None => {
-                let named = PyDict::new(py);
-                named.set_item(pyo3::intern!(py, "kwargs"), snapshot(self.arguments.as_any())?)?;
-                let subject = (&rules.rule, &rules.ruleset);
-                rules.engine.bind(py).call_method(pyo3::intern!(py, "check"), subject, Some(&named))?
-            }
-        };
-        self.ruled = Some(decision.clone().unbind());
-        reached.rules = Some(decision.clone().unbind());
+        if self.ruled.is_none() {
+            let (rule, ruleset) = (rules.rule.bind(py), rules.ruleset.bind(py));
+            self.ruled = Some(match &rules.native {
+                // Our own engine copies the arguments for each predicate.
+                Some(engine) => {
+                    let (now, decision) = engine.get().ask_about(rule, ruleset, self.arguments.as_any())?;
+                    let unannounced = Some((now, decision.clone().unbind()));
+                    Ruled { decision: decision.into_any().unbind(), unannounced }
+                }
+                None => {
+                    let named = PyDict::new(py);
+                    named.set_item(pyo3::intern!(py, "kwargs"), snapshot(self.arguments.as_any())?)?;
+                    let check = pyo3::intern!(py, "check");
+                    let decision = rules.engine.bind(py).call_method(check, (rule, ruleset), Some(&named))?;
+                    Ruled { decision: decision.unbind(), unannounced: None }
+                }
+            });
+        }
+        let Some(ruled) = &self.ruled else { return Ok(None) };
+        let decision = ruled.decision.bind(py);
+        reached.rules = Some(ruled.decision.clone_ref(py));
         if decision.is_truthy()? { Ok(None) } else { decision.getattr("message").map(Some) }
     }
 
@@ -281,7 +300,7 @@ impl<'py> Call<'_, 'py> {
         }
     }
 
-    /// Tells the listeners of rate and budget what was decided; those of the rules have heard it.
+    /// Tells the listeners what was decided, in the order of the gates.
     fn announce(&self, reached: &Reached) -> PyResult<()> {
         let py = self.py();
         let tool = self.tool.get();
@@ -290,6 +309,13 @@ impl<'py> Call<'_, 'py> {
         }
         if let (Some(spend), Some(Reply::Native(decision))) = (&tool.spend, &reached.spend) {
             spend.engine.get().announce_to_listeners(decision.bind(py).as_any())?;
+        }
+        let ruled = self.ruled.as_ref().filter(|_| reached.rules.is_some());
+        if let (Some(rules), Some((now, decision))) =
+            (&tool.rules, ruled.and_then(|ruled| ruled.unannounced.as_ref()))
+            && let Some(engine) = &rules.native
+        {
+            engine.get().conclude_asked(rules.rule.bind(py), now, decision.bind(py))?;
         }
         Ok(())
     }
@@ -406,26 +432,33 @@ fn write_detail(
         }
         out.extend_from_slice(b"\"budgetgate\":{\"ledger\":");
         out.extend_from_slice(&spend.json);
-        for (key, text) in [
-            ("message\":null,\"reason\":null,\"remaining", remaining.as_str()),
-            ("requested", plain.cost.as_str()),
-            ("schema_version\":\"0.2.2\",\"spent_in_window", spent.as_str()),
-            ("status", "ALLOW"),
-        ] {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(key.as_bytes());
-            out.extend_from_slice(b"\":\"");
-            out.extend_from_slice(text.as_bytes());
-            out.push(b'"');
-        }
+        out.extend_from_slice(b",\"message\":null,\"reason\":null,\"remaining\":\"");
+        out.extend_from_slice(remaining.as_bytes());
+        out.extend_from_slice(b"\",\"requested\":");
+        out.extend_from_slice(&plain.requested);
+        out.extend_from_slice(b",\"schema_version\":\"0.2.2\",\"spent_in_window\":\"");
+        out.extend_from_slice(spent.as_bytes());
+        out.extend_from_slice(b"\",\"status\":\"ALLOW\"");
         out.push(b'}');
     }
-    if let Some(decision) = &reached.rules {
+    if let (Some(rules), Some(decision)) = (&tool.rules, &reached.rules) {
         if out.len() > 1 {
             out.push(b',');
         }
         out.extend_from_slice(b"\"rulegate\":");
-        super::super::auditgate::write_canonical(out, &decision.bind(py).call_method0("to_dict")?)?;
+        let native = decision.bind(py).cast_exact::<RuleDecision>().ok();
+        match native.and_then(|decision| decision.get().asked_and_allowed()) {
+            Some(asked) => {
+                out.extend_from_slice(b"{\"evaluated_count\":");
+                push_integer(out, i64::try_from(asked).unwrap_or(i64::MAX));
+                out.extend_from_slice(b",\"message\":null,\"reason\":null,\"rule\":");
+                out.extend_from_slice(&rules.json);
+                out.extend_from_slice(
+                    b",\"schema_version\":\"0.2.2\",\"status\":\"ALLOW\",\"violated_rules\":[]}",
+                );
+            }
+            None => write_canonical(out, &decision.bind(py).call_method0("to_dict")?)?,
+        }
     }
     out.push(b'}');
     Ok(true)

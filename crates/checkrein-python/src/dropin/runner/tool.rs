@@ -12,6 +12,7 @@ use super::super::budgetgate::{
     read_amount,
 };
 use super::super::common::clock::Now;
+use super::super::rulegate::RuleEngine;
 use super::audit::Trailed;
 
 /// A rate limit to pass.
@@ -75,20 +76,17 @@ impl Spend {
     }
 }
 
-/// A cost and a budget whose amounts print without an exponent.
+/// What a decision on a budget prints, known before it is decided.
 pub(super) struct Plain {
-    pub(super) cost: String,
+    /// The cost's text as JSON.
+    pub(super) requested: Box<[u8]>,
     max_spend: Written,
 }
 
 impl Plain {
     fn read(py: Python<'_>, budget: &Py<PyAny>, cost: &Py<PyAny>) -> PyResult<Option<Self>> {
-        let max_spend = read_amount(&budget.bind(py).getattr("max_spend")?)?.ok();
-        let cost = read_amount(cost.bind(py))?.ok();
-        Ok(match (max_spend, cost.and_then(Written::plain_text)) {
-            (Some(max_spend), Some(cost)) => Some(Self { cost, max_spend }),
-            _ => None,
-        })
+        let Ok(max_spend) = read_amount(&budget.bind(py).getattr("max_spend")?)? else { return Ok(None) };
+        Ok(Some(Self { requested: text_as_json(cost, py)?, max_spend }))
     }
 
     /// What is spent and what remains, as a decision prints them.
@@ -100,8 +98,12 @@ impl Plain {
 /// Rules to satisfy.
 pub(super) struct Rules {
     pub(super) engine: Py<PyAny>,
+    /// The same engine, when it is ours and its `check` is our own.
+    pub(super) native: Option<Py<RuleEngine>>,
     pub(super) rule: Py<PyAny>,
     pub(super) ruleset: Py<PyAny>,
+    /// The rule's text as JSON.
+    pub(super) json: Box<[u8]>,
 }
 
 /// A tool as the runner needs it.
@@ -124,7 +126,7 @@ fn text_as_json(object: &Py<PyAny>, py: Python<'_>) -> PyResult<Box<[u8]>> {
 
 type RateStep = (Py<ActionEngine>, Py<PyAny>, Py<PyAny>);
 type SpendStep = (Py<BudgetEngine>, Py<PyAny>, Py<PyAny>, Py<PyAny>);
-type RulesStep = (Py<PyAny>, Py<PyAny>, Py<PyAny>);
+type RulesStep = (Py<PyAny>, Py<PyAny>, Py<PyAny>, bool);
 
 #[pymethods]
 impl Tool {
@@ -151,6 +153,12 @@ impl Tool {
             let plain = Plain::read(py, &budget, &cost)?;
             Ok(Spend { engine, ledger, budget, cost, json, plain, last: Mutex::default() })
         });
+        let rules = rules.map(|(engine, rule, ruleset, ours)| -> PyResult<_> {
+            let native = engine.bind(py).cast::<RuleEngine>().ok().filter(|_| ours);
+            let native = native.map(|engine| engine.clone().unbind());
+            let json = text_as_json(&rule, py)?;
+            Ok(Rules { engine, native, rule, ruleset, json })
+        });
         Ok(Self {
             registration,
             function,
@@ -158,7 +166,7 @@ impl Tool {
             together,
             rate: rate.transpose()?,
             spend: spend.transpose()?,
-            rules: rules.map(|(engine, rule, ruleset)| Rules { engine, rule, ruleset }),
+            rules: rules.transpose()?,
             audit,
         })
     }

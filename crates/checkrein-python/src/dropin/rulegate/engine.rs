@@ -1,0 +1,434 @@
+//! The deciding half of `Engine`: asks the predicates, announces the decision, and has it recorded.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::super::common::clock::{Clock, Now};
+use super::super::common::emitter::Announcer;
+use super::super::table::{Moment, Slot};
+use super::context::Context;
+use super::decision::Decision;
+use super::predicate::ask;
+use super::records::{Decided, RuleStore};
+use super::ruleset::predicates_of;
+use super::{Rule, snapshot};
+
+/// Lanes tell engines and their stores apart in the memo of a rule.
+static LANES: AtomicU64 = AtomicU64::new(1);
+
+/// What an engine remembers on a rule object: where its decisions go.
+pub(crate) struct Memo {
+    lane: u64,
+    slot: Arc<Slot<Decided>>,
+}
+
+/// Where decisions are kept.
+pub(super) enum Backend {
+    /// Our own memory, reached without a Python call.
+    Native { store: Py<RuleStore>, lane: u64 },
+    /// Any object with the methods of the store protocol.
+    Given(Py<PyAny>),
+}
+
+impl Backend {
+    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        match self {
+            Self::Native { store, .. } => store.bind(py).as_any().clone(),
+            Self::Given(store) => store.bind(py).clone(),
+        }
+    }
+}
+
+pub(super) struct Config {
+    pub(super) store: Backend,
+    pub(super) async_store: Backend,
+    clock: Clock,
+    domain: u64,
+    announcer: Announcer,
+    rulesets: Py<PyDict>,
+    store_errors: AtomicU64,
+}
+
+/// What a rule is asked about, and how.
+pub(super) struct Question<'a, 'py> {
+    pub(super) rule: &'a Bound<'py, PyAny>,
+    pub(super) ruleset: Option<&'a Bound<'py, PyAny>>,
+    pub(super) args: &'a Bound<'py, PyAny>,
+    pub(super) kwargs: Option<&'a Bound<'py, PyAny>>,
+    pub(super) meta: Option<&'a Bound<'py, PyAny>>,
+    /// Asks every predicate instead of stopping at the first violation.
+    pub(super) all: bool,
+    /// The method named when there is no ruleset.
+    pub(super) method: &'static str,
+}
+
+/// Base of `Engine`.
+#[pyclass(module = "checkrein._native", subclass, frozen)]
+pub(crate) struct RuleEngine {
+    config: OnceLock<Config>,
+}
+
+impl RuleEngine {
+    #[inline]
+    pub(super) fn config(&self) -> PyResult<&Config> {
+        self.config.get().ok_or_else(|| PyRuntimeError::new_err("Engine.__init__() was not called"))
+    }
+
+    /// Asks the predicates about a tool's arguments; nothing is announced or recorded yet.
+    pub(crate) fn ask_about<'py>(
+        &self,
+        rule: &Bound<'py, PyAny>,
+        ruleset: &Bound<'py, PyAny>,
+        kwargs: &Bound<'py, PyAny>,
+    ) -> PyResult<(Now, Bound<'py, Decision>)> {
+        let args = PyTuple::empty(rule.py()).into_any();
+        let question = Question {
+            rule,
+            ruleset: Some(ruleset),
+            args: &args,
+            kwargs: Some(kwargs),
+            meta: None,
+            all: false,
+            method: "check",
+        };
+        self.evaluate(self.config()?, &question)
+    }
+
+    /// Announces and records what `ask_about` decided.
+    pub(crate) fn conclude_asked(
+        &self,
+        rule: &Bound<'_, PyAny>,
+        now: &Now,
+        decision: &Bound<'_, Decision>,
+    ) -> PyResult<()> {
+        let config = self.config()?;
+        self.conclude(config, &config.store, rule, now, decision)
+    }
+
+    /// Reads the clock once and asks the predicates; nothing is announced or recorded yet.
+    pub(super) fn evaluate<'py>(
+        &self,
+        config: &Config,
+        question: &Question<'_, 'py>,
+    ) -> PyResult<(Now, Bound<'py, Decision>)> {
+        let rule = question.rule;
+        let py = rule.py();
+        let now = config.clock.read(py)?;
+        let ruleset = match question.ruleset {
+            Some(ruleset) => ruleset.clone(),
+            None => config.rulesets.bind(py).get_item(rule)?.ok_or_else(|| {
+                let shown = rule.str().map(|text| text.to_string()).unwrap_or_default();
+                let method = question.method;
+                PyValueError::new_err(format!(
+                    "No ruleset registered for {shown}. Call engine.register() or pass ruleset to {method}()."
+                ))
+            })?,
+        };
+        let predicates = predicates_of(&ruleset)?;
+        let meta = match question.meta {
+            Some(meta) if meta.is_truthy()? => meta.clone(),
+            _ => PyDict::new(py).into_any(),
+        };
+        let empty = PyDict::new(py).into_any();
+        let kwargs = question.kwargs.unwrap_or(&empty);
+        let (mut evaluated, mut violated) = (0, Vec::new());
+        for predicate in predicates.iter() {
+            // Each predicate gets its own copy: none can change what another sees, or what runs.
+            let context = Context {
+                rule: rule.clone().unbind(),
+                args: snapshot::arguments(question.args)?.unbind(),
+                kwargs: snapshot::keywords(kwargs)?.unbind(),
+                meta: meta.clone().unbind(),
+            };
+            let violation = ask(&predicate, Bound::new(py, context)?.as_any())?;
+            evaluated += 1;
+            if let Some(name) = violation {
+                violated.push(name);
+                if !question.all {
+                    break;
+                }
+            }
+        }
+        let decision = Decision::decided(rule.clone().unbind(), ruleset.unbind(), evaluated, violated);
+        Ok((now, Bound::new(py, decision)?))
+    }
+
+    /// Announces a decision, then has it recorded. A failing store is counted and never changes the decision.
+    pub(super) fn conclude<'py>(
+        &self,
+        config: &Config,
+        backend: &Backend,
+        rule: &Bound<'py, PyAny>,
+        now: &Now,
+        decision: &Bound<'py, Decision>,
+    ) -> PyResult<()> {
+        let py = rule.py();
+        if !config.announcer.is_silent() {
+            config.announcer.tell(decision.as_any())?;
+        }
+        let outcome = match backend {
+            Backend::Native { store, lane } => self.record(config, store, *lane, rule, now, decision),
+            Backend::Given(store) => {
+                store.bind(py).call_method1("record", (rule, now.object(py), decision)).map(drop)
+            }
+        };
+        match outcome {
+            Err(error) if error.is_instance_of::<PyException>(py) => {
+                config.store_errors.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    #[inline]
+    fn record<'py>(
+        &self,
+        config: &Config,
+        store: &Py<RuleStore>,
+        lane: u64,
+        rule: &Bound<'py, PyAny>,
+        now: &Now,
+        decision: &Bound<'py, Decision>,
+    ) -> PyResult<()> {
+        let store = store.get();
+        let journal = store.journal();
+        let known = rule.cast_exact::<Rule>().ok().map(|rule| rule.get());
+        if let Some(known) = known {
+            let slot = {
+                let memo = known.memo.lock();
+                memo.as_ref().filter(|memo| memo.lane == lane).map(|memo| Arc::clone(&memo.slot))
+            };
+            if slot.is_some_and(|slot| journal.record(&slot, config.domain, now, decision.as_any())) {
+                return Ok(());
+            }
+        }
+        let nanos =
+            now.stamp.ok_or_else(|| PyValueError::new_err("the clock did not return a usable time"))?;
+        let key = store.key(rule)?;
+        loop {
+            let slot = journal.table.slot(&key, Moment { nanos, domain: config.domain });
+            if journal.record(&slot, config.domain, now, decision.as_any()) {
+                if let Some(known) = known {
+                    let old = known.memo.lock().replace(Memo { lane, slot });
+                    drop(old);
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl RuleEngine {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { config: OnceLock::new() }
+    }
+
+    /// Sets the engine up; `natively` says which of the two stores are our own, unchanged.
+    fn _configure(
+        &self,
+        store: Bound<'_, PyAny>,
+        async_store: Bound<'_, PyAny>,
+        natively: (bool, bool),
+        clock: Option<Bound<'_, PyAny>>,
+        emitter: Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let py = store.py();
+        let backend = |object: Bound<'_, PyAny>, natively: bool, lane: u64| match object.cast::<RuleStore>() {
+            Ok(store) if natively => Backend::Native { store: store.clone().unbind(), lane },
+            _ => Backend::Given(object.unbind()),
+        };
+        let lane = LANES.fetch_add(2, Ordering::Relaxed);
+        let store = backend(store, natively.0, lane);
+        let async_lane = match (&store, async_store.cast::<RuleStore>()) {
+            (Backend::Native { store, .. }, Ok(other))
+                if Arc::ptr_eq(store.get().journal(), other.get().journal()) =>
+            {
+                lane
+            }
+            _ => lane + 1,
+        };
+        let (clock, domain) = Clock::from_argument(py, clock)?;
+        let config = Config {
+            store,
+            async_store: backend(async_store, natively.1, async_lane),
+            clock,
+            domain,
+            announcer: Announcer::new(emitter)?,
+            rulesets: PyDict::new(py).unbind(),
+            store_errors: AtomicU64::new(0),
+        };
+        self.config.set(config).map_err(|_| PyRuntimeError::new_err("Engine.__init__() was called twice"))
+    }
+
+    /// Sets the ruleset of a rule, for every function guarded by it.
+    fn register(&self, rule: &Bound<'_, PyAny>, ruleset: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.config()?.rulesets.bind(rule.py()).set_item(rule, ruleset)
+    }
+
+    /// The registered ruleset of a rule, or None.
+    fn ruleset_for<'py>(&self, rule: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.config()?.rulesets.bind(rule.py()).get_item(rule)
+    }
+
+    /// Asks the predicates until one refuses.
+    #[pyo3(
+        signature = (rule, ruleset=None, *, args=None, kwargs=None, meta=None),
+        text_signature = "($self, rule, ruleset=None, *, args=(), kwargs=None, meta=None)"
+    )]
+    fn check<'py>(
+        &self,
+        rule: &Bound<'py, PyAny>,
+        ruleset: Option<&Bound<'py, PyAny>>,
+        args: Option<&Bound<'py, PyAny>>,
+        kwargs: Option<&Bound<'py, PyAny>>,
+        meta: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Decision>> {
+        self.put(rule, ruleset, args, kwargs, meta, (false, "check"))
+    }
+
+    /// Asks every predicate, also after one refused.
+    #[pyo3(
+        signature = (rule, ruleset=None, *, args=None, kwargs=None, meta=None),
+        text_signature = "($self, rule, ruleset=None, *, args=(), kwargs=None, meta=None)"
+    )]
+    fn check_all<'py>(
+        &self,
+        rule: &Bound<'py, PyAny>,
+        ruleset: Option<&Bound<'py, PyAny>>,
+        args: Option<&Bound<'py, PyAny>>,
+        kwargs: Option<&Bound<'py, PyAny>>,
+        meta: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Decision>> {
+        self.put(rule, ruleset, args, kwargs, meta, (true, "check_all"))
+    }
+
+    /// What `check` (or with `every` `check_all`) decides, neither announced nor recorded: `(now, decision)`.
+    #[pyo3(signature = (rule, ruleset, args, kwargs, meta, every=false, asynchronous=true))]
+    #[expect(clippy::too_many_arguments, reason = "the arguments of a check, and how to put it")]
+    fn _evaluate<'py>(
+        &self,
+        rule: &Bound<'py, PyAny>,
+        ruleset: Option<&Bound<'py, PyAny>>,
+        args: &Bound<'py, PyAny>,
+        kwargs: Option<&Bound<'py, PyAny>>,
+        meta: Option<&Bound<'py, PyAny>>,
+        every: bool,
+        asynchronous: bool,
+    ) -> PyResult<(Py<PyAny>, Bound<'py, Decision>)> {
+        let method = match (asynchronous, every) {
+            (true, true) => "async_check_all",
+            (true, false) => "async_check",
+            (false, true) => "check_all",
+            (false, false) => "check",
+        };
+        let question = Question { rule, ruleset, args, kwargs, meta, all: every, method };
+        let (now, decision) = self.evaluate(self.config()?, &question)?;
+        Ok((now.object(rule.py()), decision))
+    }
+
+    /// Announces what `_evaluate` decided and, where `store` is our own, records it.
+    fn _conclude_async(
+        &self,
+        rule: &Bound<'_, PyAny>,
+        now: &Bound<'_, PyAny>,
+        decision: &Bound<'_, Decision>,
+    ) -> PyResult<()> {
+        let config = self.config()?;
+        match &config.async_store {
+            backend @ Backend::Native { .. } => {
+                self.conclude(config, backend, rule, &Now::from_object(now), decision)
+            }
+            Backend::Given(_) => config.announcer.tell(decision.as_any()),
+        }
+    }
+
+    fn _count_store_error(&self) -> PyResult<()> {
+        self.config()?.store_errors.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn _announce(&self, event: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.config()?.announcer.tell(event)
+    }
+
+    /// How many decisions a store failed to record.
+    #[getter]
+    fn _store_errors(&self) -> PyResult<u64> {
+        Ok(self.config()?.store_errors.load(Ordering::Relaxed))
+    }
+
+    #[getter]
+    fn _async_is_native(&self) -> PyResult<bool> {
+        Ok(matches!(self.config()?.async_store, Backend::Native { .. }))
+    }
+
+    #[getter]
+    fn _store<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.config()?.store.object(py))
+    }
+
+    #[getter]
+    fn _async_store<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.config()?.async_store.object(py))
+    }
+
+    #[getter]
+    fn _clock(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(self.config()?.clock.callable(py))
+    }
+
+    #[getter]
+    fn _emitter(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(self.config()?.announcer.object().clone_ref(py))
+    }
+
+    /// A copy of what is registered; `register` is the way to change it.
+    #[getter]
+    fn _rulesets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.config()?.rulesets.bind(py).copy()
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(config) = self.config.get() else { return Ok(()) };
+        for backend in [&config.store, &config.async_store] {
+            match backend {
+                Backend::Native { store, .. } => visit.call(store)?,
+                Backend::Given(store) => visit.call(store)?,
+            }
+        }
+        if let Clock::Given(clock) = &config.clock {
+            visit.call(clock)?;
+        }
+        visit.call(config.announcer.object())?;
+        visit.call(&config.rulesets)
+    }
+}
+
+impl RuleEngine {
+    fn put<'py>(
+        &self,
+        rule: &Bound<'py, PyAny>,
+        ruleset: Option<&Bound<'py, PyAny>>,
+        args: Option<&Bound<'py, PyAny>>,
+        kwargs: Option<&Bound<'py, PyAny>>,
+        meta: Option<&Bound<'py, PyAny>>,
+        (all, method): (bool, &'static str),
+    ) -> PyResult<Bound<'py, Decision>> {
+        let config = self.config()?;
+        let none = PyTuple::empty(rule.py()).into_any();
+        let args = args.unwrap_or(&none);
+        let question = Question { rule, ruleset, args, kwargs, meta, all, method };
+        let (now, decision) = self.evaluate(config, &question)?;
+        self.conclude(config, &config.store, rule, &now, &decision)?;
+        Ok(decision)
+    }
+}
