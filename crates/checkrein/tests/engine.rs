@@ -200,3 +200,21 @@ fn what_the_action_does_not_have_is_a_refusal() {
     let inputs = Inputs { keys: &[KeyValue::Bytes(&huge)], ..Inputs::default() };
     assert_eq!(engine.admit(&policy, &inputs).admission.reasons[0].code.word(), "too_large");
 }
+
+#[test]
+fn keys_that_come_once_do_not_pile_up() {
+    let clock = FakeClock::new(Timestamp::from_nanos(1_000_000_000_000_000_000));
+    let engine = Engine::builder().clock(Clock::fake(clock.clone())).max_keys(2_000).build();
+    let kind = GateSpecKind::Once { keep_result: Span::from_millis(10), keep_key: Span::from_millis(10) };
+    let policy = compile(&engine, vec![gate("once", kind), limit(1, Span::ZERO)]);
+    let mut most = 0;
+    for number in 0..200_000 {
+        let key = format!("principal {number}");
+        let (shown, permit) = admit(&engine, &policy, &Call { key: &key, once: Some((&key, 1)), ..CALL });
+        assert_eq!(shown, "allow", "call {number}");
+        engine.finish(permit.unwrap(), &done("")).unwrap();
+        clock.advance(Span::from_millis(40));
+        most = most.max(engine.store().usage_of(RecordKind::Operation));
+    }
+    assert!(most < 200, "{most} operations were kept for one that lived");
+}

@@ -149,6 +149,7 @@ impl<'s, H: Fn(KeyRef<'_>) -> u64 + Copy> StepRecords<'s, '_, H> {
         let Some(entry) = self.entries.get_mut(index) else { return };
         let Some((_, shard)) = self.guards.get_mut(usize::from(entry.guard)) else { return };
         entry.slot = Some(table(shard).insert(entry.key, record, self.hash_of));
+        shard.ticks += super::NEW_KEY;
     }
 
     /// Where the step's records lie.
