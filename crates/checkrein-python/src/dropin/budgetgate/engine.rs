@@ -747,7 +747,7 @@ impl BudgetEngine {
         if let Clock::Given(clock) = &config.clock {
             visit.call(clock)?;
         }
-        visit.call(config.announcer.object())?;
+        config.announcer.traverse(&visit)?;
         visit.call(&config.budgets)
     }
 }

@@ -462,7 +462,7 @@ impl RuleEngine {
         if let Clock::Given(clock) = &config.clock {
             visit.call(clock)?;
         }
-        visit.call(config.announcer.object())?;
+        config.announcer.traverse(&visit)?;
         visit.call(&config.rulesets)
     }
 }
