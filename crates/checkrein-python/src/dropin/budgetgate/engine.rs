@@ -637,7 +637,7 @@ impl BudgetEngine {
                 let window = limits_of(&budget)?.window;
                 let slot = store.space().table.find(&store.key(ledger)?);
                 let spent =
-                    slot.and_then(|slot| slot.with(config.domain, |spend| spend.spent(stamp, window)));
+                    slot.and_then(|slot| slot.with(config.domain, |spend| spend.look(stamp, window)));
                 let spent = spent.unwrap_or(Some(Written::default()));
                 let spent = spent.ok_or_else(|| PyOverflowError::new_err(OUT_OF_RANGE))?;
                 spent.money.to_decimal(py, spent.places)?
