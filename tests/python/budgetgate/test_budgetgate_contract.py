@@ -273,7 +273,7 @@ def test_enforce_and_guards() -> None:
         return prompt
 
     assert (ask("x"), ask.__name__, ask.__doc__) == ("x", "ask", "Ask.")
-    with pytest.raises(BudgetExceededError, match="0.03 \\+ 0.03 > 0.05") as caught:
+    with pytest.raises(BudgetExceededError, match=r"0\.03 \+ 0\.03 > 0\.05") as caught:
         ask("x", temperature=1.0)
     engine.enforce(caught.value.decision)
     result = engine.guard_result(Ledger("n", "r"), Budget(Decimal(1)), cost=Decimal(1))(lambda: None)
@@ -406,7 +406,7 @@ def test_bounded_guards_charge_what_it_cost() -> None:
     assert work("1.5") == "1.5"
     assert (priced, engine.get_remaining(LEDGER)) == (["1.5"], Decimal("8.5"))
     work("8")
-    with pytest.raises(BudgetExceededError, match="9.5 \\+ 4 > 10"):
+    with pytest.raises(BudgetExceededError, match=r"9\.5 \+ 4 > 10"):
         work("0")
 
     result = engine.guard_bounded_result(

@@ -27,7 +27,10 @@ impl Context {
     const FIELDS: &'static [&'static str] = &["rule", "args", "kwargs", "meta"];
 
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, [&self.rule, &self.args, &self.kwargs, self.meta_or_empty(py)].map(|field| field.bind(py)))
+        PyTuple::new(
+            py,
+            [&self.rule, &self.args, &self.kwargs, self.meta_or_empty(py)].map(|field| field.bind(py)),
+        )
     }
 
     fn meta_or_empty(&self, py: Python<'_>) -> &Py<PyAny> {

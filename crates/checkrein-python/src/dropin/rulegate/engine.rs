@@ -1,7 +1,7 @@
 //! The deciding half of `Engine`: asks the predicates, announces the decision, and has it recorded.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -20,13 +20,11 @@ use super::{Rule, predicate, snapshot};
 /// Lanes tell engines and their stores apart in the memo of a rule.
 static LANES: AtomicU64 = AtomicU64::new(1);
 
-/// What an engine remembers on a rule object: its ruleset, and where its decisions go.
+/// What an engine remembers on a rule object: where its decisions go. Weakly, because a rule may outlive its engines
+/// and must not keep what they decided.
 pub(crate) struct Memo {
     lane: u64,
-    /// Registrations made before it was written; another number and the ruleset is looked up again.
-    epoch: u64,
-    ruleset: Option<Py<PyAny>>,
-    slot: Arc<Slot<Decided>>,
+    slot: Weak<Slot<Decided>>,
 }
 
 /// Where decisions are kept.
@@ -175,25 +173,30 @@ impl RuleEngine {
         Ok(None)
     }
 
-    /// The ruleset registered for the rule, remembered on it by whoever decided last.
+    /// The ruleset registered for the rule.
     fn registered<'py>(config: &Config, question: &Question<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let rule = question.rule;
-        let py = rule.py();
-        if let (Ok(known), Backend::Native { lane, .. }) = (rule.cast_exact::<Rule>(), &config.store) {
-            let memo = known.get().memo.lock();
-            let epoch = config.epoch.load(Ordering::Acquire);
-            let memo = memo.as_ref().filter(|memo| memo.lane == *lane && memo.epoch == epoch);
-            if let Some(ruleset) = memo.and_then(|memo| memo.ruleset.as_ref()) {
-                return Ok(ruleset.bind(py).clone());
-            }
-        }
-        config.rulesets.bind(py).get_item(rule)?.ok_or_else(|| {
+        config.rulesets.bind(rule.py()).get_item(rule)?.ok_or_else(|| {
             let shown = rule.str().map(|text| text.to_string()).unwrap_or_default();
             let method = question.method;
             PyValueError::new_err(format!(
                 "No ruleset registered for {shown}. Call engine.register() or pass ruleset to {method}()."
             ))
         })
+    }
+
+    /// The registered ruleset of a rule, if there is one, and the number of registrations before it was looked up.
+    pub(super) fn current<'py>(
+        config: &Config,
+        rule: &Bound<'py, PyAny>,
+    ) -> PyResult<(u64, Option<Bound<'py, PyAny>>)> {
+        let epoch = config.epoch.load(Ordering::Acquire);
+        Ok((epoch, config.rulesets.bind(rule.py()).get_item(rule)?))
+    }
+
+    /// How many registrations there were.
+    pub(super) fn epoch(config: &Config) -> u64 {
+        config.epoch.load(Ordering::Acquire)
     }
 
     /// Announces a decision, then has it recorded. A failing store is counted and never changes the decision.
@@ -244,9 +247,7 @@ impl RuleEngine {
         if let Some(known) = known {
             let slot = {
                 let memo = known.memo.lock();
-                let epoch = config.epoch.load(Ordering::Acquire);
-                let memo = memo.as_ref().filter(|memo| memo.lane == lane && memo.epoch == epoch);
-                memo.map(|memo| Arc::clone(&memo.slot))
+                memo.as_ref().filter(|memo| memo.lane == lane).and_then(|memo| memo.slot.upgrade())
             };
             if let Some(slot) = slot {
                 let (now, decision) = keep(now.copy(py));
@@ -258,14 +259,12 @@ impl RuleEngine {
         let nanos =
             now.stamp.ok_or_else(|| PyValueError::new_err("the clock did not return a usable time"))?;
         let key = store.key(rule)?;
-        let epoch = config.epoch.load(Ordering::Acquire);
-        let ruleset = config.rulesets.bind(rule.py()).get_item(rule)?.map(Bound::unbind);
         loop {
             let slot = journal.table.slot(&key, Moment { nanos, domain: config.domain });
             let (now, decision) = keep(now.copy(py));
             if journal.record(&slot, config.domain, now, decision) {
                 if let Some(known) = known {
-                    let old = known.memo.lock().replace(Memo { lane, epoch, ruleset, slot });
+                    let old = known.memo.lock().replace(Memo { lane, slot: Arc::downgrade(&slot) });
                     drop(old);
                 }
                 return Ok(());

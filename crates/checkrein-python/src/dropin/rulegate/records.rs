@@ -106,13 +106,7 @@ impl Journal {
     }
 
     /// Keeps a decision; `false` when the slot is retired and has to be looked up again.
-    pub(super) fn record(
-        &self,
-        slot: &Arc<Slot<Decided>>,
-        domain: u64,
-        now: Now,
-        decision: Kept,
-    ) -> bool {
+    pub(super) fn record(&self, slot: &Arc<Slot<Decided>>, domain: u64, now: Now, decision: Kept) -> bool {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let entry = Entry { number, now, decision };
         if slot.with(domain, |decided| decided.entries.push_back(entry)).is_none() {

@@ -31,7 +31,10 @@ pub(super) fn arguments<'py>(args: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Py
 }
 
 /// The keyword arguments: always a dict of their own.
-pub(super) fn keywords<'py>(py: Python<'py>, kwargs: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn keywords<'py>(
+    py: Python<'py>,
+    kwargs: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let Some(kwargs) = kwargs else { return Ok(PyDict::new(py).into_any()) };
     let Ok(dict) = kwargs.cast_exact::<PyDict>() else { return Ok(kwargs.clone()) };
     if dict.is_empty() {
