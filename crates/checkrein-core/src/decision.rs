@@ -144,6 +144,8 @@ impl Reason {
                 Window::Lifetime => format!("{count} of {limit} calls are used"),
             },
             Detail::Elapsed { elapsed, cooldown } => {
+                // Whole milliseconds are enough for people; rounded down, so that it never reads as if enough had passed.
+                let elapsed = Span::from_nanos(elapsed.nanos() / 1_000_000 * 1_000_000);
                 format!("{elapsed} since the last call, {cooldown} must pass")
             }
             Detail::Budget { spent, held, requested, limit, unit } if *held == Amount::ZERO => {

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Every measurement of the project: decisions and memory in Rust beside governor, Python beside the published packages.
+#   benches/run.sh [--quick]      tables on the terminal, JSON in bench-results/
+# Close what else is running: one-thread figures are CPU time, the others are not.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+quick=()
+[ "${1:-}" = --quick ] && quick=(--quick)
+out=$PWD/bench-results
+date=$(date -u +%F)
+mkdir -p "$out"
+
+cargo bench --quiet -p checkrein --bench decisions -- "${quick[@]}" --date "$date" --json "$out/decisions.json"
+cargo bench --quiet -p checkrein --bench memory -- --date "$date" --json "$out/memory.json"
+
+# The release wheel, in an environment of the Python version that the published packages run on.
+scripts/wheel.sh release build/bench-wheel
+.venv/bin/python benches/python/run.py "${quick[@]}" --wheel build/bench-wheel/*.whl --date "$date" \
+    --json "$out/python.json"
+echo "results: $out"
