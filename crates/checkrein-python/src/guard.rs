@@ -343,7 +343,8 @@ impl Guard {
             }
         };
         // SAFETY: as for this function.
-        let copied = || if copies.is_empty() { Ok(None) } else { unsafe { merged(py, args, copies).map(Some) } };
+        let copied =
+            || if copies.is_empty() { Ok(None) } else { unsafe { merged(py, args, copies).map(Some) } };
         self.decided(py, admitted, costs, copied)
     }
 
@@ -365,7 +366,8 @@ impl Guard {
             Verdict::Allow => Ok(Decided::Allowed(admitted.permit, copied()?, costs)),
             Verdict::Replay(result) => Ok(Decided::Replay(result)),
             Verdict::Block => {
-                let decision = Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());
+                let decision =
+                    Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());
                 Ok(Decided::Blocked(Box::new(decision)))
             }
         }
