@@ -1,5 +1,97 @@
-"""Checkrein: runtime control of AI agents."""
+"""Checkrein: runtime control of AI agents. Every gate of an action is decided in one atomic admission."""
 
-from checkrein._native import __version__
+from __future__ import annotations
 
-__all__ = ["__version__"]
+from typing import Any
+
+from checkrein._native import Decision, MeterStatus, Reason, __version__
+from checkrein.bind import Context
+from checkrein.engine import Engine, Event
+from checkrein.errors import (
+    ApprovalRequired,
+    AttemptsExceeded,
+    BudgetExceeded,
+    CapacityExceeded,
+    CheckreinError,
+    CircuitOpen,
+    ConfigError,
+    Denied,
+    ForkedError,
+    Frozen,
+    InDoubt,
+    InProgress,
+    InvalidAction,
+    KeyReused,
+    LedgerError,
+    LoopDetected,
+    MissingFact,
+    NotExecuted,
+    PermitError,
+    PolicyError,
+    RateLimited,
+    ResultPruned,
+    RuleViolated,
+    SecretUnavailable,
+    StoreError,
+    TimedOut,
+    ToolChanged,
+    UnknownTool,
+)
+from checkrein.guard import Handle, handle
+from checkrein.holds import BudgetHandle, Hold
+from checkrein.spec import Breaker, Budget, Once, Rate, Rule
+
+__all__ = [
+    "ApprovalRequired",
+    "AttemptsExceeded",
+    "Breaker",
+    "Budget",
+    "BudgetExceeded",
+    "BudgetHandle",
+    "CapacityExceeded",
+    "CheckreinError",
+    "CircuitOpen",
+    "ConfigError",
+    "Context",
+    "Decision",
+    "Denied",
+    "Engine",
+    "Event",
+    "ForkedError",
+    "Frozen",
+    "Handle",
+    "Hold",
+    "InDoubt",
+    "InProgress",
+    "InvalidAction",
+    "KeyReused",
+    "LedgerError",
+    "LoopDetected",
+    "MeterStatus",
+    "MissingFact",
+    "NotExecuted",
+    "Once",
+    "PermitError",
+    "PolicyError",
+    "Rate",
+    "RateLimited",
+    "Reason",
+    "ResultPruned",
+    "Rule",
+    "RuleViolated",
+    "SecretUnavailable",
+    "StoreError",
+    "TimedOut",
+    "ToolChanged",
+    "UnknownTool",
+    "__version__",
+    "default_engine",
+    "handle",
+    "tool",
+]
+
+default_engine = Engine()
+"""The engine behind `checkrein.tool`."""
+
+
+tool: Any = default_engine.guard

@@ -2,10 +2,29 @@
 
 use pyo3::prelude::*;
 
+mod convert;
+mod decision;
 mod dropin;
+mod engine;
+mod error;
+mod guard;
+mod inputs;
+mod permit;
+mod reason;
+mod scope;
+mod source;
+mod spec;
 
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<reason::Reason>()?;
+    module.add_class::<reason::MeterStatus>()?;
+    module.add_class::<decision::Decision>()?;
+    module.add_class::<guard::Guard>()?;
+    module.add_class::<permit::Permit>()?;
+    module.add_class::<scope::Expression>()?;
+    module.add_function(wrap_pyfunction!(decision::timeout_decision, module)?)?;
+    engine::register(module)?;
     dropin::register(module)
 }

@@ -1,0 +1,382 @@
+//! The native half of `checkrein.Engine`, and the fake clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use checkrein::clock::{Clock, FakeClock as CoreFakeClock};
+use checkrein::engine::{Engine as CoreEngine, FamilyInfo};
+use checkrein::store::{Cursor, RecordState};
+use checkrein_core::gate::breaker::Phase;
+use checkrein_core::gate::once::OperationState;
+use checkrein_core::key::{KeyRef, decode_parts, encode_parts};
+use checkrein_core::policy::RecordKind;
+use checkrein_core::time::{Span, Timestamp};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use crate::convert::{self, Unusable};
+use crate::error;
+
+/// Counts the forks this process is a child of: an engine of another count was made by a parent.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Called by Python in every forked child.
+#[pyfunction]
+#[pyo3(name = "_after_fork")]
+fn after_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What guards read of their engine on every call, without touching a Python object.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Somebody wants to hear of decisions.
+    pub(crate) listening: AtomicBool,
+    born: u32,
+}
+
+impl Shared {
+    /// Whether this process was forked from the one that made the engine.
+    #[inline]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.born != FORKS.load(Ordering::Relaxed)
+    }
+}
+
+/// A clock that stands still until it is moved; for tests.
+#[pyclass(name = "FakeClock", module = "checkrein.testing", frozen)]
+pub(crate) struct FakeClock(CoreFakeClock);
+
+#[pymethods]
+impl FakeClock {
+    /// A clock that shows `start` seconds after 1970.
+    #[new]
+    #[pyo3(signature = (start = 1_000_000_000.0))]
+    fn new(py: Python<'_>, start: f64) -> PyResult<Self> {
+        Ok(Self(CoreFakeClock::new(Timestamp::from_nanos(nanos(py, start)?))))
+    }
+
+    /// What it shows, in seconds.
+    fn now(&self) -> f64 {
+        self.0.now().nanos() as f64 / 1e9
+    }
+
+    /// Moves it forward by a number of seconds.
+    fn advance(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        if seconds < 0.0 {
+            return Err(error::config(
+                py,
+                "a clock advances forwards",
+                "duration",
+                "use set() to step it back",
+            ));
+        }
+        self.0.advance(Span::from_nanos(nanos(py, seconds)?));
+        Ok(())
+    }
+
+    /// Sets it, also backwards.
+    fn set(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        self.0.set(Timestamp::from_nanos(nanos(py, seconds)?));
+        Ok(())
+    }
+
+    fn __repr__(&self) -> String {
+        format!("FakeClock({})", self.now())
+    }
+}
+
+fn nanos(py: Python<'_>, seconds: f64) -> PyResult<i64> {
+    if seconds.abs() < 9e9 {
+        return Ok((seconds * 1e9).round() as i64);
+    }
+    Err(error::config(py, "the time is out of range", "duration", "use a number of seconds below 9e9"))
+}
+
+/// Decides actions; `checkrein.Engine` is its Python half.
+#[pyclass(name = "EngineBase", module = "checkrein._native", frozen, subclass, weakref)]
+pub(crate) struct EngineBase {
+    pub(crate) engine: CoreEngine,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) name: Arc<str>,
+    pub(crate) tenant: String,
+}
+
+#[pymethods]
+impl EngineBase {
+    #[new]
+    #[pyo3(signature = (store = "memory", clock = None, *, max_keys = None, name = "default", tenant = ""))]
+    fn new(
+        py: Python<'_>,
+        store: &str,
+        clock: Option<&Bound<'_, PyAny>>,
+        max_keys: Option<&Bound<'_, PyAny>>,
+        name: &str,
+        tenant: &str,
+    ) -> PyResult<Self> {
+        if store != "memory" {
+            let text = format!("there is no store `{}`", store.escape_debug());
+            return Err(error::config(py, &text, "store", "use store=\"memory\""));
+        }
+        let mut builder = CoreEngine::builder();
+        if let Some(clock) = clock {
+            let Ok(clock) = clock.cast::<FakeClock>() else {
+                let text = format!("the clock is a {}", convert::type_name(clock));
+                return Err(error::config(
+                    py,
+                    &text,
+                    "clock",
+                    "leave it out, or use checkrein.testing.FakeClock()",
+                ));
+            };
+            builder = builder.clock(Clock::fake(clock.get().0.clone()));
+        }
+        if let Some(max_keys) = max_keys {
+            let count =
+                max_keys.extract::<usize>().ok().filter(|count| *count > 0 && !convert::is_bool(max_keys));
+            let Some(count) = count else {
+                return Err(error::config(
+                    py,
+                    "max_keys is no whole number above zero",
+                    "max_keys",
+                    "use e.g. 100000",
+                ));
+            };
+            builder = builder.max_keys(count);
+        }
+        let shared = Shared { listening: AtomicBool::new(false), born: FORKS.load(Ordering::Relaxed) };
+        Ok(Self {
+            engine: builder.build(),
+            shared: Arc::new(shared),
+            name: name.into(),
+            tenant: tenant.to_owned(),
+        })
+    }
+
+    /// The name the engine was given.
+    #[getter]
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The tenant of actions that name none.
+    #[getter]
+    fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    /// The engine's time in seconds since 1970.
+    fn now(&self) -> f64 {
+        self.engine.now().nanos() as f64 / 1e9
+    }
+
+    /// Whether decisions are announced.
+    #[setter(_listening)]
+    fn set_listening(&self, listening: bool) {
+        self.shared.listening.store(listening, Ordering::Release);
+    }
+
+    #[getter(_listening)]
+    fn listening(&self) -> bool {
+        self.shared.listening.load(Ordering::Acquire)
+    }
+
+    /// Forgets idle records and moves on permits whose lease has ended; returns how many records went.
+    fn collect(&self, py: Python<'_>) -> PyResult<usize> {
+        self.check_fork(py)?;
+        Ok(py.detach(|| self.engine.collect()))
+    }
+
+    /// Raises when this process is a forked child of the engine's.
+    fn _check_fork(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_fork(py)
+    }
+
+    /// Forgets what the gates of a name spent and closes its breakers: for one key, or for all.
+    #[pyo3(signature = (name, key = None, tenant = None))]
+    fn _reset(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        key: Option<&Bound<'_, PyAny>>,
+        tenant: Option<&str>,
+    ) -> PyResult<usize> {
+        self.check_fork(py)?;
+        let mut done = 0_usize;
+        for family in self.engine.families().iter().filter(|family| belongs(&family.name, name)) {
+            if !matches!(family.kind, RecordKind::Meter | RecordKind::Breaker) {
+                continue;
+            }
+            let Some(key) = key else {
+                done = done.saturating_add(self.engine.reset_all(family.kind, family.family));
+                continue;
+            };
+            let bytes = encode_key(py, key)?;
+            let tenant = tenant.unwrap_or(&self.tenant).as_bytes();
+            let key = KeyRef { family: family.family, tenant, key: &bytes };
+            done = done.saturating_add(usize::from(self.engine.reset(family.kind, key)));
+        }
+        Ok(done)
+    }
+
+    /// Says what became of an operation in doubt.
+    #[pyo3(signature = (name, key, state, result = None, tenant = None))]
+    fn _resolve(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        key: &Bound<'_, PyAny>,
+        state: &str,
+        result: Option<Vec<u8>>,
+        tenant: Option<&str>,
+    ) -> PyResult<bool> {
+        self.check_fork(py)?;
+        let bytes = encode_key(py, key)?;
+        let tenant = tenant.unwrap_or(&self.tenant).as_bytes();
+        let families = self.engine.families();
+        let mut operations =
+            families.iter().filter(|f| f.kind == RecordKind::Operation && belongs(&f.name, name));
+        Ok(operations.any(|family| {
+            let state = match state {
+                "done" => OperationState::Done(result.as_deref().map(Arc::from)),
+                _ => OperationState::FailedClean,
+            };
+            self.engine.resolve(KeyRef { family: family.family, tenant, key: &bytes }, state)
+        }))
+    }
+
+    /// At most `limit` records of a kind (`meter`, `breaker`, `operation`, `fact`) as dicts.
+    fn _list<'py>(&self, py: Python<'py>, kind: &str, limit: usize) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.check_fork(py)?;
+        let kind = match kind {
+            "meter" => RecordKind::Meter,
+            "breaker" => RecordKind::Breaker,
+            "operation" => RecordKind::Operation,
+            "fact" => RecordKind::Fact,
+            _ => return Err(PyValueError::new_err("kind is meter, breaker, operation or fact")),
+        };
+        let families = self.engine.families();
+        let (mut rows, mut cursor) = (Vec::new(), Some(Cursor::default()));
+        while let Some(after) = cursor.filter(|_| rows.len() < limit) {
+            let (records, next) = self.engine.list(kind, after, (limit - rows.len()).min(256));
+            for record in records {
+                let borrowed = record.key.borrow();
+                let Some(family) = families.iter().find(|family| family.family == borrowed.family) else {
+                    continue;
+                };
+                rows.push(row(py, family, borrowed, &record.state)?);
+            }
+            cursor = next;
+        }
+        Ok(rows)
+    }
+}
+
+impl EngineBase {
+    pub(crate) fn check_fork(&self, py: Python<'_>) -> PyResult<()> {
+        if self.shared.is_foreign() { Err(error::forked(py)) } else { Ok(()) }
+    }
+}
+
+/// Gates of a guard are named after it: `search` owns `search` and `search.rate[user]`.
+fn belongs(family: &str, name: &str) -> bool {
+    family.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '#']))
+}
+
+/// The bytes of a key as guards write them: one part as it is, several each after its length.
+fn encode_key(py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let bytes = |part: &Bound<'_, PyAny>| -> PyResult<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match convert::key_bytes(part, &mut bytes) {
+            Ok(()) => Ok(bytes),
+            Err(Unusable::Raised(error)) => Err(error),
+            Err(Unusable::Wrong(text) | Unusable::TooLarge(text)) => {
+                let text = format!("the key is no key: {text}");
+                Err(error::config(
+                    py,
+                    &text,
+                    "key",
+                    "give the value the guard counts for, or a tuple of them",
+                ))
+            }
+        }
+    };
+    let Ok(parts) = key.cast::<PyTuple>() else { return bytes(key) };
+    let parts = parts.iter().map(|part| bytes(&part)).collect::<PyResult<Vec<_>>>()?;
+    let mut encoded = Vec::new();
+    encode_parts(parts.iter().map(Vec::as_slice), &mut encoded);
+    Ok(encoded)
+}
+
+fn row<'py>(
+    py: Python<'py>,
+    family: &FamilyInfo,
+    key: KeyRef<'_>,
+    state: &RecordState,
+) -> PyResult<Bound<'py, PyDict>> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let row = PyDict::new(py);
+    row.set_item("gate", &family.name)?;
+    row.set_item("tenant", text(key.tenant))?;
+    // A key of several parts begins with the length of its first: a zero byte, which no text key has.
+    let parts = if key.key.first() == Some(&0) { decode_parts(key.key) } else { None };
+    match parts {
+        Some(parts) => row.set_item("key", PyTuple::new(py, parts.into_iter().map(text))?)?,
+        None => row.set_item("key", text(key.key))?,
+    }
+    match state {
+        RecordState::Meter { spent, count, account, newest } => {
+            row.set_item("unit", family.unit.map(|unit| unit.name()))?;
+            row.set_item("spent", spent.to_string())?;
+            row.set_item("held", account.held.to_string())?;
+            row.set_item("events", count)?;
+            row.set_item("overrun", account.overrun.to_string())?;
+            row.set_item("forced", account.forced.to_string())?;
+            row.set_item("newest", newest.map(|stamp| stamp.nanos() as f64 / 1e9))?;
+        }
+        RecordState::Breaker { phase } => {
+            row.set_item("phase", phase.name())?;
+            if let Phase::Closed { fails } = phase {
+                row.set_item("fails", fails)?;
+            }
+        }
+        RecordState::Operation { state, since } => {
+            row.set_item("state", state.name())?;
+            row.set_item("since", since.nanos() as f64 / 1e9)?;
+        }
+        RecordState::Fact(fact) => row.set_item("expires", fact.expires.nanos() as f64 / 1e9)?,
+        RecordState::Permit { phase, .. } => row.set_item("phase", format!("{phase:?}"))?,
+    }
+    Ok(row)
+}
+
+/// Reads a length of time; `None` when it is none.
+#[pyfunction]
+fn parse_span(text: &Bound<'_, PyString>) -> Option<i64> {
+    Span::parse(text.to_str().ok()?).map(Span::nanos)
+}
+
+/// A length of time as people write it.
+#[pyfunction]
+fn format_span(nanos: i64) -> String {
+    Span::from_nanos(nanos).to_string()
+}
+
+/// Reads an amount with its unit, as (10^-12 units, unit).
+#[pyfunction]
+fn parse_quantity(py: Python<'_>, text: &str) -> PyResult<(i128, &'static str)> {
+    match checkrein_core::amount::parse_quantity(text) {
+        Ok((amount, unit)) => Ok((amount.pico(), unit.name())),
+        Err(error) => Err(error::config(py, &error.to_string(), "amount", error.hint())),
+    }
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<EngineBase>()?;
+    module.add_class::<FakeClock>()?;
+    module.add_function(wrap_pyfunction!(after_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(parse_span, module)?)?;
+    module.add_function(wrap_pyfunction!(format_span, module)?)?;
+    module.add_function(wrap_pyfunction!(parse_quantity, module)?)
+}

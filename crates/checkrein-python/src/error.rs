@@ -1,0 +1,67 @@
+//! The one way from errors and refusals to Python exceptions: the classes of `checkrein.errors`.
+
+use checkrein_core::code::Code;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+static DENIED: PyOnceLock<Vec<Py<PyType>>> = PyOnceLock::new();
+static CONFIG: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static FORKED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static PERMIT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+const MODULE: &str = "checkrein.errors";
+
+fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyType>> {
+    Ok(py.import(MODULE)?.getattr(name)?.cast_into::<PyType>()?)
+}
+
+/// The exception that a refusal with this code raises.
+pub(crate) fn denied_class(py: Python<'_>, code: Code) -> PyResult<&Bound<'_, PyType>> {
+    let classes = DENIED.get_or_try_init(py, || {
+        Code::all().map(|code| class(py, code.exception()).map(Bound::unbind)).collect::<PyResult<Vec<_>>>()
+    })?;
+    let position = Code::all().position(|other| other == code).unwrap_or_default();
+    match classes.get(position) {
+        Some(class) => Ok(class.bind(py)),
+        None => Err(pyo3::exceptions::PyRuntimeError::new_err("the table of exceptions is empty")),
+    }
+}
+
+/// A refusal as an exception; its only argument is the decision.
+pub(crate) fn denied(py: Python<'_>, code: Code, decision: Bound<'_, PyAny>) -> PyErr {
+    match denied_class(py, code).and_then(|class| class.call1((decision,))) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    }
+}
+
+/// A description that cannot work.
+pub(crate) fn config(py: Python<'_>, message: &str, code: &str, hint: &str) -> PyErr {
+    let class = CONFIG.get_or_try_init(py, || class(py, "ConfigError").map(Bound::unbind));
+    match class.and_then(|class| class.bind(py).call1((message, code, hint))) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    }
+}
+
+/// The use of an engine in a child that was forked from the process that made it.
+#[cold]
+pub(crate) fn forked(py: Python<'_>) -> PyErr {
+    let text = "the engine was made before this process was forked; its limits would count once per process \
+                (hint: make the engine in the child)";
+    message(py, &FORKED, "ForkedError", text)
+}
+
+/// A permit that cannot be finished, or not any more.
+pub(crate) fn permit(py: Python<'_>, text: &str) -> PyErr {
+    message(py, &PERMIT, "PermitError", text)
+}
+
+fn message(py: Python<'_>, cell: &'static PyOnceLock<Py<PyType>>, name: &str, text: &str) -> PyErr {
+    let class = cell.get_or_try_init(py, || class(py, name).map(Bound::unbind));
+    match class.and_then(|class| class.bind(py).call1((text,))) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    }
+}

@@ -1,0 +1,395 @@
+//! `Guard`: a compiled policy with its readers, asked by one native call before a guarded function runs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use checkrein::engine::{CompiledPolicy, Engine as CoreEngine};
+use checkrein::store::PermitId;
+use checkrein_core::admission::{Admission, Verdict};
+use checkrein_core::amount::Amount;
+use checkrein_core::code::Code;
+use checkrein_core::decision::Reason;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use pyo3::{PyTraverseError, PyVisit, ffi};
+use smallvec::SmallVec;
+
+use crate::convert::{self, MAX_NODES, Unusable};
+use crate::decision::Decision;
+use crate::engine::{EngineBase, Shared};
+use crate::inputs::{Reader, Reading};
+use crate::permit::{Hooks, Permit};
+use crate::{error, reason, spec};
+
+/// The arguments of a call that the guard copied, and those it took as they are.
+type Copies<'py> = SmallVec<[Option<Bound<'py, PyAny>>; 6]>;
+
+/// A compiled policy and how its gates read the arguments of a call.
+#[pyclass(name = "Guard", module = "checkrein._native", frozen, weakref)]
+pub(crate) struct Guard {
+    pub(crate) engine: CoreEngine,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) owner: Py<EngineBase>,
+    policy: Arc<CompiledPolicy>,
+    pub(crate) reader: Reader,
+    /// How many arguments it reads.
+    slots: usize,
+    /// Containers among them are copied.
+    copies: bool,
+    /// A refusal is raised, else returned.
+    raises: bool,
+    /// Nothing it reads runs Python code.
+    quiet: bool,
+    pub(crate) hooks: Hooks,
+}
+
+/// How a call was decided.
+enum Decided<'py> {
+    /// It runs, perhaps on copies of its arguments, and perhaps has something to settle.
+    Allowed(Option<PermitId>, Option<Bound<'py, PyTuple>>, SmallVec<[Amount; 2]>),
+    /// It ran before.
+    Replay(Arc<[u8]>),
+    /// It does not run.
+    Blocked(Box<Decision>),
+}
+
+#[pymethods]
+impl Guard {
+    /// Compiles a description; `checkrein.compile` writes it.
+    #[new]
+    fn new(owner: Bound<'_, EngineBase>, description: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = owner.py();
+        let base = owner.get();
+        base.check_fork(py)?;
+        let mut described = spec::read(description)?;
+        let gates = std::mem::take(&mut described.gates);
+        let policy = base.engine.compile(gates, described.leases).map_err(|problem| {
+            error::config(py, &problem.to_string(), "policy", "look at the named gate of this guard")
+        })?;
+        let reader = described.take_reader(base.tenant.clone())?;
+        Ok(Self {
+            engine: base.engine.clone(),
+            shared: Arc::clone(&base.shared),
+            quiet: reader.is_quiet(),
+            policy,
+            reader,
+            slots: described.slots,
+            copies: described.copies,
+            raises: described.raises,
+            hooks: described.hooks,
+            owner: owner.unbind(),
+        })
+    }
+
+    /// The name in decisions and messages.
+    #[getter]
+    fn tool(&self) -> &str {
+        &self.reader.tool
+    }
+
+    /// Whether calls have something to settle when they end.
+    #[getter]
+    fn settles(&self) -> bool {
+        self.policy.policy().settles()
+    }
+
+    /// The kinds and names of its gates, in the order of their reasons.
+    #[getter]
+    fn gates(&self) -> Vec<(&'static str, String)> {
+        let gates = self.policy.policy().gates().iter();
+        gates.map(|gate| (gate.check.kind().name(), gate.name.to_string())).collect()
+    }
+
+    /// Decides a call without taking anything.
+    #[pyo3(signature = (*args))]
+    fn peek(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<Decision> {
+        if self.shared.is_foreign() {
+            return Err(error::forked(py));
+        }
+        let pointers: SmallVec<[*mut ffi::PyObject; 8]> =
+            args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
+        let mut copies = Copies::new();
+        let tool = &self.reader.tool;
+        // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
+        let peeked = unsafe {
+            self.with_slots(py, &pointers, &mut copies, |reading| {
+                self.reader.decide(reading, |inputs| self.engine.peek(&self.policy, inputs))
+            })?
+        };
+        Ok(match peeked {
+            Ok((admission, meters)) => {
+                let Admission { verdict, reasons, observed, .. } = admission;
+                Decision::new(tool, &verdict, reasons, observed, meters)
+            }
+            Err(reasons) => Decision::block(tool, reasons),
+        })
+    }
+
+    /// The function that wrappers call: a builtin without keyword arguments, bound to this guard.
+    fn _admitter(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
+        let definition = (&raw const ADMIT.0).cast_mut();
+        // SAFETY: the definition is a static that lives for ever and is only read; the function keeps `slf` alive.
+        unsafe {
+            let function = ffi::PyCFunction_NewEx(definition, slf.as_ptr(), std::ptr::null_mut());
+            Bound::from_owned_ptr_or_err(slf.py(), function)
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.owner)?;
+        self.reader.traverse(&visit)?;
+        self.hooks.traverse(&visit)
+    }
+}
+
+/// The method table entry of the native admission.
+struct Definition(ffi::PyMethodDef);
+
+// SAFETY: the definition holds pointers to static data only, and nobody writes to it.
+unsafe impl Sync for Definition {}
+
+static ADMIT: Definition = Definition(ffi::PyMethodDef {
+    ml_name: c"admit".as_ptr(),
+    ml_meth: ffi::PyMethodDefPointer { PyCFunctionFast: admit },
+    ml_flags: ffi::METH_FASTCALL,
+    ml_doc: c"Decides a call; raises or returns what the wrapper needs.".as_ptr(),
+});
+
+unsafe extern "C" fn admit(
+    slf: *mut ffi::PyObject,
+    args: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: Python calls this with the object the function was made with, which is a guard, and with `count` valid
+    // arguments, while the calling thread is attached to the interpreter.
+    unsafe {
+        let py = Python::assume_attached();
+        let slf = Borrowed::from_ptr(py, slf).cast_unchecked::<Guard>();
+        let args = match usize::try_from(count) {
+            Ok(count) if count > 0 => std::slice::from_raw_parts(args.cast_const(), count),
+            _ => &[],
+        };
+        let decided = catch_unwind(AssertUnwindSafe(|| {
+            let guard = slf.get();
+            if guard.quiet && !guard.shared.listening.load(Ordering::Relaxed) {
+                // Nothing here can run Python code or drop a reference that is not its own.
+                return match guard.decide(py, args) {
+                    Ok(Decided::Allowed(None, None, _)) => Ok(py.None()),
+                    decided => Python::attach_unchecked(|py| guard.answer(py, &slf, decided)),
+                };
+            }
+            Python::attach_unchecked(|py| {
+                let decided = guard.decide(py, args);
+                guard.answer(py, &slf, decided)
+            })
+        }));
+        match decided {
+            Ok(Ok(object)) => object.into_ptr(),
+            Ok(Err(error)) => {
+                error.restore(py);
+                std::ptr::null_mut()
+            }
+            Err(_) => {
+                PyRuntimeError::new_err("checkrein failed inside; the call was refused").restore(py);
+                std::ptr::null_mut()
+            }
+        }
+    }
+}
+
+impl Guard {
+    /// Copies what must be copied, reads what the gates ask for, and hands it to `decide`.
+    ///
+    /// # Safety
+    /// `args` are live objects for as long as this runs.
+    #[inline]
+    unsafe fn with_slots<'py, T>(
+        &self,
+        py: Python<'py>,
+        args: &[*mut ffi::PyObject],
+        copies: &mut Copies<'py>,
+        decide: impl FnOnce(&Reading<'_>) -> Result<T, Vec<Reason>>,
+    ) -> PyResult<Result<T, Vec<Reason>>> {
+        if args.len() != self.slots {
+            return Err(PyRuntimeError::new_err("a guard was called with the wrong number of arguments"));
+        }
+        if self.copies
+            && let Err(unusable) = copy_containers(py, args, copies)
+        {
+            return match unusable {
+                Unusable::Raised(error) => Err(error),
+                Unusable::Wrong(text) | Unusable::TooLarge(text) => Ok(Err(vec![reason::of_action(
+                    &self.reader.tool,
+                    Code::TooLarge,
+                    format!("arguments of {text}"),
+                )])),
+            };
+        }
+        let slots: SmallVec<[Borrowed<'_, 'py, PyAny>; 6]> = if copies.is_empty() {
+            // SAFETY: as for this function.
+            args.iter().map(|arg| unsafe { Borrowed::from_ptr(py, *arg) }).collect()
+        } else {
+            // SAFETY: as for this function.
+            let original = |arg: *mut ffi::PyObject| unsafe { Borrowed::from_ptr(py, arg) };
+            args.iter()
+                .zip(copies.iter())
+                .map(|(arg, copy)| copy.as_ref().map_or_else(|| original(*arg), |copy| copy.as_borrowed()))
+                .collect()
+        };
+        let mut reading = Reading::default();
+        self.reader.read(py, &slots, &mut reading)?;
+        Ok(decide(&reading))
+    }
+
+    /// Decides a call.
+    ///
+    /// # Safety
+    /// `args` are live objects for as long as this runs.
+    #[inline]
+    unsafe fn decide<'py>(&self, py: Python<'py>, args: &[*mut ffi::PyObject]) -> PyResult<Decided<'py>> {
+        if self.shared.is_foreign() {
+            return Err(error::forked(py));
+        }
+        let mut copies = Copies::new();
+        // SAFETY: as for this function.
+        let admitted = unsafe {
+            self.with_slots(py, args, &mut copies, |reading| {
+                let costs = if self.hooks.holds.is_empty() {
+                    SmallVec::new()
+                } else {
+                    self.hooks.held(&reading.costs)
+                };
+                let admitted = self.reader.decide(reading, |inputs| self.engine.admit(&self.policy, inputs));
+                admitted.map(|admitted| (admitted, costs))
+            })?
+        };
+        let (admitted, costs) = match admitted {
+            Ok(admitted) => admitted,
+            Err(reasons) => {
+                return Ok(Decided::Blocked(Box::new(Decision::block(&self.reader.tool, reasons))));
+            }
+        };
+        let Admission { verdict, reasons, observed, .. } = admitted.admission;
+        if !observed.is_empty() {
+            self.observed(py, &observed)?;
+        }
+        match verdict {
+            Verdict::Allow => {
+                // SAFETY: as for this function.
+                let copied =
+                    if copies.is_empty() { None } else { Some(unsafe { merged(py, args, copies)? }) };
+                Ok(Decided::Allowed(admitted.permit, copied, costs))
+            }
+            Verdict::Replay(result) => Ok(Decided::Replay(result)),
+            Verdict::Block => {
+                let decision =
+                    Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());
+                Ok(Decided::Blocked(Box::new(decision)))
+            }
+        }
+    }
+
+    /// What the wrapper gets: nothing, copies, a permit, or a refusal, raised or returned.
+    fn answer(
+        &self,
+        py: Python<'_>,
+        slf: &Bound<'_, Self>,
+        decided: PyResult<Decided<'_>>,
+    ) -> PyResult<Py<PyAny>> {
+        let listening = self.shared.listening.load(Ordering::Acquire);
+        let tool = &self.reader.tool;
+        let plain = |verdict: &Verdict| Decision::new(tool, verdict, Vec::new(), Vec::new(), Vec::new());
+        match decided? {
+            Decided::Allowed(permit, copied, costs) => {
+                if listening {
+                    self.announce(py, Bound::new(py, plain(&Verdict::Allow))?.into_any());
+                }
+                if self.policy.policy().settles() {
+                    let guard = slf.clone().unbind();
+                    return Ok(
+                        Py::new(py, Permit::new(guard, permit, copied.map(Bound::unbind), costs))?.into_any()
+                    );
+                }
+                Ok(copied.map_or_else(|| py.None(), |copied| copied.unbind().into_any()))
+            }
+            Decided::Replay(result) => {
+                if listening {
+                    self.announce(
+                        py,
+                        Bound::new(py, plain(&Verdict::Replay(Arc::clone(&result))))?.into_any(),
+                    );
+                }
+                Ok(Py::new(py, Permit::replay(slf.clone().unbind(), result))?.into_any())
+            }
+            Decided::Blocked(decision) => {
+                let code = decision.first_code().unwrap_or(Code::PolicyError);
+                let decision = Bound::new(py, *decision)?.into_any();
+                if listening {
+                    self.announce(py, decision.clone());
+                }
+                if self.raises { Err(error::denied(py, code, decision)) } else { Ok(decision.unbind()) }
+            }
+        }
+    }
+
+    /// Tells the engine's listeners; whatever happens there, the call goes on.
+    fn announce(&self, py: Python<'_>, decision: Bound<'_, PyAny>) {
+        let owner = self.owner.bind(py);
+        if let Err(error) = owner.call_method1("_announce", (self.tool(), decision)) {
+            error.write_unraisable(py, Some(owner.as_any()));
+        }
+    }
+
+    #[cold]
+    fn observed(&self, py: Python<'_>, observed: &[Reason]) -> PyResult<()> {
+        let reasons = reason::tuple(py, observed)?;
+        let owner = self.owner.bind(py);
+        if let Err(error) = owner.call_method1("_observed", (self.tool(), reasons)) {
+            error.write_unraisable(py, Some(owner.as_any()));
+        }
+        Ok(())
+    }
+}
+
+/// Copies every container among the arguments; nothing is allocated when there is none.
+#[inline]
+fn copy_containers<'py>(
+    py: Python<'py>,
+    args: &[*mut ffi::PyObject],
+    copies: &mut Copies<'py>,
+) -> Result<(), Unusable> {
+    // SAFETY: the caller's arguments are live.
+    let borrowed = |arg: *mut ffi::PyObject| unsafe { Borrowed::<PyAny>::from_ptr(py, arg) };
+    if !args.iter().any(|arg| convert::is_container(&borrowed(*arg))) {
+        return Ok(());
+    }
+    let mut budget = MAX_NODES;
+    let mut any = false;
+    for arg in args {
+        let copy = convert::snapshot(&borrowed(*arg), &mut budget, 0)?;
+        any |= copy.is_some();
+        copies.push(copy);
+    }
+    if !any {
+        copies.clear();
+    }
+    Ok(())
+}
+
+/// The arguments with their copies, as the wrapper takes them over.
+///
+/// # Safety
+/// `args` are live objects.
+unsafe fn merged<'py>(
+    py: Python<'py>,
+    args: &[*mut ffi::PyObject],
+    copies: Copies<'py>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let merged = args.iter().zip(copies).map(|(arg, copy)| {
+        // SAFETY: as for this function.
+        copy.unwrap_or_else(|| unsafe { Bound::from_borrowed_ptr(py, *arg) })
+    });
+    PyTuple::new(py, merged.collect::<Vec<_>>())
+}

@@ -1,0 +1,385 @@
+//! From the arguments of one call to the inputs of its admission: keys, costs, verdicts, the once key.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use checkrein_core::admission::{Inputs, KeyValue, RuleVerdict};
+use checkrein_core::amount::{Amount, Unit};
+use checkrein_core::canonical_json;
+use checkrein_core::code::Code;
+use checkrein_core::decision::Reason;
+use checkrein_core::fingerprint::{Request, RequestDigest};
+use checkrein_core::gate::budget::Cost;
+use checkrein_core::json::{Object, Value};
+use checkrein_core::key::encode_parts;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+use smallvec::SmallVec;
+
+use crate::convert::{self, MAX_NODES, Unusable};
+use crate::reason;
+use crate::source::{Answer, Rule, Slots, Source};
+
+/// What one budget takes for a call.
+#[derive(Debug)]
+pub(crate) struct CostSource {
+    amount: CostKind,
+    unit: Unit,
+    gate: Arc<str>,
+}
+
+#[derive(Debug)]
+enum CostKind {
+    Fixed(Cost),
+    Value(Source),
+}
+
+/// Which arguments a once key covers, and which of them it is.
+#[derive(Debug)]
+pub(crate) struct OnceSource {
+    /// `None`: all covered arguments are the key.
+    key: Option<Source>,
+    /// Names and slots of the arguments that are compared.
+    covered: Vec<(String, usize)>,
+    /// The name of the tool in the digest.
+    scope: String,
+    gate: Arc<str>,
+}
+
+/// Everything that the gates of a guard read of a call.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) tool: Arc<str>,
+    pub(crate) tenant: Option<Source>,
+    pub(crate) default_tenant: String,
+    pub(crate) keys: Vec<Source>,
+    pub(crate) costs: Vec<CostSource>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) once: Option<OnceSource>,
+}
+
+/// A key that was read: borrowed from a text argument, or written to the scratch space.
+enum Held<'a> {
+    Text(&'a [u8]),
+    Scratch(Range<usize>),
+    Missing(&'a str),
+}
+
+/// What was read of one call. It is filled in place: moving it would cost as much as the decision.
+#[derive(Default)]
+pub(crate) struct Reading<'a> {
+    tenant: Option<Held<'a>>,
+    keys: SmallVec<[Held<'a>; 2]>,
+    scratch: Vec<u8>,
+    pub(crate) costs: SmallVec<[Cost; 2]>,
+    answers: SmallVec<[Answer; 8]>,
+    once: Option<(Held<'a>, RequestDigest)>,
+    problems: Vec<Reason>,
+}
+
+impl CostSource {
+    /// Reads `(unit, gate, amount)` or `(unit, gate, source)`.
+    pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let (unit, gate, source): (String, String, Bound<'_, PyAny>) = spec.extract()?;
+        let unit = Unit::parse(&unit).unwrap_or(Unit::Calls);
+        let amount = if source.is_instance_of::<PyTuple>() {
+            CostKind::Value(Source::read(&source)?)
+        } else {
+            let pico: i128 = source.extract()?;
+            CostKind::Fixed(Cost::proven(Amount::from_pico(pico)))
+        };
+        Ok(Self { amount, unit, gate: gate.into() })
+    }
+
+    fn cost<'py>(&self, py: Python<'py>, slots: &Slots<'_, 'py>) -> Result<Cost, Unusable> {
+        match &self.amount {
+            CostKind::Fixed(cost) => Ok(*cost),
+            CostKind::Value(source) => match source.integer(slots)? {
+                Some(number) => counted(number, self.unit).map(Cost::proven),
+                None => match source.value(py, slots)? {
+                    Some(value) => convert::amount(&value, self.unit).map(Cost::proven),
+                    None => Err(Unusable::Wrong("it has no value".to_owned())),
+                },
+            },
+        }
+    }
+}
+
+/// The integer of an expression: nano-dollars where dollars are counted, else whole units.
+fn counted(number: i128, unit: Unit) -> Result<Amount, Unusable> {
+    let scale = if unit == Unit::Usd { Amount::from_nano(1) } else { Amount::ONE };
+    match number.checked_mul(scale.pico()) {
+        Some(pico) if pico >= 0 => Ok(Amount::from_pico(pico)),
+        Some(_) => Err(Unusable::Wrong("negative".to_owned())),
+        None => Err(Unusable::Wrong("an integer that is out of range".to_owned())),
+    }
+}
+
+impl OnceSource {
+    /// Reads `(key source or None, ((name, slot), ...), scope, gate)`.
+    pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
+        type Parts<'py> = (Option<Bound<'py, PyAny>>, Vec<(String, usize)>, String, String);
+        let (key, covered, scope, gate): Parts<'_> = spec.extract()?;
+        let key = key.map(|key| Source::read(&key)).transpose()?;
+        Ok(Self { key, covered, scope, gate: gate.into() })
+    }
+
+    fn digest(&self, slots: &Slots<'_, '_>, tenant: &str) -> Result<RequestDigest, Unusable> {
+        let mut budget = MAX_NODES;
+        let mut members = Vec::with_capacity(self.covered.len());
+        for (name, slot) in &self.covered {
+            let Some(value) = slots.get(*slot) else { continue };
+            let value = convert::json_value(value, &mut budget, 0).map_err(|unusable| match unusable {
+                Unusable::Wrong(text) => Unusable::Wrong(format!(
+                    "argument `{name}` is {text}; name it in `exclude` if it does not matter"
+                )),
+                other => other,
+            })?;
+            members.push((name.clone(), value));
+        }
+        let members = Object::from_members(members).map_err(|error| Unusable::Wrong(error.to_string()))?;
+        let arguments = canonical_json::to_vec(&Value::Object(members));
+        let (namespace, name) = ("python", self.scope.as_str());
+        Ok(RequestDigest::of(&Request {
+            namespace,
+            name,
+            principal: tenant,
+            target: None,
+            arguments: &arguments,
+        }))
+    }
+}
+
+impl Reader {
+    /// Reads everything, asks every rule. An `Err` is something to raise on, such as Ctrl-C inside a rule.
+    #[inline]
+    pub(crate) fn read<'a, 'py>(
+        &'a self,
+        py: Python<'py>,
+        slots: &'a Slots<'a, 'py>,
+        reading: &mut Reading<'a>,
+    ) -> PyResult<()> {
+        if let Some(source) = &self.tenant {
+            let held = reading.hold(py, source, slots, &self.tool, "the tenant")?;
+            reading.tenant = Some(held);
+        }
+        for source in &self.keys {
+            let held = reading.hold(py, source, slots, &self.tool, "the key")?;
+            reading.keys.push(held);
+        }
+        for source in &self.costs {
+            match source.cost(py, slots) {
+                Ok(cost) => reading.costs.push(cost),
+                Err(unusable) => {
+                    reading.problem(&source.gate, "the cost", "", unusable)?;
+                    reading.costs.push(Cost::default());
+                }
+            }
+        }
+        if let Some(once) = &self.once {
+            reading.read_once(py, once, slots, &self.tool, &self.default_tenant)?;
+        }
+        for rule in &self.rules {
+            reading.answers.push(rule.ask(py, slots)?);
+        }
+        Ok(())
+    }
+
+    /// Whether reading never runs Python code of the user.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let plain = |source: &Source| matches!(source, Source::Nothing | Source::Slot(..));
+        let fixed = |cost: &CostSource| matches!(cost.amount, CostKind::Fixed(_));
+        self.tenant.is_none()
+            && self.keys.iter().all(plain)
+            && self.costs.iter().all(fixed)
+            && self.rules.iter().all(Rule::is_quiet)
+            && self.once.is_none()
+    }
+
+    /// Hands the inputs to `decide`; an action that cannot be decided at all is `Err` with every reason.
+    pub(crate) fn decide<T>(
+        &self,
+        reading: &Reading<'_>,
+        decide: impl FnOnce(&Inputs<'_>) -> T,
+    ) -> Result<T, Vec<Reason>> {
+        if !reading.problems.is_empty() {
+            return Err(self.refusal(reading));
+        }
+        let keys: SmallVec<[KeyValue<'_>; 2]> = reading.keys.iter().map(|held| reading.key(held)).collect();
+        let verdicts: SmallVec<[RuleVerdict<'_>; 8]> = reading
+            .answers
+            .iter()
+            .zip(&self.rules)
+            .map(|(answer, rule)| match answer {
+                Answer::Pass => RuleVerdict::Pass,
+                Answer::Violated => RuleVerdict::Violated(&rule.text),
+                Answer::Error(text) => RuleVerdict::Error(text),
+            })
+            .collect();
+        let tenant = match reading.tenant.as_ref().map(|held| reading.key(held)) {
+            None => self.default_tenant.as_str(),
+            Some(KeyValue::Bytes(bytes)) => match str::from_utf8(bytes) {
+                Ok(tenant) => tenant,
+                Err(_) => return Err(vec![self.missing_tenant("it is not text")]),
+            },
+            Some(KeyValue::Missing(what)) => return Err(vec![self.missing_tenant(what)]),
+        };
+        let once = reading.once.as_ref().map(|(held, digest)| (reading.key(held), *digest));
+        Ok(decide(&Inputs {
+            tenant,
+            keys: &keys,
+            costs: &reading.costs,
+            verdicts: &verdicts,
+            once,
+            period_ends: &[],
+            start: true,
+        }))
+    }
+
+    #[cold]
+    fn missing_tenant(&self, what: &str) -> Reason {
+        reason::of_action(&self.tool, Code::InvalidAction, format!("the tenant has no value: {what}"))
+    }
+
+    #[cold]
+    fn refusal(&self, reading: &Reading<'_>) -> Vec<Reason> {
+        let mut reasons = reading.problems.clone();
+        for (answer, rule) in reading.answers.iter().zip(&self.rules) {
+            let (code, text) = match answer {
+                Answer::Pass => continue,
+                Answer::Violated => (Code::RuleViolated, rule.text.clone()),
+                Answer::Error(text) => (Code::RuleError, text.to_string()),
+            };
+            let mut found = reason::of_action(&rule.gate, code, text);
+            found.kind = checkrein_core::decision::GateKind::Rule;
+            reasons.push(found);
+        }
+        reasons
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.tenant.as_ref().map_or(Ok(()), |source| source.traverse(visit))?;
+        self.keys.iter().try_for_each(|source| source.traverse(visit))?;
+        for cost in &self.costs {
+            if let CostKind::Value(source) = &cost.amount {
+                source.traverse(visit)?;
+            }
+        }
+        if let Some(OnceSource { key: Some(source), .. }) = &self.once {
+            source.traverse(visit)?;
+        }
+        self.rules.iter().try_for_each(|rule| rule.traverse(visit))
+    }
+}
+
+impl<'a> Reading<'a> {
+    fn key<'b>(&'b self, held: &'b Held<'a>) -> KeyValue<'b> {
+        match held {
+            Held::Text(bytes) => KeyValue::Bytes(bytes),
+            Held::Scratch(range) => KeyValue::Bytes(self.scratch.get(range.clone()).unwrap_or_default()),
+            Held::Missing(label) => KeyValue::Missing(label),
+        }
+    }
+
+    #[inline]
+    fn hold<'py>(
+        &mut self,
+        py: Python<'py>,
+        source: &'a Source,
+        slots: &'a Slots<'a, 'py>,
+        gate: &Arc<str>,
+        what: &str,
+    ) -> PyResult<Held<'a>> {
+        match source {
+            Source::Nothing => return Ok(Held::Scratch(0..0)),
+            Source::Slot(index, _) => {
+                let value: Option<&'a Bound<'py, PyAny>> = slots.get(*index).map(|value| &**value);
+                if let Some(Ok(text)) = value.map(|value| value.cast_exact::<PyString>())
+                    && let Ok(text) = text.to_str()
+                    && !text.is_empty()
+                {
+                    return Ok(Held::Text(text.as_bytes()));
+                }
+            }
+            _ => {}
+        }
+        self.hold_other(py, source, slots, gate, what)
+    }
+
+    fn hold_other<'py>(
+        &mut self,
+        py: Python<'py>,
+        source: &'a Source,
+        slots: &'a Slots<'a, 'py>,
+        gate: &Arc<str>,
+        what: &str,
+    ) -> PyResult<Held<'a>> {
+        let start = self.scratch.len();
+        let parts = match source {
+            Source::Parts(parts) => parts.as_slice(),
+            single => std::slice::from_ref(single),
+        };
+        let mut encoded: SmallVec<[Vec<u8>; 2]> = SmallVec::new();
+        for part in parts {
+            let mut bytes = Vec::new();
+            let found = part.value(py, slots).and_then(|value| match value {
+                Some(value) => convert::key_bytes(&value, &mut bytes).map(|()| true),
+                None => Ok(false),
+            });
+            match found {
+                Ok(true) => encoded.push(bytes),
+                Ok(false) => return Ok(Held::Missing(part.label())),
+                Err(unusable) => {
+                    self.problem(gate, what, part.label(), unusable)?;
+                    return Ok(Held::Scratch(0..0));
+                }
+            }
+        }
+        match encoded.as_slice() {
+            [single] if !matches!(source, Source::Parts(_)) => self.scratch.extend_from_slice(single),
+            several => encode_parts(several.iter().map(Vec::as_slice), &mut self.scratch),
+        }
+        Ok(Held::Scratch(start..self.scratch.len()))
+    }
+
+    fn read_once<'py>(
+        &mut self,
+        py: Python<'py>,
+        once: &'a OnceSource,
+        slots: &'a Slots<'a, 'py>,
+        tool: &Arc<str>,
+        tenant: &str,
+    ) -> PyResult<()> {
+        let digest = match once.digest(slots, tenant) {
+            Ok(digest) => digest,
+            Err(unusable) => return self.problem(&once.gate, "", "", unusable),
+        };
+        let held = match &once.key {
+            Some(source) => self.hold(py, source, slots, tool, "the once key")?,
+            None => {
+                let start = self.scratch.len();
+                self.scratch.extend_from_slice(digest.as_bytes());
+                Held::Scratch(start..self.scratch.len())
+            }
+        };
+        self.once = Some((held, digest));
+        Ok(())
+    }
+
+    #[cold]
+    fn problem(&mut self, gate: &Arc<str>, what: &str, label: &str, unusable: Unusable) -> PyResult<()> {
+        let (code, text) = match unusable {
+            Unusable::Raised(error) => return Err(error),
+            Unusable::Wrong(text) => (Code::InvalidAction, text),
+            Unusable::TooLarge(text) => (Code::TooLarge, text),
+        };
+        let text = match (what, label) {
+            ("", _) => text,
+            (what, "") => format!("{what}: {text}"),
+            (what, label) => format!("{what} `{label}`: {text}"),
+        };
+        self.problems.push(reason::of_action(gate, code, text));
+        Ok(())
+    }
+}

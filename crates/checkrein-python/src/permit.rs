@@ -1,0 +1,312 @@
+//! `Permit`: what an admitted call holds until it ends, and the three ways it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use checkrein::store::PermitId;
+use checkrein_core::admission::PermitError;
+use checkrein_core::amount::{Amount, Unit};
+use checkrein_core::canonical_json;
+use checkrein_core::gate::breaker::Health;
+use checkrein_core::gate::budget::Cost;
+use checkrein_core::json::{Limits, read};
+use checkrein_core::permit::{Outcome, Settlement};
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+use smallvec::SmallVec;
+
+use crate::convert::{self, MAX_NODES, Unusable};
+use crate::error;
+use crate::guard::Guard;
+
+/// What happens when a call ends, beyond the gates themselves.
+#[derive(Debug)]
+pub(crate) struct Hooks {
+    /// Budgets that hold: their unit, which of the costs they hold, and what reads the actual cost off a result.
+    pub(crate) holds: Vec<(Unit, usize, Option<Py<PyAny>>)>,
+    /// Says what an exception means.
+    classify: Py<PyAny>,
+    /// Turns a result into bytes and back; `None` for plain JSON.
+    codec: Option<(Py<PyAny>, Py<PyAny>)>,
+    /// Whether there is a once gate, whose key stays in doubt when nobody knows the outcome.
+    once: bool,
+}
+
+impl Hooks {
+    /// Reads `(((unit, cost, actual or None), ...), classify, (dumps, loads) or None, once)`.
+    pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
+        type Parts =
+            (Vec<(String, usize, Option<Py<PyAny>>)>, Py<PyAny>, Option<(Py<PyAny>, Py<PyAny>)>, bool);
+        let (holds, classify, codec, once): Parts = spec.extract()?;
+        let unit = |word: &str| Unit::parse(word).unwrap_or(Unit::Calls);
+        let holds = holds.into_iter().map(|(word, cost, actual)| (unit(&word), cost, actual)).collect();
+        Ok(Self { holds, classify, codec, once })
+    }
+
+    /// The amounts a call will hold, in the order of the holds.
+    pub(crate) fn held(&self, costs: &[Cost]) -> SmallVec<[Amount; 2]> {
+        self.holds.iter().map(|(_, cost, _)| costs.get(*cost).copied().unwrap_or_default().amount).collect()
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for (_, _, actual) in &self.holds {
+            actual.as_ref().map_or(Ok(()), |actual| visit.call(actual))?;
+        }
+        if let Some((dumps, loads)) = &self.codec {
+            visit.call(dumps)?;
+            visit.call(loads)?;
+        }
+        visit.call(&self.classify)
+    }
+}
+
+/// What an admitted call holds; finished once.
+#[pyclass(name = "Permit", module = "checkrein._native", frozen)]
+pub(crate) struct Permit {
+    guard: Py<Guard>,
+    id: Option<PermitId>,
+    args: Option<Py<PyTuple>>,
+    replay: Option<Arc<[u8]>>,
+    held: SmallVec<[Amount; 2]>,
+    /// It was put in doubt; what comes now is late.
+    late: AtomicBool,
+}
+
+impl Permit {
+    pub(crate) fn new(
+        guard: Py<Guard>,
+        id: Option<PermitId>,
+        args: Option<Py<PyTuple>>,
+        held: SmallVec<[Amount; 2]>,
+    ) -> Self {
+        Self { guard, id, args, replay: None, held, late: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn replay(guard: Py<Guard>, result: Arc<[u8]>) -> Self {
+        let replay = Some(result);
+        Self { guard, id: None, args: None, replay, held: SmallVec::new(), late: AtomicBool::new(false) }
+    }
+
+    fn finish(
+        &self,
+        py: Python<'_>,
+        outcome: Outcome,
+        health: Health,
+        actual: &[Amount],
+    ) -> Result<(), PermitError> {
+        let guard = self.guard.get();
+        let Some(id) = self.id else { return Ok(()) };
+        let word = match &outcome {
+            Outcome::Done(_) => "done",
+            Outcome::FailedClean => "failed_clean",
+            Outcome::InDoubt => "in_doubt",
+        };
+        let settlement = Settlement { outcome, health, actual, period_ends: &[] };
+        guard.engine.finish(id, &settlement)?;
+        if guard.shared.listening.load(Ordering::Acquire) {
+            self.tell(py, "_ended", word);
+        }
+        Ok(())
+    }
+
+    /// Tells the engine; whatever happens there, the call goes on.
+    fn tell(&self, py: Python<'_>, method: &str, text: &str) {
+        let guard = self.guard.get();
+        let owner = guard.owner.bind(py);
+        if let Err(error) = owner.call_method1(method, (&*guard.reader.tool, text)) {
+            error.write_unraisable(py, Some(owner.as_any()));
+        }
+    }
+
+    /// Ends the call; a problem is logged and never hides what the tool returned or raised.
+    fn end(&self, py: Python<'_>, outcome: Outcome, health: Health, actual: &[Amount]) {
+        match self.finish(py, outcome.clone(), health, actual) {
+            Ok(()) => {}
+            // A permit in doubt may have been settled at the end of its lease: nothing is lost.
+            Err(PermitError::Finished) if self.late.load(Ordering::Acquire) => {}
+            Err(PermitError::Meter(problem)) => {
+                self.tell(
+                    py,
+                    "_warn",
+                    &format!("the actual cost was not taken, the full hold was: {problem}"),
+                );
+                if let Err(problem) = self.finish(py, outcome, health, &[]) {
+                    self.tell(py, "_warn", &format!("the outcome was not recorded: {problem}"));
+                }
+            }
+            Err(problem) => self.tell(py, "_warn", &format!("the outcome was not recorded: {problem}")),
+        }
+    }
+
+    /// The actual costs that a result states; where it states none, the full hold.
+    fn actual(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<SmallVec<[Amount; 2]>> {
+        let mut amounts = SmallVec::new();
+        for ((unit, _, actual), held) in self.guard.get().hooks.holds.iter().zip(&self.held) {
+            let Some(actual) = actual else {
+                amounts.push(*held);
+                continue;
+            };
+            let read = actual.bind(py).call1((result,)).map_err(Unusable::from);
+            match read.and_then(|value| convert::amount(&value, *unit)) {
+                Ok(amount) => amounts.push(amount),
+                Err(Unusable::Raised(error)) if !error.is_instance_of::<PyException>(py) => {
+                    return Err(error);
+                }
+                Err(unusable) => {
+                    let text = match unusable {
+                        Unusable::Raised(error) => {
+                            format!("`actual` raised {}", convert::type_name(error.value(py)))
+                        }
+                        Unusable::Wrong(text) | Unusable::TooLarge(text) => {
+                            format!("`actual` returned {text}")
+                        }
+                    };
+                    self.tell(py, "_warn", &format!("{text}; the full hold was charged"));
+                    amounts.push(*held);
+                }
+            }
+        }
+        Ok(amounts)
+    }
+
+    /// The bytes of a result; `None` (and a warning) when it cannot be stored.
+    fn encode(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<Option<Arc<[u8]>>> {
+        let hooks = &self.guard.get().hooks;
+        let problem = match &hooks.codec {
+            None if convert::is_plain_json(result, 0) => {
+                match convert::json_value(result, &mut { MAX_NODES }, 0) {
+                    Ok(value) => return Ok(Some(canonical_json::to_vec(&value).into())),
+                    Err(Unusable::Raised(error)) => return Err(error),
+                    Err(Unusable::Wrong(text) | Unusable::TooLarge(text)) => text,
+                }
+            }
+            None => format!("a {} is no plain JSON value", convert::type_name(result)),
+            Some((dumps, _)) => match dumps.bind(py).call1((result,)) {
+                Ok(stored) => {
+                    if let Ok(bytes) = stored.cast::<PyBytes>() {
+                        return Ok(Some(bytes.as_bytes().into()));
+                    }
+                    match convert::utf8(&stored) {
+                        Ok(text) => return Ok(Some(text.as_bytes().into())),
+                        Err(_) => format!("the codec returned a {}", convert::type_name(&stored)),
+                    }
+                }
+                Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
+                Err(error) => format!("the codec raised {}", convert::type_name(error.value(py))),
+            },
+        };
+        self.tell(py, "_warn", &format!("the result was not stored: {problem}; repetitions will be refused"));
+        Ok(None)
+    }
+}
+
+#[pymethods]
+impl Permit {
+    /// The arguments the tool is to run on, when containers among them were copied.
+    #[getter]
+    fn args<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyTuple>> {
+        self.args.as_ref().map(|args| args.bind(py).clone())
+    }
+
+    /// Whether the call ran before; its stored result is `result()`.
+    #[getter]
+    fn replayed(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// The stored result of a replay.
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let Some(stored) = &self.replay else { return Err(error::permit(py, "the call is no replay")) };
+        if let Some((_, loads)) = &self.guard.get().hooks.codec {
+            return loads.bind(py).call1((PyBytes::new(py, stored),));
+        }
+        match read(stored, &Limits::default()) {
+            Ok(value) => convert::from_json(py, &value),
+            Err(problem) => Err(error::permit(py, &format!("the stored result cannot be read: {problem}"))),
+        }
+    }
+
+    /// The call returned; settles it and hands the result back.
+    fn done<'py>(&self, py: Python<'py>, result: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let hooks = &self.guard.get().hooks;
+        let ended = (|| {
+            let stored = if hooks.once { self.encode(py, &result)? } else { None };
+            Ok((stored, self.actual(py, &result)?))
+        })();
+        match ended {
+            Ok((stored, actual)) => {
+                self.end(py, Outcome::Done(stored), Health::Success, &actual);
+                Ok(result)
+            }
+            Err(error) => {
+                // Ctrl-C in a hook: the tool is done all the same.
+                self.end(py, Outcome::Done(None), Health::Success, &[]);
+                Err(error)
+            }
+        }
+    }
+
+    /// The call ended without a result to store, as generators do.
+    fn closed(&self, py: Python<'_>) {
+        self.end(py, Outcome::Done(None), Health::Neutral, &[]);
+    }
+
+    /// The call raised; the caller raises on. Nothing happens to a call that was put in doubt: its outcome is late.
+    fn failed(&self, py: Python<'_>, raised: Bound<'_, PyAny>) -> PyResult<()> {
+        if self.late.load(Ordering::Acquire) { Ok(()) } else { self.late_failed(py, raised) }
+    }
+
+    /// The call raised, after its caller had stopped waiting or before.
+    fn late_failed(&self, py: Python<'_>, raised: Bound<'_, PyAny>) -> PyResult<()> {
+        let hooks = &self.guard.get().hooks;
+        let word: String = hooks.classify.bind(py).call1((raised,)).and_then(|word| word.extract())?;
+        // Nobody knows what an exception left behind: the cost is charged in full, a once key stays in doubt.
+        let unknown = if hooks.once { Outcome::InDoubt } else { Outcome::Done(None) };
+        match word.as_str() {
+            "not_executed" => self.end(py, Outcome::FailedClean, Health::Neutral, &[]),
+            "unreachable" => self.end(py, Outcome::FailedClean, Health::Failure, &[]),
+            "failure" | "timed_out" => self.end(py, unknown, Health::Failure, &[]),
+            "success" => self.end(py, unknown, Health::Success, &[]),
+            _ => self.end(py, unknown, Health::Neutral, &[]),
+        }
+        Ok(())
+    }
+
+    /// The caller stopped waiting; a late outcome may still be recorded.
+    fn in_doubt(&self, py: Python<'_>) {
+        self.end(py, Outcome::InDoubt, Health::Failure, &[]);
+        self.late.store(true, Ordering::Release);
+    }
+
+    /// Settles the only hold at an actual amount, or at the full hold.
+    #[pyo3(signature = (actual = None))]
+    fn settle(&self, py: Python<'_>, actual: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let Some((unit, _, _)) = self.guard.get().hooks.holds.first() else { return Ok(()) };
+        let mut amounts: SmallVec<[Amount; 1]> = SmallVec::new();
+        if let Some(actual) = actual {
+            match convert::amount(actual, *unit) {
+                Ok(amount) => amounts.push(amount),
+                Err(Unusable::Raised(error)) => return Err(error),
+                Err(Unusable::Wrong(text) | Unusable::TooLarge(text)) => {
+                    let hint = "the hold stays open; settle it with an exact amount";
+                    return Err(error::config(py, &format!("the actual cost: {text}"), "amount", hint));
+                }
+            }
+        }
+        self.finish(py, Outcome::Done(None), Health::Neutral, &amounts)
+            .map_err(|problem| error::permit(py, &problem.to_string()))
+    }
+
+    /// Gives everything back: the action provably had no effect.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.finish(py, Outcome::FailedClean, Health::Neutral, &[])
+            .map_err(|problem| error::permit(py, &problem.to_string()))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.guard)?;
+        self.args.as_ref().map_or(Ok(()), |args| visit.call(args))
+    }
+}

@@ -1,0 +1,197 @@
+"""From the gates of a guard and the signature of its target to the description the native guard compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from checkrein import _native
+from checkrein.bind import NOTHING, Binder, Source, label_of
+from checkrein.errors import ConfigError
+from checkrein.outcomes import classifier
+from checkrein.spec import INHERITED, Budget, Gates, Once, Rate, Window, span_ns
+from checkrein.target import Target
+
+HOUR_NS: Final = 3_600 * 10**9
+
+
+@dataclass(slots=True)
+class Description:
+    """The parts of a native guard, in the making."""
+
+    binder: Binder
+    name: str
+    observe: bool
+    keys: list[Source] = field(default_factory=list)
+    costs: list[tuple[str, str, Source | int]] = field(default_factory=list)
+    rules: list[tuple[Any, str, str]] = field(default_factory=list)
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    holds: list[tuple[str, int, Callable[[Any], Any] | None]] = field(default_factory=list)
+    once: tuple[Any, ...] | None = None
+    codec: tuple[Any, Any] | None = None
+
+    def key(self, key: object, what: str) -> int:
+        """The position of a key source, shared by gates that count for the same key."""
+        source = NOTHING if key is None else self.binder.key(key, what)
+        if source not in self.keys:
+            self.keys.append(source)
+        return self.keys.index(source)
+
+    def gate(self, kind: str, name: str, **values: Any) -> None:
+        """Add a gate; a second one that would count on the records of the first is numbered."""
+        taken = {(gate["kind"], gate["name"], gate.get("window"), gate.get("unit")) for gate in self.gates}
+        number, unique = 1, name
+        while (kind, unique, values.get("window"), values.get("unit")) in taken:
+            number += 1
+            unique = f"{name}#{number}"
+        self.gates.append(
+            {"kind": kind, "name": unique, "observe": self.observe and kind != "once", **values}
+        )
+
+
+def describe(
+    target: Target,
+    gates: Gates,
+    *,
+    name: str,
+    key: object,
+    tenant: object,
+    cost: object,
+    actual: Callable[[Any], Any] | None,
+    observe: bool,
+    raises: bool,
+) -> tuple[Description, dict[str, Any]]:
+    """Describe a guard. Returns the description and what `_native.Guard` takes.
+
+    Raises ConfigError for whatever cannot be bound to the signature.
+    """
+    binder = Binder(target, name)
+    made = Description(binder, name, observe)
+    for number, rule in enumerate(gates.rules, start=1):
+        made.rules.append(binder.rule(rule, number))
+        made.gate("rule", made.rules[-1][2], verdict=number - 1)
+    if gates.once is not None:
+        _once(made, gates.once, target)
+    if gates.breaker is not None:
+        breaker = gates.breaker
+        made.gate(
+            "breaker",
+            breaker.name or f"{name}.breaker",
+            key=made.key(breaker.key, "the key of the breaker"),
+            max_fails=breaker.max_fails,
+            reset=span_ns("reset", breaker.reset),
+            probes=breaker.probes,
+            probe_lease=span_ns("probe_lease", breaker.probe_lease),
+        )
+    if gates.attempts is not None:
+        made.gate("attempts", f"{name}.attempts", key=made.key(key, "the key"), max=gates.attempts)
+    _limits(made, gates, key)
+    for budget in gates.budgets:
+        _budget(made, budget, key, cost, actual)
+    hook = gates.breaker.classify if gates.breaker is not None else None
+    description = {
+        "tool": name,
+        "tenant": None if tenant is None else binder.key(tenant, "the tenant"),
+        "gates": made.gates,
+        "keys": made.keys,
+        "costs": made.costs,
+        "rules": made.rules,
+        "once": made.once,
+        "leases": (HOUR_NS, HOUR_NS),
+        "slots": len(binder.slots),
+        "copies": binder.copies,
+        "raises": raises,
+        "hooks": (made.holds, classifier(hook), made.codec, gates.once is not None),
+    }
+    return made, description
+
+
+def _limits(made: Description, gates: Gates, key: object) -> None:
+    rates = list(gates.rates)
+    cooldown = gates.cooldown_ns
+    if not rates and cooldown:
+        # A cooldown alone is a limit that nobody reaches: the window only says how long the last call is remembered.
+        made.gate(
+            "limit",
+            f"{made.name}.cooldown{_label(key)}",
+            key=made.key(key, "the key"),
+            max_calls=2**32,
+            window=(cooldown, None, "UTC"),
+            cooldown=cooldown,
+        )
+    for rate in rates:
+        own_key = key if rate.key is INHERITED else rate.key
+        own = span_ns("cooldown", rate.cooldown) if rate.cooldown is not None else cooldown
+        cooldown = 0
+        made.gate(
+            "limit",
+            rate.name or f"{made.name}.rate{_label(own_key)}",
+            key=made.key(own_key, "the key of a rate"),
+            max_calls=rate.max_calls,
+            window=_window(rate.read_window()),
+            cooldown=own,
+        )
+
+
+def _budget(
+    made: Description, budget: Budget, key: object, cost: object, actual: Callable[[Any], Any] | None
+) -> None:
+    unit = _native.parse_quantity(budget.limit)[1]
+    # A budget that several guards share counts for everybody unless it says for whom.
+    own_key = budget.key if budget.key is not INHERITED else None if budget.name else key
+    name = budget.name or f"{made.name}.budget{_label(own_key)}"
+    own_cost = made.binder.cost(
+        cost if budget.cost is None else budget.cost, unit, f"the cost for budget `{name}`"
+    )
+    reads_actual = budget.actual or actual
+    position = len(made.costs)
+    made.costs.append((unit, name, own_cost))
+    if reads_actual is not None:
+        if not callable(reads_actual):
+            raise ConfigError("`actual` is no callable", "actual", "give a callable of the result")
+        made.holds.append((unit, position, reads_actual))
+    made.gate(
+        "budget",
+        name,
+        key=made.key(own_key, f"the key of budget `{name}`"),
+        limit=budget.limit,
+        unit=unit,
+        window=_window(budget.read_window()),
+        cost=position,
+        holds=reads_actual is not None,
+        hard=budget.hard,
+    )
+
+
+def _once(made: Description, once: Once, target: Target) -> None:
+    binder = made.binder
+    if target.kind in ("generator", "async_generator"):
+        raise ConfigError(
+            "once on a generator", "once_generator", "a generator has no result to store; guard its caller"
+        )
+    for name in once.exclude:
+        target.require(name, "exclude")
+    covered = [name for name in target.names if name not in once.exclude]
+    if covered and covered[0] in ("self", "cls"):
+        hint = f'write exclude=("{covered[0]}",): the object has no canonical form that could be compared'
+        raise ConfigError(f"once covers `{covered[0]}`", "once_self", hint)
+    source = None if once.key is True else binder.key(once.key, "the once key")
+    scope = once.scope or made.name
+    name = once.scope or f"{made.name}.once"
+    binder.copies = binder.copies or bool(covered)
+    made.once = (source, tuple((arg, binder.slot(arg)) for arg in covered), scope, name)
+    made.codec = None if once.codec == "json" else once.codec
+    keep = span_ns("keep_result", once.keep_result)
+    made.gate("once", name, keep_result=keep, keep_key=max(keep, span_ns("keep_key", once.keep_key)))
+
+
+def _window(window: Window) -> tuple[int | None, str | None, str]:
+    return (window.span_ns, window.calendar, window.tz)
+
+
+def _label(key: object) -> str:
+    return "" if key is None else f"[{label_of(key)}]"
+
+
+__all__ = ["Description", "Rate", "describe"]

@@ -1,0 +1,149 @@
+"""`timeout=`: bounds how long a caller waits, and records what comes later."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Final
+
+from checkrein import _native
+from checkrein.errors import NotExecuted, TimedOut
+
+MAX_IDLE: Final = 8
+"""Worker threads kept for the next call."""
+MAX_THREADS: Final = 256
+"""Worker threads at once, hung ones included; beyond it a call is not started."""
+
+
+def timed(tool: str, seconds: float, *, is_async: bool) -> Callable[..., Any]:
+    """Make what a wrapper calls instead of its function: `timed(permit, function, *args, **kwargs)`."""
+
+    def expired(permit: Any) -> TimedOut:
+        if permit is not None:
+            permit.in_doubt()
+        return TimedOut(_native.timeout_decision(tool, seconds))
+
+    def run(permit: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        call = _Call(permit, function, args, kwargs)
+        _workers.start(call)
+        try:
+            in_time = call.ended.wait(seconds)
+        except BaseException:  # Ctrl-C: the worker goes on without us
+            call.abandon(lambda: permit is not None and permit.in_doubt())
+            raise
+        if not in_time:
+            error: list[TimedOut] = []
+            if call.abandon(lambda: error.append(expired(permit))):
+                raise error[0]
+        return call.outcome()
+
+    async def run_async(permit: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                return await function(*args, **kwargs)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise expired(permit) from error
+
+    return run_async if is_async else run
+
+
+class _Call:
+    """One call on its way through a worker thread."""
+
+    def __init__(
+        self, permit: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.permit = permit
+        self.work = (function, args, kwargs)
+        self.context = contextvars.copy_context()
+        self.ended = threading.Event()
+        self.lock = threading.Lock()
+        self.abandoned = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Run in the worker; if the caller is gone, record the late outcome."""
+        function, args, kwargs = self.work
+        try:
+            result, error = self.context.run(function, *args, **kwargs), None
+        except BaseException as raised:
+            result, error = None, raised
+        with self.lock:
+            self.result, self.error = result, error
+            self.ended.set()
+            late = self.abandoned
+        if late and self.permit is not None:
+            if error is None:
+                self.permit.done(result)
+            else:
+                self.permit.late_failed(error)
+
+    def abandon(self, first: Callable[[], object]) -> bool:
+        """Leave the call to its worker unless it has just ended; `first` runs before a late outcome can."""
+        with self.lock:
+            if self.ended.is_set():
+                return False
+            first()
+            self.abandoned = True
+            return True
+
+    def outcome(self) -> Any:
+        """Return or raise what the function did."""
+        error, self.error = self.error, None
+        if error is None:
+            return self.result
+        try:
+            raise error
+        finally:
+            del error  # no cycle through the traceback's frame
+
+
+class _Workers:
+    """Daemon threads: a hung one is left behind, and another takes the next call."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.idle: list[SimpleQueue[_Call | None]] = []
+        self.count = 0
+
+    def start(self, call: _Call) -> None:
+        """Give the call to an idle worker or to a new one."""
+        with self.lock:
+            if self.idle:
+                inbox = self.idle.pop()
+            else:
+                if self.count >= MAX_THREADS:
+                    raise NotExecuted(
+                        f"{MAX_THREADS} calls with a timeout are running or hung; this one was not started"
+                    )
+                self.count += 1
+                inbox = SimpleQueue()
+                threading.Thread(
+                    target=self._work, args=(inbox,), name="checkrein-timeout", daemon=True
+                ).start()
+        inbox.put(call)
+
+    def _work(self, inbox: SimpleQueue[_Call | None]) -> None:
+        while (call := inbox.get()) is not None:
+            call.run()
+            del call
+            with self.lock:
+                if len(self.idle) >= MAX_IDLE:
+                    self.count -= 1
+                    return
+                self.idle.append(inbox)
+
+
+_workers = _Workers()
+
+
+def _forget_workers() -> None:
+    """In a forked child the threads are gone."""
+    global _workers
+    _workers = _Workers()

@@ -1,0 +1,158 @@
+"""`engine.guard(...)`: reads the gates, compiles them, and puts one native call before a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from checkrein import _native, deadline, spec, wait
+from checkrein.compile import describe
+from checkrein.errors import ConfigError
+from checkrein.target import Target, inspect_target
+from checkrein.wrap import Shape, wrapper
+
+if TYPE_CHECKING:
+    from checkrein._native import Decision
+    from checkrein.engine import Engine
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = ["Handle", "handle", "make_guard"]
+
+
+class Handle:
+    """What a guarded function carries as its attribute `checkrein`."""
+
+    def __init__(self, engine: Engine, guard: _native.Guard, target: Target, slots: Sequence[str]) -> None:
+        self.engine = engine
+        self.guard = guard
+        self._target = target
+        self._slots = tuple(slots)
+
+    @property
+    def name(self) -> str:
+        """The name of the guard, which the names of its gates begin with."""
+        return self.guard.tool
+
+    @property
+    def policy(self) -> tuple[tuple[str, str], ...]:
+        """The kinds and names of its gates, in the order of their reasons."""
+        return tuple(self.guard.gates)
+
+    def peek(self, /, *args: Any, **kwargs: Any) -> Decision:
+        """Decide a call without taking anything; `Decision.meters` says where the meters stand."""
+        bound = _bind(self._target, args, kwargs)
+        return self.guard.peek(*(bound[name] for name in self._slots))
+
+    def reset(self, key: object = None, *, tenant: str | None = None) -> int:
+        """Forget what the gates of this guard spent, for one key or for all; returns how many records it were."""
+        return self.engine.reset(self.name, key=key, tenant=tenant)
+
+    def __repr__(self) -> str:
+        return f"<checkrein guard `{self.name}`: {', '.join(name for _, name in self.policy) or 'no gates'}>"
+
+
+def handle(function: object) -> Handle:
+    """Return the handle of a guarded function or method.
+
+    Raises ConfigError if the function is not guarded.
+    """
+    found = getattr(function, "checkrein", None)
+    if isinstance(found, Handle):
+        return found
+    raise ConfigError("the function is not guarded", "target", "put @engine.guard(...) above it")
+
+
+def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
+    """Make the decorator for the options of `Engine.guard`."""
+    gates = _read_gates(options)
+    on_block, deadline_s = _read_waiting(options)
+    timeout_ns = None if options["timeout"] is None else spec.span_ns("timeout", options["timeout"], least=1)
+    if options["mode"] not in ("enforce", "observe"):
+        raise ConfigError(
+            "mode is neither `enforce` nor `observe`", "mode", 'use mode="enforce" or mode="observe"'
+        )
+
+    def decorate(function: F) -> F:
+        target = inspect_target(function)
+        name = engine._claim(options["name"], target.name)
+        made, description = describe(
+            target,
+            gates,
+            name=name,
+            key=options["key"],
+            tenant=options["tenant"],
+            cost=options["cost"],
+            actual=options["actual"],
+            observe=options["mode"] == "observe",
+            raises=on_block == "raise",
+        )
+        guard = _native.Guard(engine, description)
+        is_generator = target.kind in ("generator", "async_generator")
+        if is_generator and on_block == "result":
+            raise ConfigError(
+                "a generator cannot return a decision", "on_block", 'use on_block="raise" or "wait"'
+            )
+        if is_generator and timeout_ns is not None:
+            raise ConfigError("a generator has no timeout", "timeout", "bound the work of its consumer")
+        shape = Shape(
+            slots=tuple(made.binder.slots),
+            copies=made.binder.copies and bool(made.binder.slots),
+            settles=guard.settles,
+            once=gates.once is not None,
+            returns_refusals=on_block == "result",
+            waits=on_block == "wait" and target.kind in ("async", "async_generator"),
+            timed=timeout_ns is not None,
+        )
+        handles: dict[str, Any] = {"admit": guard._admitter()}
+        if on_block == "wait":
+            handles["admit"] = wait.admitter(engine, handles["admit"], deadline_s, is_async=shape.waits)
+        if timeout_ns is not None:
+            handles["timed"] = deadline.timed(name, timeout_ns / 1e9, is_async=target.kind == "async")
+        call = wrapper(target, shape, handles, name)
+        call.checkrein = Handle(engine, guard, target, shape.slots)  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _read_gates(options: dict[str, Any]) -> spec.Gates:
+    attempts = options["attempts"]
+    if attempts is not None:
+        spec._whole("attempts", attempts, least=1)
+    exclude = options["exclude"]
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    once = options["once"]
+    if exclude and once in (None, False):
+        raise ConfigError("exclude without once", "exclude", "it names arguments that a once key leaves out")
+    return spec.Gates(
+        rates=spec.several("rate", options["rate"], spec.read_rate),
+        budgets=spec.several("budget", options["budget"], spec.read_budget),
+        rules=spec.several("rules", options["rules"], spec.read_rule),
+        cooldown_ns=0 if options["cooldown"] is None else spec.span_ns("cooldown", options["cooldown"]),
+        attempts=attempts,
+        once=None if once in (None, False) else spec.read_once(once, exclude),
+        breaker=None if options["breaker"] is None else spec.read_breaker(options["breaker"]),
+    )
+
+
+def _read_waiting(options: dict[str, Any]) -> tuple[str, float]:
+    on_block, deadline_s = options["on_block"], options["deadline"]
+    if on_block not in ("raise", "result", "wait"):
+        raise ConfigError("on_block is none of `raise`, `result`, `wait`", "on_block", 'use on_block="raise"')
+    if on_block == "wait" and deadline_s is None:
+        raise ConfigError("waiting without a deadline", "deadline", 'say how long: deadline="30s"')
+    if on_block != "wait" and deadline_s is not None:
+        raise ConfigError(
+            "a deadline without waiting", "deadline", 'use on_block="wait", or timeout= for the call'
+        )
+    return on_block, 0.0 if deadline_s is None else spec.span_ns("deadline", deadline_s) / 1e9
+
+
+def _bind(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Bind arguments as the call would; what is left out gets its default."""
+    from inspect import Signature
+
+    bound = Signature(target.parameters).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments

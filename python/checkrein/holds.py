@@ -1,0 +1,148 @@
+"""Budgets for code that is no function call: a hold taken at `with`, settled inside or charged in full."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from checkrein import _native, spec
+from checkrein.compile import describe
+from checkrein.errors import ConfigError, NotExecuted, PermitError
+from checkrein.target import inspect_target
+
+if TYPE_CHECKING:
+    from checkrein.engine import Engine
+    from checkrein.spec import Quantity
+
+
+class BudgetHandle:
+    """A budget of an engine; guards that name it share it."""
+
+    def __init__(self, engine: Engine, budget: str | spec.Budget, *, keyed: bool, name: str | None) -> None:
+        read = spec.read_budget(budget)
+        if read.cost is not None or read.actual is not None:
+            raise ConfigError(
+                "a budget of holds has no cost of its own", "budget", "every hold says its amount"
+            )
+        if read.key is not spec.INHERITED and read.key is not None:
+            raise ConfigError(
+                "a budget of holds has no arguments to take a key from", "budget", "use key=True"
+            )
+        own = name or read.name
+        self.name = engine._claim(own, "budget")
+        self.keyed = keyed
+        shared = spec.Budget(
+            read.limit,
+            window=read.window,
+            calendar=read.calendar,
+            tz=read.tz,
+            hard=read.hard,
+            name=self.name,
+            key="key" if keyed else None,
+        )
+        made, description = describe(
+            inspect_target(_call if keyed else _call_unkeyed),
+            spec.Gates(budgets=[shared]),
+            name=self.name,
+            key=None,
+            tenant=None,
+            cost=_amount,
+            actual=_full,
+            observe=False,
+            raises=True,
+        )
+        self._slots = tuple(made.binder.slots)
+        self._guard = _native.Guard(engine, description)
+        self._admit = self._guard._admitter()
+
+    def hold(self, amount: Quantity, *, key: object = None) -> Hold:
+        """Prepare a hold of at most `amount`; it is taken when the `with` block begins.
+
+        Inside, `hold.settle(actual)` charges what it really cost. A block that ends without it, by an exception or a
+        cancellation too, is charged in full, because nobody knows; only `NotExecuted` gives the hold back.
+        """
+        return Hold(self._admit, self._values(amount, key))
+
+    def status(self, *, key: object = None) -> _native.MeterStatus:
+        """Return where the budget stands."""
+        return self._guard.peek(*self._values(0, key)).meters[0]
+
+    def _values(self, amount: object, key: object) -> tuple[Any, ...]:
+        if (key is not None) != self.keyed:
+            hint = "make the budget with key=True" if key is not None else "say whom the hold counts for"
+            raise ConfigError(f"budget `{self.name}` is {'' if self.keyed else 'not '}keyed", "key", hint)
+        values = {"amount": amount, "key": key}
+        return tuple(values[name] for name in self._slots)
+
+    def __repr__(self) -> str:
+        return f"<checkrein budget `{self.name}`>"
+
+
+class Hold:
+    """An amount held from a budget, as a context manager for `with` and `async with`."""
+
+    def __init__(self, admit: Any, values: tuple[Any, ...]) -> None:
+        self._admit = admit
+        self._values = values
+        self._permit: _native.Permit | None = None
+        self._settled = False
+
+    def settle(self, actual: Quantity) -> None:
+        """Charge what the work really cost and give the rest back.
+
+        Raises PermitError if the hold is not open, ConfigError (and leaves it open) for an amount that is none.
+        """
+        self._open().settle(actual)
+        self._settled = True
+
+    def release(self) -> None:
+        """Give everything back: the work provably did not happen."""
+        self._open().release()
+        self._settled = True
+
+    def _open(self) -> _native.Permit:
+        if self._permit is None or self._settled:
+            raise PermitError("the hold is not open (hint: settle it once, inside its `with` block)")
+        return self._permit
+
+    def __enter__(self) -> Hold:
+        if self._permit is not None:
+            raise PermitError("the hold was taken before (hint: call budget.hold(...) again)")
+        self._permit = self._admit(*self._values)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._settled or self._permit is None:
+            return
+        self._settled = True
+        if isinstance(error, NotExecuted):
+            self._permit.release()
+        else:
+            self._permit.settle()
+
+    async def __aenter__(self) -> Hold:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+def _call(amount: object, key: object) -> None:
+    """The shape of a keyed hold, for the binder."""
+
+
+def _call_unkeyed(amount: object) -> None:
+    """The shape of a hold, for the binder."""
+
+
+def _amount(amount: object) -> object:
+    return amount
+
+
+def _full(result: object) -> object:
+    """Never asked: holds are settled by their own methods."""
+    return result
