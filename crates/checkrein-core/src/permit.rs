@@ -68,13 +68,11 @@ pub struct Settlement<'a> {
     pub health: Health,
     /// Actual costs in the order of the holds; missing ones are settled at the full hold.
     pub actual: &'a [Amount],
-    /// Ends of the current calendar periods in the order of the holds; empty when no window is a calendar period.
-    pub period_ends: &'a [Timestamp],
 }
 
 impl Settlement<'_> {
     /// A settlement without costs of its own.
     pub const fn new(outcome: Outcome, health: Health) -> Self {
-        Self { outcome, health, actual: &[], period_ends: &[] }
+        Self { outcome, health, actual: &[] }
     }
 }

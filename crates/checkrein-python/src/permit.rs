@@ -103,7 +103,7 @@ impl Permit {
             Outcome::FailedClean => "failed_clean",
             Outcome::InDoubt => "in_doubt",
         };
-        let settlement = Settlement { outcome, health, actual, period_ends: &[] };
+        let settlement = Settlement { outcome, health, actual };
         guard.engine.finish(id, &settlement)?;
         if guard.shared.listening.load(Ordering::Acquire) {
             self.tell(py, "_ended", word);

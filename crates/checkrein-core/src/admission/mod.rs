@@ -40,9 +40,9 @@ pub trait Records {
     /// Whether every record of the step that does not exist yet can be made.
     fn has_room(&mut self) -> bool;
     /// The meter at `index`, made if need be. Only called after [`has_room`](Self::has_room) said yes.
-    fn make_meter(&mut self, index: usize) -> &mut Meter;
+    fn make_meter(&mut self, index: usize) -> Option<&mut Meter>;
     /// The breaker at `index`, made if need be. Only called after [`has_room`](Self::has_room) said yes.
-    fn make_breaker(&mut self, index: usize) -> &mut Breaker;
+    fn make_breaker(&mut self, index: usize) -> Option<&mut Breaker>;
     /// Puts an operation at `index`. Only called after [`has_room`](Self::has_room) said yes.
     fn put_operation(&mut self, index: usize, operation: Operation);
 }
@@ -301,17 +301,17 @@ fn take<R: Records>(
             }
             Check::Breaker(spec) => {
                 let thresholds = Thresholds::from(spec);
-                let ticket = records.make_breaker(index).admit(now, thresholds);
+                let ticket = records.make_breaker(index).ok_or(NO_RECORD)?.admit(now, thresholds);
                 if let Some(permit) = &mut permit {
                     permit.breakers.push((record, ticket, thresholds));
                 }
             }
             Check::Attempts(_) => {
-                let meter = records.make_meter(index);
+                let meter = records.make_meter(index).ok_or(NO_RECORD)?;
                 meter.record(stamp(Some(meter), now), Amount::ONE, Window::Lifetime)?;
             }
             Check::Limit(limit) => {
-                let meter = records.make_meter(index);
+                let meter = records.make_meter(index).ok_or(NO_RECORD)?;
                 let stamp = stamp(Some(meter), now);
                 if meter.newest().is_none() {
                     meter.advance(stamp, limit.window, period_end(inputs, position));
@@ -325,7 +325,7 @@ fn take<R: Records>(
             }
             Check::Budget(budget) => {
                 let cost = cost_of(inputs, budget.cost);
-                let meter = records.make_meter(index);
+                let meter = records.make_meter(index).ok_or(NO_RECORD)?;
                 let stamp = stamp(Some(meter), now);
                 if meter.newest().is_none() {
                     meter.advance(stamp, budget.window, period_end(inputs, position));
@@ -350,6 +350,7 @@ fn take<R: Records>(
     Ok(permit)
 }
 
+const NO_RECORD: MeterError = MeterError::InvariantBroken("a record that has room could not be made");
 const NO_ONCE: MeterError = MeterError::InvariantBroken("an operation was admitted without its key");
 
 /// INVARIANT: an admission that took more than zero ends within the limit.

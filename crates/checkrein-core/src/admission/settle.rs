@@ -43,9 +43,7 @@ pub fn start<R: Records>(permit: &mut Permit, now: Timestamp, records: &mut R) -
     }
     permit.phase = PermitPhase::Started;
     permit.lease_until = now.after(permit.leases.started);
-    if let Some(operation) = permit.operation.and_then(|at| records.operation(usize::from(at))) {
-        operation.enter(OperationState::Started, now);
-    }
+    enter(permit, OperationState::Started, now, records);
     Ok(())
 }
 
@@ -57,38 +55,37 @@ pub fn release<R: Records>(permit: &Permit, now: Timestamp, records: &mut R) -> 
     if permit.phase != PermitPhase::Reserved {
         return Err(PermitError::Started);
     }
-    settle(permit, &Settlement::new(Outcome::FailedClean, Health::Neutral), now, records)
+    settle(permit, &Settlement::new(Outcome::FailedClean, Health::Neutral), &[], now, records)
 }
 
-/// Settles everything an action held. `Ok(Some(permit))` is a permit that stays open: its outcome is in doubt and its
-/// cost is held for one more lease.
+/// Settles everything an action held. `Ok(true)`: the permit stays open, because its outcome is in doubt and its cost
+/// is held for one more lease. `period_ends` are the ends of the current calendar periods in the order of the holds;
+/// empty when no window is a calendar period.
 ///
 /// # Errors
 /// A negative or too large actual cost; nothing is settled then and the permit stays as it was.
 pub fn finish<R: Records>(
-    mut permit: Permit,
+    permit: &mut Permit,
     settlement: &Settlement<'_>,
+    period_ends: &[Timestamp],
     now: Timestamp,
     records: &mut R,
-) -> Result<Option<Permit>, PermitError> {
+) -> Result<bool, PermitError> {
     for (hold, position) in permit.holds.iter().zip(0..) {
         let actual = settlement.actual.get(position).copied().unwrap_or(hold.amount);
         let Some(meter) = records.meter(usize::from(hold.record)) else { continue };
         meter.stage_settlement(actual)?;
     }
-    let in_doubt = settlement.outcome == Outcome::InDoubt;
-    if in_doubt && permit.phase != PermitPhase::InDoubt {
-        report(&permit, settlement.health, now, records);
-        if let Some(operation) = permit.operation.and_then(|at| records.operation(usize::from(at))) {
-            operation.enter(OperationState::InDoubt, now);
-        }
+    if settlement.outcome == Outcome::InDoubt && permit.phase != PermitPhase::InDoubt {
+        report(permit, settlement.health, now, records);
+        permit.breakers.clear();
+        enter(permit, OperationState::InDoubt, now, records);
         permit.phase = PermitPhase::InDoubt;
         permit.lease_until = now.after(permit.leases.in_doubt);
-        permit.breakers.clear();
-        return Ok(if permit.holds.is_empty() && permit.operation.is_none() { None } else { Some(permit) });
+        return Ok(!permit.holds.is_empty() || permit.operation.is_some());
     }
-    settle(&permit, settlement, now, records)?;
-    Ok(None)
+    settle(permit, settlement, period_ends, now, records)?;
+    Ok(false)
 }
 
 fn report<R: Records>(permit: &Permit, health: Health, now: Timestamp, records: &mut R) {
@@ -99,9 +96,16 @@ fn report<R: Records>(permit: &Permit, health: Health, now: Timestamp, records: 
     }
 }
 
+fn enter<R: Records>(permit: &Permit, state: OperationState, now: Timestamp, records: &mut R) {
+    if let Some(operation) = permit.operation.and_then(|at| records.operation(usize::from(at))) {
+        operation.enter(state, now);
+    }
+}
+
 fn settle<R: Records>(
     permit: &Permit,
     settlement: &Settlement<'_>,
+    period_ends: &[Timestamp],
     now: Timestamp,
     records: &mut R,
 ) -> Result<(), PermitError> {
@@ -109,7 +113,7 @@ fn settle<R: Records>(
     for (hold, position) in permit.holds.iter().zip(0..) {
         let Some(meter) = records.meter(usize::from(hold.record)) else { continue };
         let stamp = stamp(Some(meter), now);
-        let end = settlement.period_ends.get(position).copied().unwrap_or(Timestamp::MIN);
+        let end = period_ends.get(position).copied().unwrap_or(Timestamp::MIN);
         meter.advance(stamp, hold.window, end);
         if settlement.outcome == Outcome::FailedClean {
             meter.release(hold.amount)?;
@@ -118,36 +122,32 @@ fn settle<R: Records>(
             meter.settle(stamp, hold.amount, actual, hold.window)?;
         }
     }
-    let state = match &settlement.outcome {
-        Outcome::Done(result) => OperationState::Done(result.clone()),
-        Outcome::FailedClean => OperationState::FailedClean,
+    match &settlement.outcome {
+        Outcome::Done(result) => enter(permit, OperationState::Done(result.clone()), now, records),
+        Outcome::FailedClean => enter(permit, OperationState::FailedClean, now, records),
         // The cost has been settled; what became of the operation is still for a person to say.
-        Outcome::InDoubt => return Ok(()),
-    };
-    if let Some(operation) = permit.operation.and_then(|at| records.operation(usize::from(at))) {
-        operation.enter(state, now);
+        Outcome::InDoubt => {}
     }
     Ok(())
 }
 
 /// Moves on a permit whose lease has ended: a reserved one is released, a started one goes in doubt, one in doubt is
-/// settled at its full hold. `Ok(Some(permit))` stays open.
+/// settled at its full hold. `Ok(true)`: it stays open.
 ///
 /// # Errors
 /// As [`finish`].
 pub fn expire<R: Records>(
-    permit: Permit,
+    permit: &mut Permit,
     now: Timestamp,
     period_ends: &[Timestamp],
     records: &mut R,
-) -> Result<Option<Permit>, PermitError> {
+) -> Result<bool, PermitError> {
     if now < permit.lease_until {
-        return Ok(Some(permit));
+        return Ok(true);
     }
     if permit.phase == PermitPhase::Reserved {
-        release(&permit, now, records)?;
-        return Ok(None);
+        release(permit, now, records)?;
+        return Ok(false);
     }
-    let outcome = Settlement { outcome: Outcome::InDoubt, health: Health::Failure, actual: &[], period_ends };
-    finish(permit, &outcome, now, records)
+    finish(permit, &Settlement::new(Outcome::InDoubt, Health::Failure), period_ends, now, records)
 }

@@ -7,13 +7,24 @@ const SLOTS: usize = 16;
 /// 2^48 ns are 78 hours; what does not fit spills, exactly as more than sixteen events do.
 const REACH: i64 = 1 << 48;
 
+/// Bytes of an offset.
+const WIDTH: usize = 6;
+const MASK: u64 = (1 << 48) - 1;
+
 /// A ring of stamps in ascending order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct InlineEvents {
     base: i64,
-    offsets: [[u16; 3]; SLOTS],
+    /// Little-endian offsets; two bytes more, so that each is read as the low part of a whole word.
+    offsets: [u8; SLOTS * WIDTH + 2],
     head: u8,
     length: u8,
+}
+
+impl Default for InlineEvents {
+    fn default() -> Self {
+        Self { base: 0, offsets: [0; SLOTS * WIDTH + 2], head: 0, length: 0 }
+    }
 }
 
 impl InlineEvents {
@@ -22,16 +33,22 @@ impl InlineEvents {
         u64::from(self.length)
     }
 
+    #[inline(always)]
+    fn place(&self, position: u8) -> usize {
+        usize::from(self.head.wrapping_add(position)) % SLOTS * WIDTH
+    }
+
     /// The stamp at `position` from the oldest.
-    #[inline]
-    #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
+    #[inline(always)]
     fn stamp(&self, position: u8) -> i64 {
-        let [high, middle, low] = self.offsets[usize::from(self.head.wrapping_add(position)) % SLOTS];
-        self.base + (i64::from(high) << 32 | i64::from(middle) << 16 | i64::from(low))
+        let word = self.offsets.get(self.place(position)..).and_then(|bytes| bytes.first_chunk::<8>());
+        let offset = word.map_or(0, |word| u64::from_le_bytes(*word) & MASK);
+        // Below 2^48, and the sum is a stamp that was put in.
+        self.base.wrapping_add_unsigned(offset)
     }
 
     /// Appends a stamp; `false` (and nothing changed) when it does not fit here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, stamp: Timestamp) -> bool {
         let stamp = stamp.nanos();
         if self.length == 0 {
@@ -51,12 +68,15 @@ impl InlineEvents {
         true
     }
 
-    #[inline]
-    #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
+    #[inline(always)]
     fn write(&mut self, position: u8, offset: i64) {
-        let slot = usize::from(self.head.wrapping_add(position)) % SLOTS;
-        // The offset is below 2^48: each cast keeps one 16-bit part of it.
-        self.offsets[slot] = [(offset >> 32) as u16, (offset >> 16) as u16, offset as u16];
+        let place = self.place(position);
+        let word = self.offsets.get_mut(place..).and_then(|bytes| bytes.first_chunk_mut::<8>());
+        if let Some(word) = word {
+            // The two bytes above belong to the next offset.
+            let next = u64::from_le_bytes(*word) & !MASK;
+            *word = (next | offset.cast_unsigned() & MASK).to_le_bytes();
+        }
     }
 
     /// Counts offsets from the oldest event again; `false` when even that does not reach `stamp`.
@@ -75,7 +95,7 @@ impl InlineEvents {
         true
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn forget_until(&mut self, cutoff: Timestamp) {
         while self.length > 0 && self.stamp(0) <= cutoff.nanos() {
             self.head = (self.head + 1) % SLOTS as u8;

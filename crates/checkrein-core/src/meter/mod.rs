@@ -101,19 +101,22 @@ impl Meter {
 
     /// Forgets what has left the window at `now`. For [`Window::Period`], `period_end` is the end of the calendar
     /// period that `now` lies in; a period only moves forward.
-    #[inline]
+    #[inline(always)]
     pub fn advance(&mut self, now: Timestamp, window: Window, period_end: Timestamp) {
         match window {
             Window::Rolling(_) => self.forget_until(window.cutoff(now)),
             Window::Lifetime => {}
-            Window::Period => {
-                let large = self.large.get_or_insert_default();
-                if large.period_end.is_none_or(|end| end < period_end) {
-                    large.period_end = Some(period_end);
-                    large.count = 0;
-                    large.sum = Amount::ZERO;
-                }
-            }
+            Window::Period => self.enter_period(period_end),
+        }
+    }
+
+    #[cold]
+    fn enter_period(&mut self, period_end: Timestamp) {
+        let large = self.large.get_or_insert_default();
+        if large.period_end.is_none_or(|end| end < period_end) {
+            large.period_end = Some(period_end);
+            large.count = 0;
+            large.sum = Amount::ZERO;
         }
     }
 
@@ -121,13 +124,18 @@ impl Meter {
     #[inline]
     pub fn forget_until(&mut self, cutoff: Timestamp) {
         self.inline.forget_until(cutoff);
-        if let Some(large) = &mut self.large {
-            let (count, sum) = large.events.forget_until(cutoff);
-            large.count -= count;
-            large.sum = large.sum.saturating_sub(sum);
-            if large.is_vacant() {
-                self.large = None;
-            }
+        if self.large.is_some() {
+            self.forget_large(cutoff);
+        }
+    }
+
+    fn forget_large(&mut self, cutoff: Timestamp) {
+        let Some(large) = &mut self.large else { return };
+        let (count, sum) = large.events.forget_until(cutoff);
+        large.count -= count;
+        large.sum = large.sum.saturating_sub(sum);
+        if large.is_vacant() {
+            self.large = None;
         }
     }
 
@@ -181,7 +189,7 @@ impl Meter {
     ///
     /// # Errors
     /// A negative amount, or a sum that does not fit; nothing is recorded then.
-    #[inline]
+    #[inline(always)]
     pub fn record(&mut self, stamp: Timestamp, amount: Amount, window: Window) -> Result<(), MeterError> {
         if amount.is_negative() {
             return Err(MeterError::Negative);
@@ -197,7 +205,6 @@ impl Meter {
         Ok(())
     }
 
-    #[cold]
     fn record_large(&mut self, stamp: Timestamp, amount: Amount, window: Window) -> Result<(), MeterError> {
         let spent = self.spent().checked_add(amount).ok_or(MeterError::Overflow)?;
         if let Window::Rolling(length) = window {

@@ -82,7 +82,6 @@ impl MemoryStore {
                     outcome: settlement.outcome.clone(),
                     health: settlement.health,
                     actual: &settlement.actual,
-                    period_ends: &[],
                 };
                 moved(self.finish(*permit, &settlement, now))
             }

@@ -190,7 +190,7 @@ fn agrees_with_the_model(make: MakeEngine<'_>, seed: u64, steps: u64) -> Result<
                 }
             };
             let actual: Vec<Amount> = actual.into_iter().flat_map(|amount| [amount; 4]).collect();
-            let settlement = Settlement { outcome, health, actual: &actual, period_ends: &[] };
+            let settlement = Settlement { outcome, health, actual: &actual };
             let finished = engine.finish(permit, &settlement);
             ensure(&case, finished.is_ok(), || at(&format!("finish: {finished:?}")))?;
         } else if random.once_in(6) {

@@ -14,11 +14,12 @@ use checkrein_core::permit::{Permit, Settlement};
 use checkrein_core::policy::{Gate, Limit, RecordKind};
 use checkrein_core::time::{Span, Timestamp, Window};
 use foldhash::fast::RandomState;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 mod capacity;
 mod shard;
+mod slab;
 mod table;
 
 use super::{Cursor, Page, PermitId, RecordInfo, RecordState};
@@ -32,8 +33,6 @@ const SHARDS: usize = 64;
 const SWEEP_EVERY: u32 = 64;
 /// ... this many slots are looked at, so that a full round takes two admissions per slot.
 const SWEEP_SLOTS: usize = 32;
-/// Permits are numbered, and share the table of keyed records.
-const PERMITS: Family = Family(u32::MAX);
 
 /// A store in this process's memory.
 #[derive(Debug)]
@@ -71,13 +70,24 @@ impl MemoryStore {
         (hash >> 48) as u8 % SHARDS as u8
     }
 
-    fn lock(&self, numbers: impl IntoIterator<Item = u8>) -> Guards<'_> {
-        let mut sorted: SmallVec<[u8; 8]> = numbers.into_iter().collect();
-        sorted.sort_unstable();
-        sorted.dedup();
-        let shards =
-            sorted.into_iter().filter_map(|number| Some((number, self.shards.get(usize::from(number))?)));
-        shards.map(|(number, shard)| (number, shard.lock())).collect()
+    /// Locks the shards of a set of bits, in ascending order: the one order in which shards are ever locked.
+    #[inline]
+    fn lock<'s>(&'s self, mut wanted: u64, guards: &mut Guards<'s>) {
+        while wanted != 0 {
+            // A bit's number is below 64.
+            let number = wanted.trailing_zeros() as u8;
+            if let Some(shard) = self.shards.get(usize::from(number)) {
+                guards.push((number, shard.lock()));
+            }
+            wanted &= wanted - 1;
+        }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "a store is made with its shards")]
+    fn lock_one(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        let number = usize::from(Self::shard_of(hash));
+        // There are as many shards as the number can be large.
+        self.shards.get(number).unwrap_or(&self.shards[0]).lock()
     }
 
     /// Tells the store how long records of a family are kept, and by which calendar it counts.
@@ -117,18 +127,25 @@ impl MemoryStore {
         reserve: bool,
     ) -> StepRecords<'s, 'a, impl Fn(KeyRef<'_>) -> u64 + Copy + use<'s, 'a>> {
         let (policy, inputs) = (plan.policy(), plan.inputs());
-        let mut entries: SmallVec<[Entry<'a>; 6]> =
-            policy.gates().iter().filter_map(|gate| self.entry(gate, inputs)).collect();
-        let guards = self.lock(entries.iter().map(|entry| Self::shard_of(entry.hash)));
+        let mut entries: SmallVec<[Entry<'a>; 6]> = SmallVec::new();
+        let mut wanted = 0_u64;
+        for gate in policy.gates() {
+            if let Some(entry) = self.entry(gate, inputs) {
+                wanted |= 1 << Self::shard_of(entry.hash);
+                entries.push(entry);
+            }
+        }
+        let mut guards = Guards::new();
+        self.lock(wanted, &mut guards);
         for entry in &mut entries {
-            let number = Self::shard_of(entry.hash);
-            // At most 64 shards are locked.
-            let at = guards.iter().position(|(locked, _)| *locked == number).unwrap_or_default();
-            entry.guard = at as u8;
-            entry.slot = guards.get(at).and_then(|(_, shard)| shard.find(entry.kind, entry.hash, entry.key));
+            // As many shards are locked before this one as there are lower bits.
+            let below = (1_u64 << Self::shard_of(entry.hash)) - 1;
+            entry.guard = (wanted & below).count_ones() as u8;
+            let shard = guards.get(usize::from(entry.guard));
+            entry.slot = shard.and_then(|(_, shard)| shard.find(entry.kind, entry.hash, entry.key));
         }
         let hash_of = |key: KeyRef<'_>| self.hash(key);
-        StepRecords { guards, entries, capacity: &self.capacity, hash_of, reserve, spare: Default::default() }
+        StepRecords { guards, entries, capacity: &self.capacity, hash_of, reserve }
     }
 
     /// Decides one action and takes what it needs.
@@ -142,12 +159,9 @@ impl MemoryStore {
         let id = permit.and_then(|permit| {
             self.expect_at(permit.lease_until);
             let places = records.places();
-            let hash_of = |key: KeyRef<'_>| self.hash(key);
+            // The permit lies in the lowest of its records' shards, so that finishing it locks in the same order.
             let (number, shard) = records.guards.first_mut()?;
-            shard.next_permit += 1;
-            let name = shard.next_permit.to_be_bytes();
-            let key = KeyRef { family: PERMITS, tenant: b"", key: &name };
-            let slot = shard.permits.insert(key, OpenPermit { permit, records: places }, hash_of);
+            let slot = shard.permits.insert(OpenPermit { permit, records: places });
             Some(PermitId { shard: *number, index: slot.index, generation: slot.generation })
         });
         self.sweep_some(&mut records.guards, now);
@@ -205,7 +219,7 @@ impl MemoryStore {
             shard.breakers.shrink(hash_of);
             shard.operations.shrink(hash_of);
             shard.facts.shrink(hash_of);
-            shard.permits.shrink(hash_of);
+
             removed
         };
         self.shards.iter().map(sweep).sum()
@@ -217,39 +231,31 @@ impl MemoryStore {
         &self,
         id: PermitId,
         now: Timestamp,
-        step: impl FnOnce(Permit, &mut PermitRecords<'_, '_>, &[Timestamp]) -> Result<Option<Permit>, PermitError>,
+        step: impl FnOnce(&mut Permit, &mut PermitRecords<'_, '_>, &[Timestamp]) -> Result<bool, PermitError>,
     ) -> Result<(), PermitError> {
         let slot = Slot { index: id.index, generation: id.generation };
-        let places = {
-            let shard = self.shards.get(usize::from(id.shard)).ok_or(PermitError::Finished)?;
-            let mut shard = shard.lock();
-            shard.permits.get_mut(slot).ok_or(PermitError::Finished)?.records.clone()
-        };
-        // The permit's shard is one of its records' shards; between the two locks another thread may finish it.
-        let guards = self.lock(places.iter().map(|place| place.shard).chain([id.shard]));
-        let mut records = PermitRecords { guards, places: &places, spare: Default::default() };
-        let at =
-            records.guards.iter().position(|(number, _)| *number == id.shard).ok_or(PermitError::Finished)?;
-        let permit = {
-            let (_, shard) = records.guards.get_mut(at).ok_or(PermitError::Finished)?;
-            shard.permits.get_mut(slot).ok_or(PermitError::Finished)?.permit.clone()
-        };
-        let period_ends = records.period_ends(&permit, now);
-        let stored = permit.clone();
-        let (open, result) = match step(permit, &mut records, &period_ends) {
-            Ok(open) => (open, Ok(())),
-            Err(error) => (Some(stored), Err(error)),
-        };
-        if let Some((_, shard)) = records.guards.get_mut(at) {
-            match (open, shard.permits.get_mut(slot)) {
-                (Some(permit), Some(stored)) => stored.permit = permit,
-                (None, Some(_)) => {
-                    shard.permits.remove(slot, |key| self.hash(key));
-                }
-                (_, None) => {}
+        let shard = self.shards.get(usize::from(id.shard)).ok_or(PermitError::Finished)?;
+        let mut first = shard.lock();
+        let mut open = first.permits.lift(slot).ok_or(PermitError::Finished)?;
+        let mut guards = Guards::new();
+        guards.push((id.shard, first));
+        // The permit's own shard is the lowest of its records' shards.
+        let shards = open.records.iter().fold(0_u64, |shards, place| shards | 1 << place.shard);
+        self.lock(shards & !(1 << id.shard), &mut guards);
+        let mut records = PermitRecords { guards, places: &open.records };
+        let period_ends = records.period_ends(&open.permit, now);
+        let result = step(&mut open.permit, &mut records, &period_ends);
+        let stays = *result.as_ref().unwrap_or(&true);
+        let PermitRecords { mut guards, .. } = records;
+        if let Some((_, shard)) = guards.first_mut() {
+            if stays {
+                self.expect_at(open.permit.lease_until);
+                shard.permits.put_back(slot, open);
+            } else {
+                shard.permits.free(slot);
             }
         }
-        result
+        result.map(drop)
     }
 
     /// Marks a reserved permit's action as started.
@@ -257,11 +263,7 @@ impl MemoryStore {
     /// # Errors
     /// The permit is not reserved.
     pub fn start(&self, id: PermitId, now: Timestamp) -> Result<(), PermitError> {
-        self.with_permit(id, now, |mut permit, records, _| {
-            admission::start(&mut permit, now, records)?;
-            self.expect_at(permit.lease_until);
-            Ok(Some(permit))
-        })
+        self.with_permit(id, now, |permit, records, _| admission::start(permit, now, records).map(|()| true))
     }
 
     /// Gives back everything a reserved permit holds.
@@ -270,8 +272,7 @@ impl MemoryStore {
     /// The action has started, or the permit is finished.
     pub fn release(&self, id: PermitId, now: Timestamp) -> Result<(), PermitError> {
         self.with_permit(id, now, |permit, records, _| {
-            admission::release(&permit, now, records)?;
-            Ok(None)
+            admission::release(permit, now, records).map(|()| false)
         })
     }
 
@@ -286,10 +287,7 @@ impl MemoryStore {
         now: Timestamp,
     ) -> Result<(), PermitError> {
         self.with_permit(id, now, |permit, records, period_ends| {
-            let settlement = Settlement { period_ends, ..settlement.clone() };
-            let open = admission::finish(permit, &settlement, now, records)?;
-            open.iter().for_each(|permit| self.expect_at(permit.lease_until));
-            Ok(open)
+            admission::finish(permit, settlement, period_ends, now, records)
         })
     }
 
@@ -299,9 +297,7 @@ impl MemoryStore {
     /// The permit is finished.
     pub fn expire(&self, id: PermitId, now: Timestamp) -> Result<(), PermitError> {
         self.with_permit(id, now, |permit, records, period_ends| {
-            let open = admission::expire(permit, now, period_ends, records)?;
-            open.iter().for_each(|permit| self.expect_at(permit.lease_until));
-            Ok(open)
+            admission::expire(permit, now, period_ends, records)
         })
     }
 
@@ -318,7 +314,7 @@ impl MemoryStore {
         let due = self.due(now, usize::MAX);
         let moved = due.iter().filter(|&&id| self.expire(id, now).is_ok()).count();
         for shard in &self.shards {
-            let next = shard.lock().permits.entries().map(|entry| entry.record.permit.lease_until).min();
+            let next = shard.lock().permits.iter().map(|(_, open)| open.permit.lease_until).min();
             next.into_iter().for_each(|lease| self.expect_at(lease));
         }
         moved
@@ -337,7 +333,7 @@ impl MemoryStore {
         let mut due = Vec::new();
         for (shard, number) in self.shards.iter().zip(0..) {
             let shard = shard.lock();
-            let late = shard.permits.slots().filter(|(_, entry)| entry.record.permit.lease_until <= before);
+            let late = shard.permits.iter().filter(|(_, open)| open.permit.lease_until <= before);
             let ids =
                 late.map(|(Slot { index, generation }, _)| PermitId { shard: number, index, generation });
             due.extend(ids.take(limit - due.len()));
@@ -348,18 +344,17 @@ impl MemoryStore {
     /// Ends an operation in doubt: a person or a look-up says what happened. `false` when there is none in doubt.
     pub fn resolve(&self, key: KeyRef<'_>, state: OperationState, now: Timestamp) -> bool {
         let hash = self.hash(key);
-        let mut guards = self.lock([Self::shard_of(hash)]);
-        let Some((_, shard)) = guards.first_mut() else { return false };
+        let mut shard = self.lock_one(hash);
         let Some(slot) = shard.operations.find(hash, key) else { return false };
         let in_doubt = |operation: &&mut Operation| *operation.state() == OperationState::InDoubt;
-        shard.operations.get_mut(slot).filter(in_doubt).is_some_and(|operation| operation.enter(state, now))
+        let operation = shard.operations.get_mut(slot).and_then(Option::as_mut);
+        operation.filter(in_doubt).is_some_and(|operation| operation.enter(state, now))
     }
 
     /// Records a proved value.
     pub fn prove(&self, key: KeyRef<'_>, fact: Fact) -> bool {
         let hash = self.hash(key);
-        let mut guards = self.lock([Self::shard_of(hash)]);
-        let Some((_, shard)) = guards.first_mut() else { return false };
+        let mut shard = self.lock_one(hash);
         match shard.facts.find(hash, key) {
             Some(slot) => {
                 if let Some(known) = shard.facts.get_mut(slot) {
@@ -377,10 +372,8 @@ impl MemoryStore {
     /// Forgets what a meter spent, or closes a breaker; what is held stays held. `false` when there is no record.
     pub fn reset(&self, kind: RecordKind, key: KeyRef<'_>) -> bool {
         let hash = self.hash(key);
-        let mut guards = self.lock([Self::shard_of(hash)]);
-        guards.first_mut().is_some_and(|(_, shard)| {
-            shard.find(kind, hash, key).is_some_and(|slot| reset_slot(shard, kind, slot))
-        })
+        let mut shard = self.lock_one(hash);
+        shard.find(kind, hash, key).is_some_and(|slot| reset_slot(&mut shard, kind, slot))
     }
 
     /// Resets every record of a family; returns how many.
@@ -458,7 +451,8 @@ fn shard_records(shard: &Shard, kind: RecordKind, now: Timestamp) -> Vec<RecordI
         RecordKind::Operation => {
             let state =
                 |op: &Operation| RecordState::Operation { state: op.state().clone(), since: op.since() };
-            shard.operations.entries().map(|e| info(e.key(), state(&e.record))).collect()
+            let entries = shard.operations.entries();
+            entries.filter_map(|e| Some(info(e.key(), state(e.record.as_ref()?)))).collect()
         }
         RecordKind::Fact => {
             shard.facts.entries().map(|e| info(e.key(), RecordState::Fact(e.record))).collect()
@@ -468,7 +462,11 @@ fn shard_records(shard: &Shard, kind: RecordKind, now: Timestamp) -> Vec<RecordI
                 phase: open.permit.phase,
                 lease_until: open.permit.lease_until,
             };
-            shard.permits.entries().map(|e| info(e.key(), state(&e.record))).collect()
+            let named = shard.permits.iter().map(|(slot, open)| {
+                let name = (u64::from(slot.generation) << 32 | u64::from(slot.index)).to_be_bytes();
+                info(KeyRef { family: Family(u32::MAX), tenant: b"", key: &name }, state(open))
+            });
+            named.collect()
         }
     }
 }

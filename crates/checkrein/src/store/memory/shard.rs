@@ -14,7 +14,8 @@ use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::capacity::Capacity;
-use super::table::{Slot, Table};
+use super::slab::Slab;
+use super::table::{Slot, Table, Vacant};
 use crate::calendar::Calendar;
 
 /// How long records of a family are kept: the largest window and cooldown that any policy gave it.
@@ -40,16 +41,38 @@ pub(super) struct Place {
     pub(super) slot: Slot,
 }
 
+impl Vacant for Meter {
+    fn vacant() -> Self {
+        Self::new()
+    }
+}
+
+impl Vacant for Breaker {
+    fn vacant() -> Self {
+        Self::default()
+    }
+}
+
+impl Vacant for Option<Operation> {
+    fn vacant() -> Self {
+        None
+    }
+}
+
+impl Vacant for Fact {
+    fn vacant() -> Self {
+        Self { proved: Timestamp::MIN, expires: Timestamp::MIN }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Shard {
     pub(super) meters: Table<Meter>,
     pub(super) breakers: Table<Breaker>,
-    pub(super) operations: Table<Operation>,
+    pub(super) operations: Table<Option<Operation>>,
     pub(super) facts: Table<Fact>,
-    /// Permits are found by slot; their key is their number.
-    pub(super) permits: Table<OpenPermit>,
+    pub(super) permits: Slab<OpenPermit>,
     pub(super) retentions: Vec<Retention>,
-    pub(super) next_permit: u64,
     pub(super) ticks: u32,
 }
 
@@ -78,7 +101,8 @@ impl Shard {
             let kept = retentions.get(key.family.0 as usize);
             kept.is_some_and(|kept| meter.expires(kept.window, kept.cooldown) <= now)
         };
-        let idle_operation = |_: KeyRef<'_>, operation: &mut Operation| {
+        let idle_operation = |_: KeyRef<'_>, operation: &mut Option<Operation>| {
+            let Some(operation) = operation else { return true };
             operation.prune(now);
             operation.expires() <= now
         };
@@ -110,7 +134,6 @@ pub(super) struct StepRecords<'s, 'a, H> {
     pub(super) hash_of: H,
     /// Whether room found is taken at once.
     pub(super) reserve: bool,
-    pub(super) spare: (Meter, Breaker),
 }
 
 impl<'s, H: Fn(KeyRef<'_>) -> u64 + Copy> StepRecords<'s, '_, H> {
@@ -122,7 +145,7 @@ impl<'s, H: Fn(KeyRef<'_>) -> u64 + Copy> StepRecords<'s, '_, H> {
     }
 
     /// Makes a record where there is none and remembers its slot.
-    fn insert<T>(&mut self, index: usize, record: T, table: impl Fn(&mut Shard) -> &mut Table<T>) {
+    fn insert<T: Vacant>(&mut self, index: usize, record: T, table: impl Fn(&mut Shard) -> &mut Table<T>) {
         let Some(entry) = self.entries.get_mut(index) else { return };
         let Some((_, shard)) = self.guards.get_mut(usize::from(entry.guard)) else { return };
         entry.slot = Some(table(shard).insert(entry.key, record, self.hash_of));
@@ -130,15 +153,13 @@ impl<'s, H: Fn(KeyRef<'_>) -> u64 + Copy> StepRecords<'s, '_, H> {
 
     /// Where the step's records lie.
     pub(super) fn places(&self) -> SmallVec<[Place; 4]> {
-        let spare = Slot { index: u32::MAX, generation: 0 };
-        self.entries
-            .iter()
-            .map(|entry| Place {
-                family: entry.key.family,
-                shard: self.guards.get(usize::from(entry.guard)).map_or(0, |(number, _)| *number),
-                slot: entry.slot.unwrap_or(spare),
-            })
-            .collect()
+        let missing = Slot { index: u32::MAX, generation: 0 };
+        let mut places = SmallVec::new();
+        for entry in &self.entries {
+            let shard = self.guards.get(usize::from(entry.guard)).map_or(0, |(number, _)| *number);
+            places.push(Place { family: entry.key.family, shard, slot: entry.slot.unwrap_or(missing) });
+        }
+        places
     }
 }
 
@@ -156,7 +177,7 @@ impl<H: Fn(KeyRef<'_>) -> u64 + Copy> Records for StepRecords<'_, '_, H> {
 
     fn operation(&mut self, index: usize) -> Option<&mut Operation> {
         let (shard, slot) = self.shard(index)?;
-        shard.operations.get_mut(slot)
+        shard.operations.get_mut(slot)?.as_mut()
     }
 
     fn fact(&mut self, index: usize) -> Option<&mut Fact> {
@@ -182,35 +203,24 @@ impl<H: Fn(KeyRef<'_>) -> u64 + Copy> Records for StepRecords<'_, '_, H> {
     }
 
     #[inline]
-    fn make_meter(&mut self, index: usize) -> &mut Meter {
-        if self.entries.get(index).is_some_and(|entry| entry.slot.is_none()) {
+    fn make_meter(&mut self, index: usize) -> Option<&mut Meter> {
+        if self.entries.get(index)?.slot.is_none() {
             self.insert(index, Meter::new(), |shard| &mut shard.meters);
         }
-        let Self { guards, entries, spare, .. } = self;
-        let found = entries.get(index).and_then(|entry| {
-            let (_, shard) = guards.get_mut(usize::from(entry.guard))?;
-            shard.meters.get_mut(entry.slot?)
-        });
-        // The spare is never reached: the record was found or made above.
-        found.unwrap_or(&mut spare.0)
+        self.meter(index)
     }
 
-    fn make_breaker(&mut self, index: usize) -> &mut Breaker {
-        if self.entries.get(index).is_some_and(|entry| entry.slot.is_none()) {
+    fn make_breaker(&mut self, index: usize) -> Option<&mut Breaker> {
+        if self.entries.get(index)?.slot.is_none() {
             self.insert(index, Breaker::default(), |shard| &mut shard.breakers);
         }
-        let Self { guards, entries, spare, .. } = self;
-        let found = entries.get(index).and_then(|entry| {
-            let (_, shard) = guards.get_mut(usize::from(entry.guard))?;
-            shard.breakers.get_mut(entry.slot?)
-        });
-        found.unwrap_or(&mut spare.1)
+        self.breaker(index)
     }
 
     fn put_operation(&mut self, index: usize, operation: Operation) {
         match self.operation(index) {
             Some(existing) => *existing = operation,
-            None => self.insert(index, operation, |shard| &mut shard.operations),
+            None => self.insert(index, Some(operation), |shard| &mut shard.operations),
         }
     }
 }
@@ -219,12 +229,14 @@ impl<H: Fn(KeyRef<'_>) -> u64 + Copy> Records for StepRecords<'_, '_, H> {
 pub(super) struct PermitRecords<'s, 'p> {
     pub(super) guards: Guards<'s>,
     pub(super) places: &'p [Place],
-    pub(super) spare: (Meter, Breaker),
 }
 
 impl PermitRecords<'_, '_> {
     /// The end of the calendar period that `now` lies in, for each of the permit's holds.
     pub(super) fn period_ends(&mut self, permit: &Permit, now: Timestamp) -> SmallVec<[Timestamp; 2]> {
+        if permit.holds.iter().all(|hold| hold.window != Window::Period) {
+            return SmallVec::new();
+        }
         let calendars = permit.holds.iter().map(|hold| {
             let family = self.places.get(usize::from(hold.record))?.family;
             let (_, shard) = self.guards.first()?;
@@ -255,7 +267,7 @@ impl Records for PermitRecords<'_, '_> {
 
     fn operation(&mut self, index: usize) -> Option<&mut Operation> {
         let (shard, slot) = self.shard(index)?;
-        shard.operations.get_mut(slot)
+        shard.operations.get_mut(slot)?.as_mut()
     }
 
     fn fact(&mut self, index: usize) -> Option<&mut Fact> {
@@ -267,13 +279,13 @@ impl Records for PermitRecords<'_, '_> {
         true
     }
 
-    // A permit's step only settles what exists; nothing is made, and the spares are never reached.
-    fn make_meter(&mut self, _index: usize) -> &mut Meter {
-        &mut self.spare.0
+    // A permit's step only settles what exists; nothing is made.
+    fn make_meter(&mut self, _index: usize) -> Option<&mut Meter> {
+        None
     }
 
-    fn make_breaker(&mut self, _index: usize) -> &mut Breaker {
-        &mut self.spare.1
+    fn make_breaker(&mut self, _index: usize) -> Option<&mut Breaker> {
+        None
     }
 
     fn put_operation(&mut self, _index: usize, _operation: Operation) {}

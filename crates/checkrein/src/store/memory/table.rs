@@ -14,9 +14,15 @@ pub(super) struct Slot {
     pub(super) generation: u32,
 }
 
+/// What an entry holds while it is free.
+pub(super) trait Vacant {
+    fn vacant() -> Self;
+}
+
 #[derive(Debug)]
 pub(super) struct Entry<T> {
     key: Key,
+    /// Odd while the entry is in use; it grows at each coming and going.
     generation: u32,
     pub(super) record: T,
 }
@@ -25,16 +31,20 @@ impl<T> Entry<T> {
     pub(super) fn key(&self) -> KeyRef<'_> {
         self.key.borrow()
     }
-}
 
-type Chunk<T> = Box<[Option<Entry<T>>]>;
+    fn is_live(&self) -> bool {
+        self.generation % 2 == 1
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Table<T> {
     index: HashTable<u32>,
-    chunks: Vec<Option<Chunk<T>>>,
+    /// Each of up to `CHUNK` entries, allocated at once; one without memory holds none.
+    chunks: Vec<Vec<Entry<T>>>,
     free: Vec<u32>,
     live: usize,
+    /// Where generations of new entries begin, so that those of freed chunks do not come again.
     generation: u32,
     hand: usize,
 }
@@ -52,16 +62,24 @@ impl<T> Default for Table<T> {
     }
 }
 
+#[inline]
 fn locate(index: u32) -> (usize, usize) {
     (index as usize / CHUNK, index as usize % CHUNK)
 }
 
-fn entry_at<T>(chunks: &[Option<Chunk<T>>], index: u32) -> Option<&Entry<T>> {
+#[inline]
+fn entry_at<T>(chunks: &[Vec<Entry<T>>], index: u32) -> Option<&Entry<T>> {
     let (chunk, offset) = locate(index);
-    chunks.get(chunk)?.as_ref()?.get(offset)?.as_ref()
+    chunks.get(chunk)?.get(offset)
 }
 
-impl<T> Table<T> {
+#[inline]
+fn entry_at_mut<T>(chunks: &mut [Vec<Entry<T>>], index: u32) -> Option<&mut Entry<T>> {
+    let (chunk, offset) = locate(index);
+    chunks.get_mut(chunk)?.get_mut(offset)
+}
+
+impl<T: Vacant> Table<T> {
     pub(super) fn len(&self) -> usize {
         self.live
     }
@@ -76,8 +94,7 @@ impl<T> Table<T> {
 
     #[inline]
     pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
-        let (chunk, offset) = locate(slot.index);
-        let entry = self.chunks.get_mut(chunk)?.as_mut()?.get_mut(offset)?.as_mut()?;
+        let entry = entry_at_mut(&mut self.chunks, slot.index)?;
         (entry.generation == slot.generation).then_some(&mut entry.record)
     }
 
@@ -85,49 +102,58 @@ impl<T> Table<T> {
     #[inline]
     pub(super) fn find_mut(&mut self, hash: u64, key: KeyRef<'_>) -> Option<&mut T> {
         let is = |&index: &u32| entry_at(&self.chunks, index).is_some_and(|entry| entry.key.is(key));
-        let (chunk, offset) = locate(*self.index.find(hash, is)?);
-        self.chunks.get_mut(chunk)?.as_mut()?.get_mut(offset)?.as_mut().map(|entry| &mut entry.record)
+        let index = *self.index.find(hash, is)?;
+        entry_at_mut(&mut self.chunks, index).map(|entry| &mut entry.record)
     }
 
     /// Puts a record in; its key must not be there.
     pub(super) fn insert(&mut self, key: KeyRef<'_>, record: T, hash_of: impl Fn(KeyRef<'_>) -> u64) -> Slot {
         let index = self.free.pop().unwrap_or_else(|| self.grow());
-        self.generation = self.generation.wrapping_add(1);
-        let (chunk, offset) = locate(index);
-        let slots = self.chunks.get_mut(chunk);
-        let slots = slots.map(|chunk| chunk.get_or_insert_with(empty_chunk));
-        if let Some(slot) = slots.and_then(|chunk| chunk.get_mut(offset)) {
-            *slot = Some(Entry { key: Key::new(key), generation: self.generation, record });
+        let mut slot = Slot { index, generation: 0 };
+        if let Some(entry) = entry_at_mut(&mut self.chunks, index) {
+            entry.generation = entry.generation.wrapping_add(1);
+            slot.generation = entry.generation;
+            (entry.key, entry.record) = (Key::new(key), record);
             self.live += 1;
         }
         let chunks = &self.chunks;
         let rehash = |&index: &u32| entry_at(chunks, index).map_or(0, |entry| hash_of(entry.key()));
         self.index.insert_unique(hash_of(key), index, rehash);
-        Slot { index, generation: self.generation }
+        slot
     }
 
+    /// Makes a chunk of free entries and returns one of them.
     fn grow(&mut self) -> u32 {
-        let chunk = self.chunks.iter().rposition(Option::is_none).unwrap_or_else(|| {
-            self.chunks.push(None);
+        let number = self.chunks.iter().rposition(Vec::is_empty).unwrap_or_else(|| {
+            self.chunks.push(Vec::new());
             self.chunks.len() - 1
         });
+        let (key, generation) = (KeyRef { family: Family(0), tenant: b"", key: b"" }, self.generation);
+        if let Some(chunk) = self.chunks.get_mut(number) {
+            chunk.reserve_exact(CHUNK);
+            chunk.extend((0..CHUNK).map(|_| Entry { key: Key::new(key), generation, record: T::vacant() }));
+        }
         // 2^32 records of one shard would not fit any machine's memory.
-        let first = (chunk * CHUNK) as u32;
+        let first = (number * CHUNK) as u32;
         self.free.extend((first + 1..first + CHUNK as u32).rev());
         first
     }
 
-    /// Removes an entry.
-    pub(super) fn remove(&mut self, slot: Slot, hash_of: impl Fn(KeyRef<'_>) -> u64) -> Option<Entry<T>> {
-        self.get_mut(slot)?;
-        let (chunk, offset) = locate(slot.index);
-        let entry = self.chunks.get_mut(chunk)?.as_mut()?.get_mut(offset)?.take()?;
-        if let Ok(found) = self.index.find_entry(hash_of(entry.key()), |&index| index == slot.index) {
+    /// Removes an entry; `false` when it is not there any more.
+    pub(super) fn remove(&mut self, slot: Slot, hash_of: impl Fn(KeyRef<'_>) -> u64) -> bool {
+        let Some(entry) = entry_at_mut(&mut self.chunks, slot.index) else { return false };
+        if entry.generation != slot.generation || !entry.is_live() {
+            return false;
+        }
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.record = T::vacant();
+        let hash = hash_of(entry.key());
+        if let Ok(found) = self.index.find_entry(hash, |&index| index == slot.index) {
             found.remove();
         }
         self.free.push(slot.index);
         self.live -= 1;
-        Some(entry)
+        true
     }
 
     /// Looks at the next `count` slots and removes what `idle` says may go; calls `gone` with each key.
@@ -142,14 +168,14 @@ impl<T> Table<T> {
         let mut removed = 0;
         for _ in 0..count.min(slots) {
             self.hand = if self.hand + 1 >= slots { 0 } else { self.hand + 1 };
-            let (chunk, offset) = (self.hand / CHUNK, self.hand % CHUNK);
-            let entry = self.chunks.get_mut(chunk).and_then(Option::as_mut).and_then(|c| c.get_mut(offset));
-            let Some(Some(entry)) = entry else { continue };
+            let index = self.hand as u32;
+            let Some(entry) = entry_at_mut(&mut self.chunks, index).filter(|entry| entry.is_live()) else {
+                continue;
+            };
             if idle(entry.key.borrow(), &mut entry.record) {
                 gone(entry.key.borrow());
-                let slot = Slot { index: self.hand as u32, generation: entry.generation };
-                self.remove(slot, hash_of);
-                removed += 1;
+                let slot = Slot { index, generation: entry.generation };
+                removed += usize::from(self.remove(slot, hash_of));
             }
         }
         removed
@@ -158,15 +184,18 @@ impl<T> Table<T> {
     /// Gives back the memory of chunks without entries.
     pub(super) fn shrink(&mut self, hash_of: impl Fn(KeyRef<'_>) -> u64) {
         for chunk in &mut self.chunks {
-            if chunk.as_ref().is_some_and(|slots| slots.iter().all(Option::is_none)) {
-                *chunk = None;
+            if chunk.iter().all(|entry| !entry.is_live()) {
+                let latest = chunk.iter().map(|entry| entry.generation).max();
+                // Even, as the generation of a free entry is.
+                self.generation = self.generation.max(latest.unwrap_or(0));
+                *chunk = Vec::new();
             }
         }
-        while self.chunks.last().is_some_and(Option::is_none) {
+        while self.chunks.last().is_some_and(Vec::is_empty) {
             self.chunks.pop();
         }
         let chunks = &self.chunks;
-        self.free.retain(|&index| chunks.get(locate(index).0).is_some_and(Option::is_some));
+        self.free.retain(|&index| chunks.get(locate(index).0).is_some_and(|chunk| !chunk.is_empty()));
         self.free.shrink_to_fit();
         self.chunks.shrink_to_fit();
         let chunks = &self.chunks;
@@ -177,14 +206,11 @@ impl<T> Table<T> {
 
     /// All entries with their slots, in the order of the slots.
     pub(super) fn slots(&self) -> impl Iterator<Item = (Slot, &Entry<T>)> {
-        let chunks = self.chunks.iter().enumerate();
-        let numbered = chunks.flat_map(|(number, chunk)| {
-            let slots = chunk.iter().flat_map(|slots| slots.iter());
-            slots.enumerate().map(move |(offset, slot)| ((number * CHUNK + offset) as u32, slot))
-        });
-        numbered.filter_map(|(index, slot)| {
-            let entry = slot.as_ref()?;
-            Some((Slot { index, generation: entry.generation }, entry))
+        let chunks = self.chunks.iter().zip(0_u32..);
+        let numbered = chunks.flat_map(|(chunk, number)| chunk.iter().zip(number * CHUNK as u32..));
+        numbered.filter(|(entry, _)| entry.is_live()).map(|(entry, index)| {
+            let generation = entry.generation;
+            (Slot { index, generation }, entry)
         })
     }
 
@@ -200,20 +226,22 @@ impl<T> Table<T> {
 
     /// Bytes this table takes, without what its records keep on the heap themselves.
     pub(super) fn bytes(&self) -> usize {
-        let chunks = self.chunks.iter().flatten().count() * CHUNK * size_of::<Option<Entry<T>>>();
+        let chunks: usize = self.chunks.iter().map(|chunk| chunk.capacity() * size_of::<Entry<T>>()).sum();
         let keys: usize = self.entries().map(|entry| entry.key.heap_bytes()).sum();
         let index = self.index.capacity() * 8 / 7 * (size_of::<u32>() + 1);
-        chunks + keys + index + self.free.capacity() * 4 + self.chunks.capacity() * 16
+        chunks + keys + index + self.free.capacity() * 4 + self.chunks.capacity() * size_of::<Vec<Entry<T>>>()
     }
-}
-
-fn empty_chunk<T>() -> Chunk<T> {
-    (0..CHUNK).map(|_| None).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Vacant for usize {
+        fn vacant() -> Self {
+            0
+        }
+    }
 
     fn key(number: &[u8]) -> KeyRef<'_> {
         KeyRef { family: Family(0), tenant: b"", key: number }
@@ -237,7 +265,7 @@ mod tests {
         let removed = table.sweep(usize::MAX, |_, record| *record != 500, |_| {}, hash);
         assert_eq!((removed, table.len()), (999, 1));
         let again = table.insert(key(b"again"), 7, hash);
-        assert!(table.get_mut(Slot { generation: again.generation - 1, ..again }).is_none());
+        assert!(table.get_mut(Slot { generation: again.generation - 2, ..again }).is_none());
         table.remove(again, hash);
         table.remove(slots[500], hash);
         table.shrink(hash);

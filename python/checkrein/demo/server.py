@@ -1,0 +1,109 @@
+"""A model server on the loopback interface that speaks the OpenAI chat completions API."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+# A model: the messages so far in, the next assistant message out.
+Model = Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+MAX_BODY = 1 << 20
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request to the API; the server that owns it has the model."""
+
+    server: _Server
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        """Answer `/v1/chat/completions`; everything else is refused in the API's own error form."""
+        length = int(self.headers.get("content-length") or 0)
+        if not 0 < length <= MAX_BODY:
+            # The body stays unread, so the connection cannot be used again.
+            self.close_connection = True
+            self._error(413, f"a body of 1 to {MAX_BODY} bytes is needed")
+            return
+        body = self.rfile.read(length)
+        if self.path != "/v1/chat/completions":
+            self._error(404, f"unknown path {self.path}")
+        elif not self.headers.get("authorization", "").startswith("Bearer "):
+            self._error(401, "no API key")
+        else:
+            self._complete(body)
+
+    def _complete(self, body: bytes) -> None:
+        """Ask the model for the next message of a conversation."""
+        try:
+            request = json.loads(body)
+            messages, model, stream = request["messages"], request["model"], request.get("stream", False)
+        except (ValueError, KeyError, TypeError):
+            self._error(400, "a JSON object with `model` and `messages` is needed")
+            return
+        if stream:
+            self._error(400, "this server does not stream")
+            return
+        message = self.server.model(messages)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": None, **message},
+            "finish_reason": "tool_calls" if message.get("tool_calls") else "stop",
+            "logprobs": None,
+        }
+        answer = {
+            "id": f"chatcmpl-{len(messages)}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": model,
+            "choices": [choice],
+            "usage": _usage(messages, message),
+        }
+        self._send(200, answer)
+
+    def _error(self, status: int, message: str) -> None:
+        self._send(status, {"error": {"message": message, "type": "invalid_request_error", "code": None}})
+
+    def _send(self, status: int, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the terminal for the timeline."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.model = model
+
+
+def _usage(messages: list[dict[str, Any]], answer: dict[str, Any]) -> dict[str, int]:
+    """Token counts at four bytes a token, as a rough scripted model would report them."""
+    prompt, completion = (len(json.dumps(part)) // 4 for part in (messages, answer))
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+@contextmanager
+def serve(model: Model) -> Iterator[str]:
+    """Serve `model` on a free port while the context lasts; yields the API's base URL."""
+    server = _Server(model)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,65 @@
+"""Every Python block of the documents runs, in order, in one namespace per document."""
+
+from __future__ import annotations
+
+import asyncio
+import linecache
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENTS = [
+    path
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+    if "```python" in path.read_text(encoding="utf-8")
+]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(document: Path) -> list[tuple[int, str]]:
+    """Return (line of its first statement, source) of every Python block."""
+    text = document.read_text(encoding="utf-8")
+    return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in BLOCK.finditer(text)]
+
+
+def run(document: Path, line: int, source: str, namespace: dict[str, Any]) -> None:
+    """Execute one block; tracebacks point into the document. A block may await at its top level."""
+    padded = "\n" * (line - 1) + source
+    name = str(document)
+    linecache.cache[name] = (len(padded), None, padded.splitlines(keepends=True), name)
+    code = compile(padded, name, "exec", flags=0x2000)  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    result = eval(code, namespace)
+    if result is not None:
+        asyncio.run(result)
+
+
+def test_the_readme_has_examples() -> None:
+    assert ROOT / "README.md" in DOCUMENTS
+    assert len(blocks(ROOT / "README.md")) >= 2
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "__example__"}
+    for line, source in blocks(document):
+        run(document, line, source, namespace)
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_every_fence_names_its_language(document: Path) -> None:
+    """An unnamed fence would be compiled as Rust by the documentation tests."""
+    fences = re.findall(r"^```(.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) % 2 == 0
+    assert set(fences[0::2]) <= {"python", "rust", "sh", "text", "toml", "json"}
+    assert set(fences[1::2]) <= {""}
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_links_point_at_files_that_exist(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
