@@ -187,6 +187,25 @@ fn idle_keys_go_and_the_cap_refuses_only_new_ones() {
 }
 
 #[test]
+fn keys_that_come_once_go_without_a_collection() {
+    for max_keys in [100, 1_000_000] {
+        let clock = FakeClock::new(Timestamp::from_nanos(1_000_000_000_000_000_000));
+        let engine = Engine::builder().clock(Clock::fake(clock.clone())).max_keys(max_keys).build();
+        let kind = GateSpecKind::Once { keep_result: Span::from_millis(5), keep_key: Span::from_millis(5) };
+        let policy = compile(&engine, vec![gate("once", kind)]);
+        // Five keys are wanted at any time; the others have expired and must make room.
+        for number in 0..20_000 {
+            clock.advance(Span::from_millis(1));
+            let name = format!("u{number}");
+            let (shown, permit) = admit(&engine, &policy, &Call { once: Some((&name, 1)), ..CALL });
+            assert_eq!(shown, "allow", "call {number} of a cap of {max_keys}");
+            engine.finish(permit.unwrap(), &done("")).unwrap();
+        }
+        assert!(engine.store().usage().0 < 1_000, "{:?} of a cap of {max_keys}", engine.store().usage());
+    }
+}
+
+#[test]
 fn what_the_action_does_not_have_is_a_refusal() {
     let (engine, _) = engine();
     let policy = compile(&engine, vec![limit(2, Span::ZERO)]);

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use checkrein_core::admission::{self, Admission, Inputs, KeyValue, PermitError, Plan};
+use checkrein_core::code::Code;
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::gate::breaker::Phase;
 use checkrein_core::gate::fact::Fact;
@@ -33,6 +34,13 @@ const SHARDS: usize = 64;
 const SWEEP_EVERY: u32 = 64;
 /// ... this many slots are looked at, so that a full round takes two admissions per slot.
 const SWEEP_SLOTS: usize = 32;
+/// A new key counts as this many admissions: more slots are looked at than are filled, so what has expired never
+/// piles up, however many keys come only once.
+const TICKS_OF_NEW_KEY: u32 = 8;
+/// At the cap on live keys, this many slots of every shard are looked at ...
+const ROOM_SLOTS: usize = 128;
+/// ... but not more often than this.
+const ROOM_EVERY: Span = Span::from_millis(1);
 
 /// A store in this process's memory.
 #[derive(Debug)]
@@ -42,6 +50,8 @@ pub struct MemoryStore {
     capacity: Capacity,
     /// No lease ends before this instant.
     next_due: AtomicI64,
+    /// When room was last looked for at the cap.
+    room_made: AtomicI64,
 }
 
 impl MemoryStore {
@@ -49,7 +59,8 @@ impl MemoryStore {
     pub fn new(max_keys: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let (hasher, next_due) = (RandomState::default(), AtomicI64::new(i64::MAX));
-        Self { shards, hasher, capacity: Capacity::new(max_keys), next_due }
+        let room_made = AtomicI64::new(i64::MIN);
+        Self { shards, hasher, capacity: Capacity::new(max_keys), next_due, room_made }
     }
 
     #[inline]
@@ -154,6 +165,31 @@ impl MemoryStore {
         if !plan.is_readable() {
             return (plan.into_refusal(), None);
         }
+        let (policy, inputs) = (plan.policy(), plan.inputs());
+        let (admission, id) = self.admit_step(plan, now);
+        let full = admission.reasons.first().is_some_and(|reason| reason.code == Code::Capacity);
+        if full && self.make_room(now) {
+            return self.admit_step(admission::plan(policy, inputs), now);
+        }
+        (admission, id)
+    }
+
+    /// Looks for records that may go when the cap on live keys is reached, and says whether there were any. At most
+    /// once in [`ROOM_EVERY`], and in a bounded stretch of each shard, so that refusals stay cheap.
+    #[cold]
+    fn make_room(&self, now: Timestamp) -> bool {
+        let last = self.room_made.load(Ordering::Relaxed);
+        if now.nanos().saturating_sub(last) < ROOM_EVERY.nanos() {
+            return false;
+        }
+        self.room_made.store(now.nanos(), Ordering::Relaxed);
+        let hash_of = |key: KeyRef<'_>| self.hash(key);
+        let sweep = |shard: &Mutex<Shard>| shard.lock().sweep(ROOM_SLOTS, now, &self.capacity, hash_of);
+        self.shards.iter().map(sweep).sum::<usize>() > 0
+    }
+
+    #[inline]
+    fn admit_step(&self, plan: Plan<'_>, now: Timestamp) -> (Admission, Option<PermitId>) {
         let mut records = self.records(&plan, true);
         let (admission, permit) = admission::admit(plan, now, &mut records, false);
         let id = permit.and_then(|permit| {
@@ -203,8 +239,9 @@ impl MemoryStore {
 
     #[inline]
     fn sweep_shard(&self, shard: &mut Shard, now: Timestamp) {
-        shard.ticks = shard.ticks.wrapping_add(1);
-        if shard.ticks.is_multiple_of(SWEEP_EVERY) {
+        shard.ticks += 1;
+        if shard.ticks >= SWEEP_EVERY {
+            shard.ticks -= SWEEP_EVERY;
             shard.sweep(SWEEP_SLOTS, now, &self.capacity, |key| self.hash(key));
         }
     }

@@ -13,6 +13,7 @@ use parking_lot::MutexGuard;
 
 use smallvec::SmallVec;
 
+use super::TICKS_OF_NEW_KEY;
 use super::capacity::Capacity;
 use super::slab::Slab;
 use super::table::{Slot, Table, Vacant};
@@ -148,6 +149,7 @@ impl<'s, H: Fn(KeyRef<'_>) -> u64 + Copy> StepRecords<'s, '_, H> {
     fn insert<T: Vacant>(&mut self, index: usize, record: T, table: impl Fn(&mut Shard) -> &mut Table<T>) {
         let Some(entry) = self.entries.get_mut(index) else { return };
         let Some((_, shard)) = self.guards.get_mut(usize::from(entry.guard)) else { return };
+        shard.ticks += TICKS_OF_NEW_KEY;
         entry.slot = Some(table(shard).insert(entry.key, record, self.hash_of));
     }
 
@@ -191,6 +193,10 @@ impl<H: Fn(KeyRef<'_>) -> u64 + Copy> Records for StepRecords<'_, '_, H> {
         let mut taken: SmallVec<[KeyRef<'_>; 6]> = SmallVec::new();
         for entry in missing {
             if !self.capacity.take(entry.key) {
+                // Whoever is refused for want of room has some more looked for.
+                if let Some((_, shard)) = self.guards.get_mut(usize::from(entry.guard)) {
+                    shard.ticks += TICKS_OF_NEW_KEY;
+                }
                 taken.into_iter().for_each(|key| self.capacity.give_back(key));
                 return false;
             }
