@@ -77,6 +77,14 @@ actiongate_engine, budgetgate_engine, rulegate_engine = actiongate.Engine(), bud
 decision = rulegate_engine.check(rule, ruleset)
 """
 
+TOOLS = """
+from types import SimpleNamespace as Bag
+def search_fn(query):
+    return f"found {query}"
+call = Bag(function=Bag(name="search_web", arguments='{"query": "x"}'))
+response = Bag(choices=[Bag(message=Bag(tool_calls=[call]))])
+"""
+
 FRAGMENT = "two decorators without a function"
 
 PACKAGES = [
@@ -126,5 +134,13 @@ PACKAGES = [
         },
         readme_prelude=DATABASE,
         readme_blocks=4,
+    ),
+    Published(
+        name="actiongate_openai",
+        version="0.2.0",
+        sha256="2088e4dd35c5ffc043bc3bf6a36f1c653be1ea9249c5ee8001a8656bc328d085",
+        scripts={"tests/test_openai.py": 10, "demo.py": None},
+        readme_prelude=TOOLS,
+        readme_blocks=3,
     ),
 ]

@@ -1,6 +1,7 @@
 //! Native half of `checkrein.auditgate`: entries, hashes, the memory store and the engine.
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 mod canonical;
 mod decision;
@@ -16,6 +17,35 @@ mod store;
 mod trail;
 mod vocabulary;
 mod wall;
+
+pub(crate) use canonical::push_integer;
+pub(crate) use engine::{AuditEngine, Event, EventDetail, Opened, Opening, Side};
+pub(crate) use entry::DetailSource;
+pub(crate) use snapshot::snapshot;
+pub(crate) use store::AppendError;
+pub(crate) use vocabulary::{Member, vocabulary};
+
+/// Appends a value's canonical JSON.
+pub(crate) fn write_canonical(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    canonical::CanonicalWriter::new(out).value(value)
+}
+
+/// Returns a text's canonical JSON.
+pub(crate) fn canonical_text(text: &Bound<'_, PyString>) -> PyResult<Box<[u8]>> {
+    let mut out = Vec::new();
+    canonical::CanonicalWriter::new(&mut out).string(text)?;
+    Ok(out.into_boxed_slice())
+}
+
+/// Appends nanoseconds as the seconds Python would print: an int for clocks that count in ints.
+pub(crate) fn push_seconds(out: &mut Vec<u8>, nanos: i64, whole: bool) {
+    const SECOND: i64 = 1_000_000_000;
+    if whole && nanos % SECOND == 0 {
+        push_integer(out, nanos / SECOND);
+    } else {
+        canonical::push_float(out, nanos as f64 / SECOND as f64);
+    }
+}
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();

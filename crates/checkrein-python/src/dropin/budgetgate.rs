@@ -11,6 +11,7 @@ mod store;
 pub(crate) use decision::Decision;
 pub(crate) use engine::{Admission, BudgetEngine, Judged, Prepared};
 pub(crate) use meter::Verdict;
+pub(crate) use money::{Written, read as read_amount};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -9,6 +9,7 @@ mod records;
 mod ruleset;
 mod snapshot;
 
+pub(crate) use decision::Decision;
 pub(crate) use engine::RuleEngine;
 
 use pyo3::prelude::*;

@@ -104,12 +104,34 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// The same gate and policy at another time.
+    pub(crate) fn at(&self, py: Python<'_>, now: &Now) -> Option<Self> {
+        Some(Self {
+            policy: self.policy.clone_ref(py),
+            limits: self.limits,
+            slot: Arc::clone(&self.slot),
+            stamp: now.stamp?,
+            whole: now.whole,
+            domain: self.domain,
+        })
+    }
+
     /// Runs `decide` on the gate's calls; `None` when they were cleared meanwhile: prepare again.
     pub(crate) fn with<T>(&self, decide: impl FnOnce(&mut Admission<'_>) -> T) -> Option<T> {
         let limits = &self.limits;
         self.slot.with(self.domain, |calls| {
             decide(&mut Admission { calls, limits, stamp: self.stamp, whole: self.whole })
         })
+    }
+
+    /// The decision that `verdict` is, as an object.
+    pub(crate) fn decision<'py>(
+        &self,
+        gate: &Bound<'py, PyAny>,
+        verdict: Verdict,
+    ) -> PyResult<Bound<'py, Decision>> {
+        let policy = self.policy.clone_ref(gate.py());
+        Judged { policy, outcome: Outcome::Counted(verdict) }.into_decision(gate)
     }
 
     /// The decision that `verdict` is.
@@ -176,6 +198,12 @@ impl ActionEngine {
         };
         let (policy, limits, slot) = self.resolve(config, store, *lane, gate, policy, stamp)?;
         Ok(Some(Prepared { policy, limits, slot, stamp, whole: now.whole, domain: config.domain }))
+    }
+
+    /// Tells the listeners of a decision that was taken together with other gates.
+    pub(crate) fn announce_to_listeners(&self, decision: &Bound<'_, PyAny>) -> PyResult<()> {
+        let announcer = &self.config()?.announcer;
+        if announcer.is_silent() { Ok(()) } else { announcer.tell(decision) }
     }
 
     /// Reads the engine's clock once.

@@ -12,7 +12,7 @@ use super::super::table::Record;
 use super::policy::Limits;
 
 /// What a decision found, before it becomes a Python object.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) allowed: bool,
     /// Blocked by the cooldown rather than by the limit.

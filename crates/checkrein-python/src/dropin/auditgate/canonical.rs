@@ -309,11 +309,46 @@ pub(crate) fn push_float(out: &mut Vec<u8>, number: f64) {
         push_integer(out, magnitude as i64);
         return out.extend_from_slice(b".0");
     }
+    if push_nanos(out, magnitude) {
+        return;
+    }
     let shortest = shortest_digits(magnitude);
     let (mantissa, exponent) = shortest.as_str().split_once('e').unwrap_or(("0", "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let (first, rest) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     push_digits(out, first.as_bytes(), rest.as_bytes(), exponent);
+}
+
+/// Appends a magnitude that is a whole number of billionths with at most 15 digits, as clocks return them.
+///
+/// Two decimals of at most 15 digits never share a double, so the one that reads back is also the shortest.
+fn push_nanos(out: &mut Vec<u8>, magnitude: f64) -> bool {
+    if !(1e-4..1e6).contains(&magnitude) {
+        return false;
+    }
+    let nanos = (magnitude * 1e9).round();
+    if nanos >= 1e15 || nanos / 1e9 != magnitude {
+        return false;
+    }
+    push_billionths(out, nanos as u64);
+    true
+}
+
+/// Appends a number of billionths without trailing zeros, but with at least one digit after the point.
+fn push_billionths(out: &mut Vec<u8>, nanos: u64) {
+    push_integer(out, (nanos / 1_000_000_000) as i64);
+    out.push(b'.');
+    let (mut rest, mut places) = (nanos % 1_000_000_000, 9);
+    while places > 1 && rest % 10 == 0 {
+        rest /= 10;
+        places -= 1;
+    }
+    let mut digits = [b'0'; 9];
+    for slot in digits.iter_mut().take(places).rev() {
+        *slot = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    out.extend_from_slice(digits.get(..places).unwrap_or_default());
 }
 
 /// Returns the shortest digits that read back as `magnitude`, as `d.ddde±x`.

@@ -34,7 +34,7 @@ struct Parts {
 
 /// What an engine knows about one trail.
 #[pyclass(frozen)]
-struct TrailSlot {
+pub(crate) struct TrailSlot {
     state: Mutex<SlotState>,
     json: Box<[u8]>,
 }
@@ -61,13 +61,40 @@ pub(crate) struct Event<'a, 'py> {
 /// The detail of an event.
 pub(crate) enum EventDetail<'a, 'py> {
     Object(Option<&'a Bound<'py, PyAny>>),
-    #[expect(dead_code, reason = "the tool runner, which comes next, prepares details")]
     /// Canonical JSON, and how to make the object when it is read.
     Prepared(&'a [u8], DetailSource),
 }
 
 /// A decision that ends it, or the policy and the time to go on with.
 type Begun = (Option<Py<Decision>>, Py<PyAny>, Py<PyAny>);
+
+/// What became of an event before it has its place in the log.
+pub(crate) enum Opening {
+    /// The store is the user's own: nothing was done.
+    Foreign,
+    /// Too light for the trail's policy, or it could not be built.
+    Dropped(Py<Decision>),
+    Ready(Box<Opened>),
+}
+
+/// An entry ready to be appended.
+pub(crate) struct Opened {
+    slot: Py<TrailSlot>,
+    policy: Arc<PolicyView>,
+    now: Py<PyAny>,
+    ts: Option<f64>,
+    draft: Draft,
+    log: Arc<TrailLog>,
+    side: Side,
+}
+
+impl Opened {
+    /// Gives the entry its place; runs no Python code and may be called under a lock of the same kind.
+    pub(crate) fn append(&self, py: Python<'_>) -> Result<(), AppendError> {
+        let draft = &self.draft;
+        self.log.append(py, &draft.entry, self.ts, |sequence, previous| draft.seal(py, sequence, previous))
+    }
+}
 
 /// Which of an engine's two logs an event goes to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -133,7 +160,7 @@ impl AuditEngine {
             let state = slot.state.lock();
             if side == Side::Sync { state.log.clone() } else { state.async_log.clone() }
         };
-        if let Some(known) = known.filter(|_| !fresh) {
+        if let Some(known) = known.filter(|log| !fresh && !log.is_detached()) {
             return Ok(known);
         }
         let log = store.get().log(trail)?;
@@ -144,64 +171,105 @@ impl AuditEngine {
     }
 
     /// Records `event` in a native log; `None` when the store is the user's own.
-    pub(crate) fn record_event(&self, event: Event<'_, '_>, side: Side) -> PyResult<Option<Py<Decision>>> {
-        let parts = self.parts()?;
-        let native = if side == Side::Sync { &parts.native } else { &parts.async_native };
-        let Some(store) = native else {
-            return Ok(None);
+    pub(crate) fn record_event(&self, event: &Event<'_, '_>, side: Side) -> PyResult<Option<Py<Decision>>> {
+        let py = event.trail.py();
+        let mut opened = match self.open(event, side)? {
+            Opening::Foreign => return Ok(None),
+            Opening::Dropped(decision) => return Ok(Some(decision)),
+            Opening::Ready(opened) => opened,
         };
-        let trail = event.trail;
-        let py = trail.py();
+        loop {
+            match opened.append(py) {
+                Ok(()) => return self.close(event.trail, &opened).map(Some),
+                Err(AppendError::Detached) => self.reopen(event.trail, &mut opened)?,
+                Err(refused) => return self.give_up(event.trail, &opened, &refused).map(Some),
+            }
+        }
+    }
+
+    /// Builds the entry of `event`, up to its place in the log.
+    pub(crate) fn open(&self, event: &Event<'_, '_>, side: Side) -> PyResult<Opening> {
+        let parts = self.parts()?;
+        let Some(store) = (if side == Side::Sync { &parts.native } else { &parts.async_native }) else {
+            return Ok(Opening::Foreign);
+        };
+        let (trail, py) = (event.trail, event.trail.py());
         let slot = self.slot(trail)?;
-        let slot = slot.get();
-        let policy = self.policy(py, slot, event.policy)?;
+        let policy = self.policy(py, slot.get(), event.policy)?;
         if vocabulary(py)?.rank(event.severity)? < policy.floor {
-            return self.finish(trail, &policy, None, Some(&policy.below()), None).map(Some);
+            return self.finish(trail, &policy, None, Some(&policy.below()), None).map(Opening::Dropped);
         }
         let now = parts.clock.bind(py).call0()?;
-        let recorded = self.append(parts, slot, store, side, &event, &policy, &now);
-        match recorded {
-            Ok(entry) => self.finish(trail, &policy, Some(entry), None, None).map(Some),
+        match self.draft(parts, slot.get(), event, policy.integrity, &now) {
+            Ok(draft) => Ok(Opening::Ready(Box::new(Opened {
+                log: self.log(slot.get(), trail, store, side, false)?,
+                ts: super::store::exact_stamp(&now),
+                now: now.unbind(),
+                slot: slot.unbind(),
+                draft,
+                policy,
+                side,
+            }))),
             Err(error) if error.is_instance_of::<PyException>(py) => {
-                let reason = format!("Entry build failed: {}", text_of(py, &error));
-                self.finish(trail, &policy, None, Some(&reason), Some(error)).map(Some)
+                self.refuse(trail, &policy, error).map(Opening::Dropped)
             }
             Err(error) => Err(error),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything one entry is built from")]
-    fn append(
+    fn draft(
         &self,
         parts: &Parts,
         slot: &TrailSlot,
-        store: &Py<MemoryStore>,
-        side: Side,
         event: &Event<'_, '_>,
-        policy: &PolicyView,
+        integrity: Integrity,
         now: &Bound<'_, PyAny>,
-    ) -> PyResult<Py<AuditEntry>> {
+    ) -> PyResult<Draft> {
         let py = now.py();
         let wall = parts.wall_clock.as_ref().map(|clock| clock.bind(py).call0()).transpose()?;
-        let draft = Draft::build(event, &slot.json, policy.integrity, now, wall, parts.recorded_by.bind(py))?;
-        let ts = super::store::exact_stamp(now);
-        let mut log = self.log(slot, event.trail, store, side, false)?;
-        loop {
-            match log.append(py, &draft.entry, ts, |sequence, previous| draft.seal(py, sequence, previous)) {
-                Ok(()) => break,
-                Err(AppendError::Detached) => log = self.log(slot, event.trail, store, side, true)?,
-                Err(AppendError::Exhausted) => {
-                    return Err(PyRuntimeError::new_err("no sequence number is left for the trail"));
-                }
-                Err(AppendError::UnusableHash) => {
-                    return Err(PyTypeError::new_err("the entry before carries a hash that is not text"));
-                }
+        Draft::build(event, &slot.json, integrity, now, wall, parts.recorded_by.bind(py))
+    }
+
+    /// Looks the log up again after the one at hand was cleared away.
+    pub(crate) fn reopen(&self, trail: &Bound<'_, PyAny>, opened: &mut Opened) -> PyResult<()> {
+        let parts = self.parts()?;
+        let store = if opened.side == Side::Sync { &parts.native } else { &parts.async_native };
+        if let Some(store) = store {
+            opened.log = self.log(opened.slot.get(), trail, store, opened.side, true)?;
+        }
+        Ok(())
+    }
+
+    /// Decides that an appended entry is recorded, and prunes what its policy no longer keeps.
+    pub(crate) fn close(&self, trail: &Bound<'_, PyAny>, opened: &Opened) -> PyResult<Py<Decision>> {
+        let py = trail.py();
+        if let Some(retention) = &opened.policy.retention {
+            prune(&opened.log, opened.now.bind(py), retention.bind(py));
+        }
+        self.finish(trail, &opened.policy, Some(opened.draft.entry.clone_ref(py)), None, None)
+    }
+
+    /// Decides that an entry the log has no place for is dropped.
+    pub(crate) fn give_up(
+        &self,
+        trail: &Bound<'_, PyAny>,
+        opened: &Opened,
+        refused: &AppendError,
+    ) -> PyResult<Py<Decision>> {
+        let error = match refused {
+            AppendError::UnusableHash => {
+                PyTypeError::new_err("the entry before carries a hash that is not text")
             }
-        }
-        if let Some(retention) = &policy.retention {
-            prune(&log, now, retention.bind(py));
-        }
-        Ok(draft.entry.clone_ref(py))
+            AppendError::Detached | AppendError::Exhausted => {
+                PyRuntimeError::new_err("no sequence number is left for the trail")
+            }
+        };
+        self.refuse(trail, &opened.policy, error)
+    }
+
+    fn refuse(&self, trail: &Bound<'_, PyAny>, policy: &PolicyView, error: PyErr) -> PyResult<Py<Decision>> {
+        let reason = format!("Entry build failed: {}", text_of(trail.py(), &error));
+        self.finish(trail, policy, None, Some(&reason), Some(error))
     }
 
     /// Builds the decision, hands it to the listeners and raises where the policy says so.
@@ -322,7 +390,7 @@ impl AuditEngine {
             detail: EventDetail::Object(detail),
             policy,
         };
-        if let Some(decision) = slf.borrow().record_event(event, Side::Sync)? {
+        if let Some(decision) = slf.borrow().record_event(&event, Side::Sync)? {
             return Ok(decision.into_any());
         }
         let arguments = (trail, verdict, severity, gate_type, gate_identity, reason, detail, policy);
@@ -352,7 +420,7 @@ impl AuditEngine {
             detail: EventDetail::Object(detail),
             policy,
         };
-        slf.borrow().record_event(event, Side::Async)
+        slf.borrow().record_event(&event, Side::Async)
     }
 
     /// Decides whether an event is recorded at all: `(decision, None, None)` or `(None, policy, now)`.

@@ -100,6 +100,11 @@ impl TrailLog {
         self.state.lock().entries.iter().map(|stored| stored.entry.clone_ref(py)).collect()
     }
 
+    /// Whether the store has cleared this log away.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.state.lock().detached
+    }
+
     fn last(&self, py: Python<'_>) -> Option<Py<AuditEntry>> {
         self.state.lock().entries.back().map(|stored| stored.entry.clone_ref(py))
     }

@@ -131,6 +131,17 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// The same ledger, budget and amount at another time.
+    pub(crate) fn at(&self, py: Python<'_>, now: &Now) -> Option<Self> {
+        Some(Self {
+            budget: self.budget.clone_ref(py),
+            limits: self.limits,
+            slot: Arc::clone(&self.slot),
+            amount: self.amount,
+            moment: Moment { nanos: now.stamp?, domain: self.moment.domain },
+        })
+    }
+
     /// Runs `decide` on the ledger's spend; `None` when it was cleared meanwhile: prepare again.
     pub(crate) fn with<T>(&self, decide: impl FnOnce(&mut Admission<'_>) -> T) -> Option<T> {
         self.slot.with(self.moment.domain, |spend| {
@@ -141,6 +152,16 @@ impl Prepared {
                 nanos: self.moment.nanos,
             })
         })
+    }
+
+    /// The decision that `verdict` is, as an object; `None` is a sum that does not fit.
+    pub(crate) fn decision<'py>(
+        &self,
+        ledger: &Bound<'py, PyAny>,
+        amount: &Bound<'py, PyAny>,
+        verdict: Option<Verdict>,
+    ) -> PyResult<Bound<'py, Decision>> {
+        Judged::counted(self.budget.clone_ref(ledger.py()), verdict).into_decision(ledger, amount)
     }
 
     /// The decision that `verdict` is; `None` is a sum that does not fit.
@@ -216,6 +237,12 @@ impl BudgetEngine {
     /// Whether decisions can be taken natively, together with those of another native engine.
     pub(crate) fn is_native(&self) -> PyResult<bool> {
         Ok(matches!(self.config()?.store, Backend::Native { .. }))
+    }
+
+    /// Tells the listeners of a decision that was taken together with other gates.
+    pub(crate) fn announce_to_listeners(&self, decision: &Bound<'_, PyAny>) -> PyResult<()> {
+        let announcer = &self.config()?.announcer;
+        if announcer.is_silent() { Ok(()) } else { announcer.tell(decision) }
     }
 
     /// Reads the engine's clock once.

@@ -32,11 +32,11 @@ pub(crate) struct Limits {
 }
 
 /// What a decision found, before it becomes a Python object.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) allowed: bool,
     /// Spent in the window, this amount included when it is allowed.
-    pub(super) spent: Written,
+    pub(crate) spent: Written,
 }
 
 /// The spend of one ledger.

@@ -3,6 +3,8 @@
 //! The shared meters count 10^-12; what a `Decimal` has beyond (a third of a cent has 28 places) is kept beside it as
 //! a whole number of 10^-38, so that sums stay exact. The places shown to the user are kept apart from the value.
 
+use std::fmt::Write as _;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
@@ -32,6 +34,38 @@ pub(crate) struct Money {
 pub(crate) struct Written {
     pub(super) money: Money,
     pub(super) places: u8,
+}
+
+impl Written {
+    /// What `str` says of it as a `Decimal`, where that needs no exponent, no rounding and no more places than written.
+    pub(crate) fn plain_text(self) -> Option<String> {
+        if self.places > 6 || self.money.fine != 0 {
+            return None;
+        }
+        // Below 2^64 pico (some 18 million) the arithmetic is that of the machine.
+        let pico = u64::try_from(self.money.pico).ok()?;
+        let places = u32::from(self.places);
+        let (unit, below) = (10_u64.pow(places), 10_u64.pow(PICO_PLACES as u32 - places));
+        if pico % below != 0 {
+            return None;
+        }
+        let (whole, fraction) = (pico / below / unit, pico / below % unit);
+        if places == 0 {
+            return Some(whole.to_string());
+        }
+        let mut text = String::with_capacity(28);
+        let _ = write!(text, "{whole}.{fraction:0width$}", width = usize::from(self.places));
+        Some(text)
+    }
+
+    /// What is left of this budget after `spent`, as a decision prints it.
+    pub(crate) fn remaining_after(self, spent: Self) -> Option<String> {
+        let money = self.money.saturating_sub(spent.money);
+        if money == Money::default() {
+            return Some("0".to_owned());
+        }
+        Self { money, places: self.places.max(spent.places) }.plain_text()
+    }
 }
 
 /// Why something is not an amount a ledger can take.

@@ -55,6 +55,14 @@ impl Decision {
         Self { rule, ruleset, body }
     }
 
+    /// How many predicates were asked, where the engine decided to allow.
+    pub(crate) fn asked_and_allowed(&self) -> Option<usize> {
+        match &self.body {
+            Body::Allowed { evaluated } => Some(*evaluated),
+            Body::Violated { .. } | Body::Given(_) => None,
+        }
+    }
+
     pub(super) fn is_allowed(&self, py: Python<'_>) -> PyResult<bool> {
         match &self.body {
             Body::Allowed { .. } => Ok(true),

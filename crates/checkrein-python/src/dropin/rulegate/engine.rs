@@ -79,6 +79,37 @@ impl RuleEngine {
         self.config.get().ok_or_else(|| PyRuntimeError::new_err("Engine.__init__() was not called"))
     }
 
+    /// Asks the predicates about a tool's arguments; nothing is announced or recorded yet.
+    pub(crate) fn ask_about<'py>(
+        &self,
+        rule: &Bound<'py, PyAny>,
+        ruleset: &Bound<'py, PyAny>,
+        kwargs: &Bound<'py, PyAny>,
+    ) -> PyResult<(Now, Bound<'py, Decision>)> {
+        let args = PyTuple::empty(rule.py()).into_any();
+        let question = Question {
+            rule,
+            ruleset: Some(ruleset),
+            args: &args,
+            kwargs: Some(kwargs),
+            meta: None,
+            all: false,
+            method: "check",
+        };
+        self.evaluate(self.config()?, &question)
+    }
+
+    /// Announces and records what `ask_about` decided.
+    pub(crate) fn conclude_asked(
+        &self,
+        rule: &Bound<'_, PyAny>,
+        now: &Now,
+        decision: &Bound<'_, Decision>,
+    ) -> PyResult<()> {
+        let config = self.config()?;
+        self.conclude(config, &config.store, rule, now, decision)
+    }
+
     /// Reads the clock once and asks the predicates; nothing is announced or recorded yet.
     pub(super) fn evaluate<'py>(
         &self,

@@ -30,17 +30,15 @@ use shard::{Entry, Guards, OpenPermit, PermitRecords, Retention, Shard, StepReco
 use table::Slot;
 
 const SHARDS: usize = 64;
-/// Every so many admissions of a shard ...
+/// After so many admissions of a shard ...
 const SWEEP_EVERY: u32 = 64;
 /// ... this many slots are looked at, so that a full round takes two admissions per slot.
 const SWEEP_SLOTS: usize = 32;
-/// A new key counts as this many admissions: more slots are looked at than are filled, so what has expired never
-/// piles up, however many keys come only once.
-const TICKS_OF_NEW_KEY: u32 = 8;
-/// At the cap on live keys, this many slots of every shard are looked at ...
-const ROOM_SLOTS: usize = 128;
-/// ... but not more often than this.
-const ROOM_EVERY: Span = Span::from_millis(1);
+/// A new key counts as so many admissions: eight slots are looked at for each that is taken, so that keys that come
+/// once and never again do not pile up.
+const NEW_KEY: u32 = 16;
+/// At the cap all shards are swept before a key is refused, but not more often than this.
+const FULL_SWEEP_EVERY: Span = Span::from_millis(10);
 
 /// A store in this process's memory.
 #[derive(Debug)]
@@ -50,8 +48,8 @@ pub struct MemoryStore {
     capacity: Capacity,
     /// No lease ends before this instant.
     next_due: AtomicI64,
-    /// When room was last looked for at the cap.
-    room_made: AtomicI64,
+    /// When all shards were swept last because the cap was reached.
+    swept_all: AtomicI64,
 }
 
 impl MemoryStore {
@@ -59,8 +57,8 @@ impl MemoryStore {
     pub fn new(max_keys: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let (hasher, next_due) = (RandomState::default(), AtomicI64::new(i64::MAX));
-        let room_made = AtomicI64::new(i64::MIN);
-        Self { shards, hasher, capacity: Capacity::new(max_keys), next_due, room_made }
+        let swept_all = AtomicI64::new(i64::MIN);
+        Self { shards, hasher, capacity: Capacity::new(max_keys), next_due, swept_all }
     }
 
     #[inline]
@@ -160,36 +158,31 @@ impl MemoryStore {
     }
 
     /// Decides one action and takes what it needs.
-    #[inline]
     pub fn admit(&self, plan: Plan<'_>, now: Timestamp) -> (Admission, Option<PermitId>) {
         if !plan.is_readable() {
             return (plan.into_refusal(), None);
         }
-        let (policy, inputs) = (plan.policy(), plan.inputs());
-        let (admission, id) = self.admit_step(plan, now);
-        let full = admission.reasons.first().is_some_and(|reason| reason.code == Code::Capacity);
-        if full && self.make_room(now) {
-            return self.admit_step(admission::plan(policy, inputs), now);
+        let again = plan.clone();
+        let (admission, permit) = self.admit_once(plan, now);
+        let full = admission.reasons.iter().any(|reason| reason.code == Code::Capacity);
+        if full && self.may_sweep_all(now) {
+            self.collect(now);
+            return self.admit_once(again, now);
         }
-        (admission, id)
+        (admission, permit)
     }
 
-    /// Looks for records that may go when the cap on live keys is reached, and says whether there were any. At most
-    /// once in [`ROOM_EVERY`], and in a bounded stretch of each shard, so that refusals stay cheap.
-    #[cold]
-    fn make_room(&self, now: Timestamp) -> bool {
-        let last = self.room_made.load(Ordering::Relaxed);
-        if now.nanos().saturating_sub(last) < ROOM_EVERY.nanos() {
-            return false;
-        }
-        self.room_made.store(now.nanos(), Ordering::Relaxed);
-        let hash_of = |key: KeyRef<'_>| self.hash(key);
-        let sweep = |shard: &Mutex<Shard>| shard.lock().sweep(ROOM_SLOTS, now, &self.capacity, hash_of);
-        self.shards.iter().map(sweep).sum::<usize>() > 0
+    /// Whether a sweep of all shards is due again; whoever is told so does it.
+    fn may_sweep_all(&self, now: Timestamp) -> bool {
+        let last = self.swept_all.load(Ordering::Relaxed);
+        let due = Timestamp::from_nanos(last).after(FULL_SWEEP_EVERY) <= now;
+        due && self
+            .swept_all
+            .compare_exchange(last, now.nanos(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
-    #[inline]
-    fn admit_step(&self, plan: Plan<'_>, now: Timestamp) -> (Admission, Option<PermitId>) {
+    fn admit_once(&self, plan: Plan<'_>, now: Timestamp) -> (Admission, Option<PermitId>) {
         let mut records = self.records(&plan, true);
         let (admission, permit) = admission::admit(plan, now, &mut records, false);
         let id = permit.and_then(|permit| {
@@ -240,7 +233,7 @@ impl MemoryStore {
     #[inline]
     fn sweep_shard(&self, shard: &mut Shard, now: Timestamp) {
         shard.ticks += 1;
-        if shard.ticks >= SWEEP_EVERY {
+        while shard.ticks >= SWEEP_EVERY {
             shard.ticks -= SWEEP_EVERY;
             shard.sweep(SWEEP_SLOTS, now, &self.capacity, |key| self.hash(key));
         }
@@ -440,6 +433,21 @@ impl MemoryStore {
             }
         }
         (found, None)
+    }
+
+    /// Records of a kind, idle ones that no sweep has reached yet included.
+    pub fn usage_of(&self, kind: RecordKind) -> usize {
+        let of = |shard: &Mutex<Shard>| {
+            let shard = shard.lock();
+            match kind {
+                RecordKind::Meter => shard.meters.len(),
+                RecordKind::Breaker => shard.breakers.len(),
+                RecordKind::Operation => shard.operations.len(),
+                RecordKind::Fact => shard.facts.len(),
+                RecordKind::Permit => shard.permits.len(),
+            }
+        };
+        self.shards.iter().map(of).sum()
     }
 
     /// Live records of all kinds, and the bytes they take.

@@ -13,7 +13,6 @@ use parking_lot::MutexGuard;
 
 use smallvec::SmallVec;
 
-use super::TICKS_OF_NEW_KEY;
 use super::capacity::Capacity;
 use super::slab::Slab;
 use super::table::{Slot, Table, Vacant};
@@ -31,7 +30,7 @@ pub(super) struct Retention {
 #[derive(Debug)]
 pub(super) struct OpenPermit {
     pub(super) permit: Permit,
-    pub(super) records: SmallVec<[Place; 4]>,
+    pub(super) records: SmallVec<[Place; 6]>,
 }
 
 /// Where a record lies.
@@ -115,7 +114,7 @@ impl Shard {
 }
 
 /// The locked shards of one step, in ascending order.
-pub(super) type Guards<'a> = SmallVec<[(u8, MutexGuard<'a, Shard>); 4]>;
+pub(super) type Guards<'a> = SmallVec<[(u8, MutexGuard<'a, Shard>); 6]>;
 
 /// One record of a step.
 pub(super) struct Entry<'a> {
@@ -149,12 +148,12 @@ impl<'s, H: Fn(KeyRef<'_>) -> u64 + Copy> StepRecords<'s, '_, H> {
     fn insert<T: Vacant>(&mut self, index: usize, record: T, table: impl Fn(&mut Shard) -> &mut Table<T>) {
         let Some(entry) = self.entries.get_mut(index) else { return };
         let Some((_, shard)) = self.guards.get_mut(usize::from(entry.guard)) else { return };
-        shard.ticks += TICKS_OF_NEW_KEY;
         entry.slot = Some(table(shard).insert(entry.key, record, self.hash_of));
+        shard.ticks += super::NEW_KEY;
     }
 
     /// Where the step's records lie.
-    pub(super) fn places(&self) -> SmallVec<[Place; 4]> {
+    pub(super) fn places(&self) -> SmallVec<[Place; 6]> {
         let missing = Slot { index: u32::MAX, generation: 0 };
         let mut places = SmallVec::new();
         for entry in &self.entries {
@@ -193,10 +192,6 @@ impl<H: Fn(KeyRef<'_>) -> u64 + Copy> Records for StepRecords<'_, '_, H> {
         let mut taken: SmallVec<[KeyRef<'_>; 6]> = SmallVec::new();
         for entry in missing {
             if !self.capacity.take(entry.key) {
-                // Whoever is refused for want of room has some more looked for.
-                if let Some((_, shard)) = self.guards.get_mut(usize::from(entry.guard)) {
-                    shard.ticks += TICKS_OF_NEW_KEY;
-                }
                 taken.into_iter().for_each(|key| self.capacity.give_back(key));
                 return false;
             }
