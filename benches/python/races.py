@@ -77,7 +77,9 @@ def races() -> Iterator[tuple[str, list[Comparison]]]:
         ],
     )
     wraps, bare = _unified("functools.wraps pass-through"), _unified("bare call")
-    limit = _unified("guard", "limit", "<= 64")
+    limit, keyed, budget, coroutine = (
+        _unified("guard", what, "<= 64") for what in ("limit", "keyed", "budget", "async")
+    )
     yield (
         "unified",
         [
