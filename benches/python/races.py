@@ -77,9 +77,7 @@ def races() -> Iterator[tuple[str, list[Comparison]]]:
         ],
     )
     wraps, bare = _unified("functools.wraps pass-through"), _unified("bare call")
-    limit, keyed, budget, coroutine = (
-        _unified("guard", what, "<= 64") for what in ("limit", "keyed", "budget", "async")
-    )
+    limit = _unified("guard", "limit", "<= 64")
     yield (
         "unified",
         [

@@ -41,7 +41,7 @@ pub struct Permit {
     /// The lengths of its leases.
     pub leases: Leases,
     /// Amounts held, in the order of the policy's budgets.
-    pub holds: SmallVec<[Hold; 1]>,
+    pub holds: SmallVec<[Hold; 2]>,
     /// Breakers its outcome counts for.
     pub breakers: SmallVec<[(u8, Ticket, Thresholds); 1]>,
     /// Its once record.

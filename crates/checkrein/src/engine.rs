@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use checkrein_core::admission::{self, Admission, Inputs, PermitError};
+use checkrein_core::admission::{self, Admission, Inputs, PermitError, Verdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::gate::fact::Fact;
@@ -194,6 +194,15 @@ pub struct Admitted {
     pub permit: Option<PermitId>,
 }
 
+/// What [`Engine::decide`] found.
+#[derive(Clone, Debug)]
+pub enum Decided {
+    /// It may run, and there is nothing more to say; the permit if something has to be settled.
+    Allowed(Option<PermitId>),
+    /// It may not run, it ran before, or gates in observe mode have something to say.
+    Noted(Box<Admitted>),
+}
+
 /// Decides actions. Cheap to clone; all clones are one engine.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Inner>);
@@ -282,7 +291,9 @@ impl Engine {
         let calendars =
             if calendars.is_empty() { Vec::new() } else { policy.gates().iter().map(calendar_of).collect() };
         let only_limit = match policy.gates() {
-            [Gate { mode: Mode::Enforce, check: Check::Limit(limit), .. }] => Some(limit.clone()),
+            [Gate { mode: Mode::Enforce, check: Check::Limit(limit), .. }] if calendars.is_empty() => {
+                Some(limit.clone())
+            }
             _ => None,
         };
         Ok(Arc::new(CompiledPolicy { policy, only_limit, calendars }))
@@ -388,21 +399,40 @@ impl Engine {
     /// Decides an action over all its gates and takes what it needs. [`Inputs::period_ends`] is filled in here.
     #[inline]
     pub fn admit(&self, policy: &CompiledPolicy, inputs: &Inputs<'_>) -> Admitted {
+        match self.decide(policy, inputs) {
+            Decided::Allowed(permit) => Admitted { admission: Admission::allow(), permit },
+            Decided::Noted(admitted) => *admitted,
+        }
+    }
+
+    /// The same as [`admit`](Self::admit) in a form that costs an allowed action nothing: what there is to say about
+    /// any other is behind a box.
+    #[inline]
+    pub fn decide(&self, policy: &CompiledPolicy, inputs: &Inputs<'_>) -> Decided {
         let now = self.now();
         self.0.store.expire_due(now);
-        if policy.calendars.is_empty() {
-            if let Some(limit) = &policy.only_limit
-                && self.0.store.admit_call(limit, inputs, now)
-            {
-                return Admitted { admission: Admission::allow(), permit: None };
-            }
-            let (admission, permit) = self.0.store.admit(admission::plan(&policy.policy, inputs), now);
-            return Admitted { admission, permit };
+        if let Some(limit) = &policy.only_limit
+            && self.0.store.admit_call(limit, inputs, now)
+        {
+            return Decided::Allowed(None);
         }
+        self.decide_all(policy, inputs, now)
+    }
+
+    fn decide_all(&self, policy: &CompiledPolicy, inputs: &Inputs<'_>, now: Timestamp) -> Decided {
         let period_ends = policy.period_ends(now);
-        let inputs = Inputs { period_ends: &period_ends, ..*inputs };
-        let (admission, permit) = self.0.store.admit(admission::plan(&policy.policy, &inputs), now);
-        Admitted { admission, permit }
+        let with_ends;
+        let inputs = if period_ends.is_empty() {
+            inputs
+        } else {
+            with_ends = Inputs { period_ends: &period_ends, ..*inputs };
+            &with_ends
+        };
+        let (admission, permit) = self.0.store.admit(admission::plan(&policy.policy, inputs), now);
+        if admission.verdict == Verdict::Allow && admission.observed.is_empty() {
+            return Decided::Allowed(permit);
+        }
+        Decided::Noted(Box::new(Admitted { admission, permit }))
     }
 
     /// Decides an action without taking anything, and says where its meters stand.

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use checkrein::clock::{Clock, FakeClock};
 use checkrein::engine::{CompiledPolicy, Engine, GateSpec, GateSpecKind, WindowSpec};
-use checkrein::store::PermitId;
+use checkrein::store::{PermitId, RecordState};
 use checkrein_core::admission::{Inputs, KeyValue, PermitError, RuleVerdict, Verdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::decision::{Retry, retry_of};
 use checkrein_core::fingerprint::RequestDigest;
 use checkrein_core::gate::breaker::Health;
-use checkrein_core::gate::budget::Cost;
+use checkrein_core::gate::budget::{Bound, Cost};
 use checkrein_core::permit::{Outcome, Settlement};
 use checkrein_core::policy::{Charge, Leases, Mode, RecordKind};
 use checkrein_core::time::{Span, Timestamp};
@@ -199,4 +199,99 @@ fn what_the_action_does_not_have_is_a_refusal() {
     let huge = vec![b'x'; 1 << 20];
     let inputs = Inputs { keys: &[KeyValue::Bytes(&huge)], ..Inputs::default() };
     assert_eq!(engine.admit(&policy, &inputs).admission.reasons[0].code.word(), "too_large");
+}
+
+#[test]
+fn keys_that_come_once_do_not_pile_up() {
+    let clock = FakeClock::new(Timestamp::from_nanos(1_000_000_000_000_000_000));
+    let engine = Engine::builder().clock(Clock::fake(clock.clone())).max_keys(2_000).build();
+    let kind = GateSpecKind::Once { keep_result: Span::from_millis(10), keep_key: Span::from_millis(10) };
+    let policy = compile(&engine, vec![gate("once", kind), limit(1, Span::ZERO)]);
+    let mut most = 0;
+    for number in 0..200_000 {
+        let key = format!("principal {number}");
+        let (shown, permit) = admit(&engine, &policy, &Call { key: &key, once: Some((&key, 1)), ..CALL });
+        assert_eq!(shown, "allow", "call {number}");
+        engine.finish(permit.unwrap(), &done("")).unwrap();
+        clock.advance(Span::from_millis(40));
+        most = most.max(engine.store().usage_of(RecordKind::Operation));
+    }
+    assert!(most < 200, "{most} operations were kept for one that lived");
+}
+
+#[test]
+fn observed_gates_say_what_they_would_refuse_and_keep_it_visible() {
+    let (engine, _) = engine();
+    let observed = |mut spec: GateSpec| {
+        spec.mode = Mode::Observe;
+        spec
+    };
+    let policy = compile(
+        &engine,
+        vec![
+            observed(limit(1, Span::ZERO)),
+            observed(budget("b", 1, Charge::Fixed)),
+            observed(gate("rule", GateSpecKind::Rule { verdict: 0 })),
+        ],
+    );
+    let decide = |verdict| {
+        let inputs = Inputs {
+            keys: &[KeyValue::Bytes(b"u1")],
+            costs: &[Cost::proven(Amount::ONE)],
+            verdicts: &[verdict],
+            ..Inputs::default()
+        };
+        let admission = engine.admit(&policy, &inputs).admission;
+        assert_eq!(admission.verdict, Verdict::Allow);
+        admission.observed.iter().map(|reason| reason.code.word()).collect::<Vec<_>>().join("+")
+    };
+    assert_eq!(decide(RuleVerdict::Pass), "");
+    assert_eq!(decide(RuleVerdict::Violated("no")), "rule_violated+rate_limited+budget_exceeded");
+    let (records, _) = engine.list(RecordKind::Meter, Default::default(), 10);
+    let forced: Vec<String> = records
+        .iter()
+        .filter_map(|record| match &record.state {
+            RecordState::Meter { account, .. } => Some(account.forced.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(forced, ["1", "1"]);
+}
+
+#[test]
+fn a_hard_budget_refuses_what_is_only_estimated() {
+    let (engine, _) = engine();
+    let mut spec = budget("b", 10, Charge::Hold);
+    if let GateSpecKind::Budget { hard, .. } = &mut spec.kind {
+        *hard = true;
+    }
+    let policy = compile(&engine, vec![spec]);
+    let decide = |bound| {
+        let inputs = Inputs {
+            keys: &[KeyValue::Bytes(b"u1")],
+            costs: &[Cost { amount: Amount::ONE, bound }],
+            ..Inputs::default()
+        };
+        engine.admit(&policy, &inputs).admission.verdict == Verdict::Allow
+    };
+    assert_eq!((decide(Bound::Proven), decide(Bound::Estimated)), (true, false));
+}
+
+#[test]
+fn policies_that_cannot_work_are_refused_when_they_are_compiled() {
+    let (engine, _) = engine();
+    let check = |gates: Vec<GateSpec>, expected: &str| {
+        let error = engine.compile(gates, Leases::default()).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    };
+    check(
+        vec![limit(1, Span::ZERO), limit(2, Span::ZERO)],
+        "two gates named `rate` count on the same records",
+    );
+    check(vec![once(), gate("other", once().kind)], "a policy may have one once gate, not 2");
+    let rules = (0..65).map(|position| gate("rule", GateSpecKind::Rule { verdict: position }));
+    check(rules.collect(), "65 gates are more than the 64 a policy may have");
+    let window = WindowSpec::Rolling(Span::ZERO);
+    let empty = GateSpecKind::Limit { key: 0, max_calls: 1, window, cooldown: Span::ZERO };
+    check(vec![gate("rate", empty)], "limit `rate`: the window must be longer than zero");
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Hashable, Sequence
@@ -23,6 +24,10 @@ class UnreadableLog(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 valid, 1 invalid or unreadable."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that has no dash must not turn a valid log into an exit code of 1.
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="auditgate", description="Verifies audit logs")
     commands = parser.add_subparsers(dest="command")
     verify = commands.add_parser("verify", help="Verify the hashes and the chain of an audit log")

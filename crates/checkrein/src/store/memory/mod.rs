@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use checkrein_core::admission::{self, Admission, Inputs, KeyValue, PermitError, Plan};
+use checkrein_core::code::Code;
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::gate::breaker::Phase;
 use checkrein_core::gate::fact::Fact;
@@ -29,10 +30,15 @@ use shard::{Entry, Guards, OpenPermit, PermitRecords, Retention, Shard, StepReco
 use table::Slot;
 
 const SHARDS: usize = 64;
-/// Every so many admissions of a shard ...
+/// After so many admissions of a shard ...
 const SWEEP_EVERY: u32 = 64;
 /// ... this many slots are looked at, so that a full round takes two admissions per slot.
 const SWEEP_SLOTS: usize = 32;
+/// A new key counts as so many admissions: eight slots are looked at for each that is taken, so that keys that come
+/// once and never again do not pile up.
+const NEW_KEY: u32 = 16;
+/// At the cap all shards are swept before a key is refused, but not more often than this.
+const FULL_SWEEP_EVERY: Span = Span::from_millis(10);
 
 /// A store in this process's memory.
 #[derive(Debug)]
@@ -42,6 +48,8 @@ pub struct MemoryStore {
     capacity: Capacity,
     /// No lease ends before this instant.
     next_due: AtomicI64,
+    /// When all shards were swept last because the cap was reached.
+    swept_all: AtomicI64,
 }
 
 impl MemoryStore {
@@ -49,7 +57,8 @@ impl MemoryStore {
     pub fn new(max_keys: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let (hasher, next_due) = (RandomState::default(), AtomicI64::new(i64::MAX));
-        Self { shards, hasher, capacity: Capacity::new(max_keys), next_due }
+        let swept_all = AtomicI64::new(i64::MIN);
+        Self { shards, hasher, capacity: Capacity::new(max_keys), next_due, swept_all }
     }
 
     #[inline]
@@ -149,11 +158,31 @@ impl MemoryStore {
     }
 
     /// Decides one action and takes what it needs.
-    #[inline]
     pub fn admit(&self, plan: Plan<'_>, now: Timestamp) -> (Admission, Option<PermitId>) {
         if !plan.is_readable() {
             return (plan.into_refusal(), None);
         }
+        let again = plan.clone();
+        let (admission, permit) = self.admit_once(plan, now);
+        let full = admission.reasons.iter().any(|reason| reason.code == Code::Capacity);
+        if full && self.may_sweep_all(now) {
+            self.collect(now);
+            return self.admit_once(again, now);
+        }
+        (admission, permit)
+    }
+
+    /// Whether a sweep of all shards is due again; whoever is told so does it.
+    fn may_sweep_all(&self, now: Timestamp) -> bool {
+        let last = self.swept_all.load(Ordering::Relaxed);
+        let due = Timestamp::from_nanos(last).after(FULL_SWEEP_EVERY) <= now;
+        due && self
+            .swept_all
+            .compare_exchange(last, now.nanos(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    fn admit_once(&self, plan: Plan<'_>, now: Timestamp) -> (Admission, Option<PermitId>) {
         let mut records = self.records(&plan, true);
         let (admission, permit) = admission::admit(plan, now, &mut records, false);
         let id = permit.and_then(|permit| {
@@ -203,8 +232,9 @@ impl MemoryStore {
 
     #[inline]
     fn sweep_shard(&self, shard: &mut Shard, now: Timestamp) {
-        shard.ticks = shard.ticks.wrapping_add(1);
-        if shard.ticks.is_multiple_of(SWEEP_EVERY) {
+        shard.ticks += 1;
+        while shard.ticks >= SWEEP_EVERY {
+            shard.ticks -= SWEEP_EVERY;
             shard.sweep(SWEEP_SLOTS, now, &self.capacity, |key| self.hash(key));
         }
     }
@@ -403,6 +433,21 @@ impl MemoryStore {
             }
         }
         (found, None)
+    }
+
+    /// Records of a kind, idle ones that no sweep has reached yet included.
+    pub fn usage_of(&self, kind: RecordKind) -> usize {
+        let of = |shard: &Mutex<Shard>| {
+            let shard = shard.lock();
+            match kind {
+                RecordKind::Meter => shard.meters.len(),
+                RecordKind::Breaker => shard.breakers.len(),
+                RecordKind::Operation => shard.operations.len(),
+                RecordKind::Fact => shard.facts.len(),
+                RecordKind::Permit => shard.permits.len(),
+            }
+        };
+        self.shards.iter().map(of).sum()
     }
 
     /// Live records of all kinds, and the bytes they take.

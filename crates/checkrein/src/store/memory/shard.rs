@@ -30,7 +30,7 @@ pub(super) struct Retention {
 #[derive(Debug)]
 pub(super) struct OpenPermit {
     pub(super) permit: Permit,
-    pub(super) records: SmallVec<[Place; 4]>,
+    pub(super) records: SmallVec<[Place; 6]>,
 }
 
 /// Where a record lies.
@@ -114,7 +114,7 @@ impl Shard {
 }
 
 /// The locked shards of one step, in ascending order.
-pub(super) type Guards<'a> = SmallVec<[(u8, MutexGuard<'a, Shard>); 4]>;
+pub(super) type Guards<'a> = SmallVec<[(u8, MutexGuard<'a, Shard>); 6]>;
 
 /// One record of a step.
 pub(super) struct Entry<'a> {
@@ -149,10 +149,11 @@ impl<'s, H: Fn(KeyRef<'_>) -> u64 + Copy> StepRecords<'s, '_, H> {
         let Some(entry) = self.entries.get_mut(index) else { return };
         let Some((_, shard)) = self.guards.get_mut(usize::from(entry.guard)) else { return };
         entry.slot = Some(table(shard).insert(entry.key, record, self.hash_of));
+        shard.ticks += super::NEW_KEY;
     }
 
     /// Where the step's records lie.
-    pub(super) fn places(&self) -> SmallVec<[Place; 4]> {
+    pub(super) fn places(&self) -> SmallVec<[Place; 6]> {
         let missing = Slot { index: u32::MAX, generation: 0 };
         let mut places = SmallVec::new();
         for entry in &self.entries {
