@@ -85,7 +85,9 @@ impl RuleEngine {
         rule: &Bound<'py, PyAny>,
         ruleset: &Bound<'py, PyAny>,
         kwargs: &Bound<'py, PyAny>,
+        machine: &Now,
     ) -> PyResult<(Now, Bound<'py, Decision>)> {
+        let config = self.config()?;
         let args = PyTuple::empty(rule.py()).into_any();
         let question = Question {
             rule,
@@ -96,7 +98,8 @@ impl RuleEngine {
             all: false,
             method: "check",
         };
-        self.evaluate(self.config()?, &question)
+        let now = config.clock.read_or_take(rule.py(), machine)?;
+        self.evaluate_at(config, &question, now)
     }
 
     /// Announces and records what `ask_about` decided.
@@ -116,9 +119,18 @@ impl RuleEngine {
         config: &Config,
         question: &Question<'_, 'py>,
     ) -> PyResult<(Now, Bound<'py, Decision>)> {
+        let now = config.clock.read(question.rule.py())?;
+        self.evaluate_at(config, question, now)
+    }
+
+    fn evaluate_at<'py>(
+        &self,
+        config: &Config,
+        question: &Question<'_, 'py>,
+        now: Now,
+    ) -> PyResult<(Now, Bound<'py, Decision>)> {
         let rule = question.rule;
         let py = rule.py();
-        let now = config.clock.read(py)?;
         let ruleset = match question.ruleset {
             Some(ruleset) => ruleset.clone(),
             None => config.rulesets.bind(py).get_item(rule)?.ok_or_else(|| {
@@ -134,15 +146,14 @@ impl RuleEngine {
             Some(meta) if meta.is_truthy()? => meta.clone(),
             _ => PyDict::new(py).into_any(),
         };
-        let empty = PyDict::new(py).into_any();
-        let kwargs = question.kwargs.unwrap_or(&empty);
+        let kwargs = question.kwargs.cloned().unwrap_or_else(|| PyDict::new(py).into_any());
         let (mut evaluated, mut violated) = (0, Vec::new());
         for predicate in predicates.iter() {
             // Each predicate gets its own copy: none can change what another sees, or what runs.
             let context = Context {
                 rule: rule.clone().unbind(),
                 args: snapshot::arguments(question.args)?.unbind(),
-                kwargs: snapshot::keywords(kwargs)?.unbind(),
+                kwargs: snapshot::keywords(&kwargs)?.unbind(),
                 meta: meta.clone().unbind(),
             };
             let violation = ask(&predicate, Bound::new(py, context)?.as_any())?;
