@@ -8,16 +8,14 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Unpack, overload
 
 from checkrein import _native, deadline
 from checkrein.errors import ConfigError
 from checkrein.guard import Handle, handle, make_guard
 from checkrein.holds import BudgetHandle
+from checkrein.options import GuardOptions, Keeping, Returning
 from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Rule
-
-R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("checkrein")
 
@@ -62,6 +60,14 @@ class Engine(_native.EngineBase):
         self._names: dict[str, int] = {}
         self._lock = threading.Lock()
 
+    @overload
+    def guard(
+        self, *, on_block: Literal["raise", "wait"] = "raise", **options: Unpack[GuardOptions]
+    ) -> Keeping: ...
+
+    @overload
+    def guard(self, *, on_block: Literal["result"], **options: Unpack[GuardOptions]) -> Returning: ...
+
     def guard(
         self,
         *,
@@ -72,7 +78,7 @@ class Engine(_native.EngineBase):
         actual: Callable[[Any], Any] | None = None,
         rules: Callable[..., Any] | str | Rule | Sequence[Callable[..., Any] | str | Rule] | None = None,
         attempts: int | None = None,
-        once: Key | Literal[True] | Once | None = None,
+        once: Key | Sequence[str] | Literal[True] | Once | None = None,
         exclude: str | Sequence[str] = (),
         breaker: str | Breaker | None = None,
         timeout: Duration | None = None,
@@ -82,7 +88,7 @@ class Engine(_native.EngineBase):
         mode: Mode = "enforce",
         on_block: Literal["raise", "result", "wait"] = "raise",
         deadline: Duration | None = None,
-    ) -> Callable[[F], F]:
+    ) -> Any:
         """Make a decorator that admits every call over all these gates at once, or refuses it and takes nothing.
 
         rate: at most so many calls in a window, `"10/min"`; several are taken together.
@@ -106,7 +112,6 @@ class Engine(_native.EngineBase):
         """
         options = dict(locals())
         del options["self"]
-        options.pop("__class__", None)
         return make_guard(self, options)
 
     tool = guard

@@ -92,6 +92,14 @@ impl CostSource {
         Ok(Self { amount, unit, gate: gate.into() })
     }
 
+    /// The cost, when it is the same for every call.
+    pub(crate) fn fixed(&self) -> Option<Cost> {
+        match &self.amount {
+            CostKind::Fixed(cost) => Some(*cost),
+            CostKind::Value(_) => None,
+        }
+    }
+
     fn cost<'py>(&self, py: Python<'py>, slots: &Slots<'_, 'py>) -> Result<Cost, Unusable> {
         match &self.amount {
             CostKind::Fixed(cost) => Ok(*cost),

@@ -99,9 +99,8 @@ class Engine(_native.RuleGateEngine):
             if self._overrides("check"):
                 names = {"check": self.check, "rule": rule, "meta": meta, "error": PolicyViolationError}
                 return wrap(function, _RAISING, names, as_called=True)  # type: ignore[no-any-return]
-            admit = _native.RuleGateGuard(self, rule, meta).admit
-            body = "$admit(args, kwargs)\nreturn CALL"
-            return wrap(function, body, {"admit": admit}, as_called=True)  # type: ignore[no-any-return]
+            run = _native.RuleGateGuard(self, rule, meta, False, function).run
+            return wrap(function, "return $run(args, kwargs)", {"run": run}, as_called=True)  # type: ignore[no-any-return]
 
         return decorate
 

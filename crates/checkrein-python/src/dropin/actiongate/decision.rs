@@ -12,7 +12,9 @@ use super::meter::Verdict;
 /// What a check decided, and why.
 #[pyclass(name = "Decision", module = "checkrein.actiongate.core", subclass, frozen)]
 pub(crate) struct Decision {
+    #[pyo3(get)]
     gate: Py<PyAny>,
+    #[pyo3(get)]
     policy: Py<PyAny>,
     body: Body,
 }
@@ -132,16 +134,6 @@ frozen_record!(Decision {
         let names = Names::get(py)?;
         let status = if self.is_allowed(py)? { &names.allow } else { &names.block };
         Ok(status.clone_ref(py))
-    }
-
-    #[getter]
-    fn gate(&self, py: Python<'_>) -> Py<PyAny> {
-        self.gate.clone_ref(py)
-    }
-
-    #[getter]
-    fn policy(&self, py: Python<'_>) -> Py<PyAny> {
-        self.policy.clone_ref(py)
     }
 
     #[getter]

@@ -534,7 +534,7 @@ impl ActionEngine {
         if let Clock::Given(clock) = &config.clock {
             visit.call(clock)?;
         }
-        visit.call(config.announcer.object())?;
+        config.announcer.traverse(&visit)?;
         visit.call(&config.policies)
     }
 }

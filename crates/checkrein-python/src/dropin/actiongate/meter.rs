@@ -88,7 +88,12 @@ impl GateCalls {
             None => {}
         }
         if self.retention > 0 {
-            self.meter.forget_until(Timestamp::from_nanos(now.saturating_sub(self.retention)));
+            let cutoff = now.saturating_sub(self.retention);
+            self.meter.forget_until(Timestamp::from_nanos(cutoff));
+            // A clock that goes back must not bring back what has left.
+            if self.ever.is_none() && self.newest.is_some_and(|(newest, _)| newest <= cutoff) {
+                self.newest = None;
+            }
         }
     }
 

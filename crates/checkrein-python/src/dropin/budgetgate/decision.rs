@@ -11,8 +11,11 @@ use super::meter::Verdict;
 /// What a check decided, and why.
 #[pyclass(name = "Decision", module = "checkrein.budgetgate.core", subclass, frozen)]
 pub(crate) struct Decision {
+    #[pyo3(get)]
     ledger: Py<PyAny>,
+    #[pyo3(get)]
     budget: Py<PyAny>,
+    #[pyo3(get)]
     requested: Py<PyAny>,
     body: Body,
 }
@@ -140,21 +143,6 @@ frozen_record!(Decision {
         let names = Names::get(py)?;
         let status = if self.is_allowed(py)? { &names.allow } else { &names.block };
         Ok(status.clone_ref(py))
-    }
-
-    #[getter]
-    fn ledger(&self, py: Python<'_>) -> Py<PyAny> {
-        self.ledger.clone_ref(py)
-    }
-
-    #[getter]
-    fn budget(&self, py: Python<'_>) -> Py<PyAny> {
-        self.budget.clone_ref(py)
-    }
-
-    #[getter]
-    fn requested(&self, py: Python<'_>) -> Py<PyAny> {
-        self.requested.clone_ref(py)
     }
 
     #[getter]

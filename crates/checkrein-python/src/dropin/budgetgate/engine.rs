@@ -668,8 +668,7 @@ impl BudgetEngine {
                 let stamp = now.stamp.ok_or_else(|| PyValueError::new_err(NO_TIME))?;
                 let window = limits_of(&budget)?.window;
                 let slot = store.space().table.find(&store.key(ledger)?);
-                let spent =
-                    slot.and_then(|slot| slot.with(config.domain, |spend| spend.spent(stamp, window)));
+                let spent = slot.and_then(|slot| slot.with(config.domain, |spend| spend.look(stamp, window)));
                 let spent = spent.unwrap_or(Some(Written::default()));
                 let spent = spent.ok_or_else(|| PyOverflowError::new_err(OUT_OF_RANGE))?;
                 spent.money.to_decimal(py, spent.places)?
@@ -779,7 +778,7 @@ impl BudgetEngine {
         if let Clock::Given(clock) = &config.clock {
             visit.call(clock)?;
         }
-        visit.call(config.announcer.object())?;
+        config.announcer.traverse(&visit)?;
         visit.call(&config.budgets)
     }
 }

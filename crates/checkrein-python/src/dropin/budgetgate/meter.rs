@@ -48,6 +48,8 @@ pub(crate) struct LedgerSpend {
     newest: Option<i64>,
     /// The largest window seen, its edge included; zero while only window-less budgets were.
     retention: i64,
+    /// Nothing stamped at or before this is in the meters.
+    forgotten: i64,
     /// All spend since the first budget without a window, which counts it all.
     ever: Option<Written>,
     /// Spend before any window was known, and the stamp of the last: it counts from there.
@@ -107,28 +109,37 @@ impl LedgerSpend {
             }
             None if self.ever.is_none() => {
                 let places = self.places.iter().map(|&(places, _)| places).max().unwrap_or(0);
-                self.ever = Some(Written { money: self.metered(None), places });
+                self.ever = Some(Written { money: self.metered(i64::MIN), places });
             }
             None => {}
         }
         self.end_leases(now);
-        let limit = Timestamp::from_nanos(now.saturating_sub(self.retention));
         if self.retention > 0 {
+            self.forgotten = now.saturating_sub(self.retention);
+            let limit = Timestamp::from_nanos(self.forgotten);
             self.meter.forget_until(limit);
+            self.places.retain(|(_, stamp)| *stamp > limit.nanos());
             if let Some(fine) = &mut self.fine {
                 fine.forget_until(limit);
             }
         }
     }
 
-    /// What the meters hold, after `cutoff` where one is given.
-    fn metered(&self, cutoff: Option<i64>) -> Money {
-        let read = |meter: &Meter| match cutoff {
-            Some(cutoff) => meter.spent_after(Timestamp::from_nanos(cutoff)).pico(),
-            None => meter.spent().pico(),
+    /// What the meters hold after `cutoff`.
+    fn metered(&self, cutoff: i64) -> Money {
+        // Everything up to here is gone already: the sum is at hand.
+        let whole = cutoff <= self.forgotten;
+        let read = |meter: &Meter| {
+            if whole { meter.spent().pico() } else { meter.spent_after(Timestamp::from_nanos(cutoff)).pico() }
         };
         let fine = self.fine.as_ref().map_or(0, |meter| read(meter));
         Money::from_parts(read(&self.meter), fine).unwrap_or_default()
+    }
+
+    /// Spent and held within `window` at `now`, the time of the engine: what has run out by then is let go first.
+    pub(super) fn look(&mut self, now: i64, window: Option<i64>) -> Option<Written> {
+        self.end_leases(now);
+        self.spent(now, window)
     }
 
     /// Spent and held within `window` at `now`; `None` when the sum does not fit.
@@ -138,15 +149,14 @@ impl LedgerSpend {
         let (money, places) = match window {
             None => {
                 let ever = self.ever.unwrap_or_else(|| Written {
-                    money: self.metered(None),
+                    money: self.metered(i64::MIN),
                     places: self.places.iter().map(|&(places, _)| places).max().unwrap_or(0),
                 });
                 (ever.money, ever.places)
             }
             Some(window) => {
                 let cutoff = cutoff(now, window);
-                let whole = window.saturating_add(1) == self.retention;
-                let mut money = self.metered((!whole).then_some(cutoff));
+                let mut money = self.metered(cutoff);
                 if self.early.1 > cutoff {
                     money = money.checked_add(self.early.0)?;
                 }
@@ -192,6 +202,8 @@ impl LedgerSpend {
             }
         }
         self.ever = ever;
+        // A clock that went back may record behind what was forgotten.
+        self.forgotten = self.forgotten.min(stamp.saturating_sub(1));
         self.note_places(amount.places, stamp);
         self.newest = self.newest.max(Some(stamp));
         Some(())

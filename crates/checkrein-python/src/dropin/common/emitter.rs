@@ -158,6 +158,12 @@ impl Announcer {
         &self.emitter
     }
 
+    /// Shows both references to a garbage collector.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.emitter)?;
+        visit.call(&self.native)
+    }
+
     /// Whether an event has to be built at all.
     #[inline]
     pub(crate) fn is_silent(&self) -> bool {

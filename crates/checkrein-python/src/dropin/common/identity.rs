@@ -34,8 +34,11 @@ macro_rules! identity_class {
         /// An identity: `(namespace, name, principal)`.
         #[pyo3::pyclass(name = $name, module = $module, subclass, frozen)]
         pub(crate) struct $class {
+            #[pyo3(get)]
             namespace: pyo3::Py<pyo3::PyAny>,
+            #[pyo3(get)]
             $field: pyo3::Py<pyo3::PyAny>,
+            #[pyo3(get)]
             principal: pyo3::Py<pyo3::PyAny>,
             /// Where the last engine that decided on this very object found its meter and policy.
             pub(crate) memo: parking_lot::Mutex<Option<$memo>>,
@@ -76,21 +79,6 @@ macro_rules! identity_class {
                 let global = || Ok(pyo3::intern!(py, "global").clone().into_any().unbind());
                 let principal = principal.or_else(global)?;
                 Ok(Self { namespace, $field, principal, memo: parking_lot::Mutex::new(None) })
-            }
-
-            #[getter]
-            fn namespace(&self, py: pyo3::Python<'_>) -> pyo3::Py<pyo3::PyAny> {
-                self.namespace.clone_ref(py)
-            }
-
-            #[getter]
-            fn $field(&self, py: pyo3::Python<'_>) -> pyo3::Py<pyo3::PyAny> {
-                self.$field.clone_ref(py)
-            }
-
-            #[getter]
-            fn principal(&self, py: pyo3::Python<'_>) -> pyo3::Py<pyo3::PyAny> {
-                self.principal.clone_ref(py)
             }
 
             /// A printable name. Two identities may print alike; nothing is looked up by it.

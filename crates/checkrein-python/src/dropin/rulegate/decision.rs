@@ -11,7 +11,9 @@ use super::Names;
 /// What a check decided, and why.
 #[pyclass(name = "Decision", module = "checkrein.rulegate.core", subclass, frozen)]
 pub(crate) struct Decision {
+    #[pyo3(get)]
     rule: Py<PyAny>,
+    #[pyo3(get)]
     ruleset: Py<PyAny>,
     body: Body,
 }
@@ -123,16 +125,6 @@ frozen_record!(Decision {
         let names = Names::get(py)?;
         let status = if self.is_allowed(py)? { &names.allow } else { &names.block };
         Ok(status.clone_ref(py))
-    }
-
-    #[getter]
-    fn rule(&self, py: Python<'_>) -> Py<PyAny> {
-        self.rule.clone_ref(py)
-    }
-
-    #[getter]
-    fn ruleset(&self, py: Python<'_>) -> Py<PyAny> {
-        self.ruleset.clone_ref(py)
     }
 
     #[getter]

@@ -1,7 +1,7 @@
 //! The deciding half of `Engine`: asks the predicates, announces the decision, and has it recorded.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -13,18 +13,18 @@ use super::super::common::emitter::Announcer;
 use super::super::table::{Moment, Slot};
 use super::context::Context;
 use super::decision::Decision;
-use super::predicate::ask;
-use super::records::{Decided, RuleStore};
+use super::records::{Decided, Kept, RuleStore};
 use super::ruleset::predicates_of;
-use super::{Rule, snapshot};
+use super::{Rule, predicate, snapshot};
 
 /// Lanes tell engines and their stores apart in the memo of a rule.
 static LANES: AtomicU64 = AtomicU64::new(1);
 
-/// What an engine remembers on a rule object: where its decisions go.
+/// What an engine remembers on a rule object: where its decisions go. Weakly, because a rule may outlive its engines
+/// and must not keep what they decided.
 pub(crate) struct Memo {
     lane: u64,
-    slot: Arc<Slot<Decided>>,
+    slot: Weak<Slot<Decided>>,
 }
 
 /// Where decisions are kept.
@@ -51,6 +51,7 @@ pub(super) struct Config {
     domain: u64,
     announcer: Announcer,
     rulesets: Py<PyDict>,
+    epoch: AtomicU64,
     store_errors: AtomicU64,
 }
 
@@ -65,6 +66,21 @@ pub(super) struct Question<'a, 'py> {
     pub(super) all: bool,
     /// The method named when there is no ruleset.
     pub(super) method: &'static str,
+}
+
+/// What the predicates answered.
+pub(super) struct Answers<'py> {
+    ruleset: Bound<'py, PyAny>,
+    evaluated: usize,
+    violated: Vec<String>,
+}
+
+impl<'py> Answers<'py> {
+    fn into_decision(self, rule: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Decision>> {
+        let ruleset = self.ruleset.unbind();
+        let decision = Decision::decided(rule.clone().unbind(), ruleset, self.evaluated, self.violated);
+        Bound::new(rule.py(), decision)
+    }
 }
 
 /// Base of `Engine`.
@@ -88,6 +104,7 @@ impl RuleEngine {
         machine: &Now,
     ) -> PyResult<(Now, Bound<'py, Decision>)> {
         let config = self.config()?;
+        let now = config.clock.read_or_take(rule.py(), machine)?;
         let args = PyTuple::empty(rule.py()).into_any();
         let question = Question {
             rule,
@@ -98,8 +115,7 @@ impl RuleEngine {
             all: false,
             method: "check",
         };
-        let now = config.clock.read_or_take(rule.py(), machine)?;
-        self.evaluate_at(config, &question, now)
+        Ok((now, Self::answers(&question, Self::ruleset(config, &question)?)?.into_decision(rule)?))
     }
 
     /// Announces and records what `ask_about` decided.
@@ -119,44 +135,43 @@ impl RuleEngine {
         config: &Config,
         question: &Question<'_, 'py>,
     ) -> PyResult<(Now, Bound<'py, Decision>)> {
-        let now = config.clock.read(question.rule.py())?;
-        self.evaluate_at(config, question, now)
+        let (now, answers) = self.ask(config, question)?;
+        Ok((now, answers.into_decision(question.rule)?))
     }
 
-    fn evaluate_at<'py>(
+    /// Reads the clock once and asks the predicates.
+    pub(super) fn ask<'py>(
         &self,
         config: &Config,
         question: &Question<'_, 'py>,
-        now: Now,
-    ) -> PyResult<(Now, Bound<'py, Decision>)> {
+    ) -> PyResult<(Now, Answers<'py>)> {
+        let now = config.clock.read(question.rule.py())?;
+        Ok((now, Self::answers(question, Self::ruleset(config, question)?)?))
+    }
+
+    fn ruleset<'py>(config: &Config, question: &Question<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        question.ruleset.map_or_else(|| Self::registered(config, question), |ruleset| Ok(ruleset.clone()))
+    }
+
+    /// Asks the predicates of `ruleset`.
+    fn answers<'py>(question: &Question<'_, 'py>, ruleset: Bound<'py, PyAny>) -> PyResult<Answers<'py>> {
         let rule = question.rule;
         let py = rule.py();
-        let ruleset = match question.ruleset {
-            Some(ruleset) => ruleset.clone(),
-            None => config.rulesets.bind(py).get_item(rule)?.ok_or_else(|| {
-                let shown = rule.str().map(|text| text.to_string()).unwrap_or_default();
-                let method = question.method;
-                PyValueError::new_err(format!(
-                    "No ruleset registered for {shown}. Call engine.register() or pass ruleset to {method}()."
-                ))
-            })?,
-        };
         let predicates = predicates_of(&ruleset)?;
         let meta = match question.meta {
-            Some(meta) if meta.is_truthy()? => meta.clone(),
-            _ => PyDict::new(py).into_any(),
+            Some(meta) if meta.is_truthy()? => Some(meta),
+            _ => None,
         };
-        let kwargs = question.kwargs.cloned().unwrap_or_else(|| PyDict::new(py).into_any());
         let (mut evaluated, mut violated) = (0, Vec::new());
         for predicate in predicates.iter() {
             // Each predicate gets its own copy: none can change what another sees, or what runs.
             let context = Context {
                 rule: rule.clone().unbind(),
                 args: snapshot::arguments(question.args)?.unbind(),
-                kwargs: snapshot::keywords(&kwargs)?.unbind(),
-                meta: meta.clone().unbind(),
+                kwargs: snapshot::keywords(py, question.kwargs)?.unbind(),
+                meta: meta.map_or_else(OnceLock::new, |meta| OnceLock::from(meta.clone().unbind())),
             };
-            let violation = ask(&predicate, Bound::new(py, context)?.as_any())?;
+            let violation = predicate::ask(&predicate, Bound::new(py, context)?.as_any())?;
             evaluated += 1;
             if let Some(name) = violation {
                 violated.push(name);
@@ -165,8 +180,62 @@ impl RuleEngine {
                 }
             }
         }
-        let decision = Decision::decided(rule.clone().unbind(), ruleset.unbind(), evaluated, violated);
-        Ok((now, Bound::new(py, decision)?))
+        Ok(Answers { ruleset, evaluated, violated })
+    }
+
+    /// Announces and records what the predicates of a guarded call answered: the decision, unless it allows and
+    /// nobody but the journal would see it.
+    pub(super) fn settle<'py>(
+        &self,
+        config: &Config,
+        backend: &Backend,
+        rule: &Bound<'py, PyAny>,
+        now: Now,
+        answers: Answers<'py>,
+    ) -> PyResult<Option<Bound<'py, Decision>>> {
+        let Backend::Native { store, lane } = backend else {
+            let decision = answers.into_decision(rule)?;
+            return self.conclude(config, backend, rule, &now, &decision).map(|()| Some(decision));
+        };
+        if !answers.violated.is_empty() || !config.announcer.is_silent() {
+            let decision = answers.into_decision(rule)?;
+            return self.conclude(config, backend, rule, &now, &decision).map(|()| Some(decision));
+        }
+        let keep = |now: Now| {
+            let ruleset = answers.ruleset.clone().unbind();
+            let kept = Kept::Allowed { rule: rule.clone().unbind(), ruleset, evaluated: answers.evaluated };
+            (now, kept)
+        };
+        if self.record(config, store, *lane, rule, &now, keep).is_err() {
+            config.store_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(None)
+    }
+
+    /// The ruleset registered for the rule.
+    fn registered<'py>(config: &Config, question: &Question<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        let rule = question.rule;
+        config.rulesets.bind(rule.py()).get_item(rule)?.ok_or_else(|| {
+            let shown = rule.str().map(|text| text.to_string()).unwrap_or_default();
+            let method = question.method;
+            PyValueError::new_err(format!(
+                "No ruleset registered for {shown}. Call engine.register() or pass ruleset to {method}()."
+            ))
+        })
+    }
+
+    /// The registered ruleset of a rule, if there is one, and the number of registrations before it was looked up.
+    pub(super) fn current<'py>(
+        config: &Config,
+        rule: &Bound<'py, PyAny>,
+    ) -> PyResult<(u64, Option<Bound<'py, PyAny>>)> {
+        let epoch = config.epoch.load(Ordering::Acquire);
+        Ok((epoch, config.rulesets.bind(rule.py()).get_item(rule)?))
+    }
+
+    /// How many registrations there were.
+    pub(super) fn epoch(config: &Config) -> u64 {
+        config.epoch.load(Ordering::Acquire)
     }
 
     /// Announces a decision, then has it recorded. A failing store is counted and never changes the decision.
@@ -183,7 +252,10 @@ impl RuleEngine {
             config.announcer.tell(decision.as_any())?;
         }
         let outcome = match backend {
-            Backend::Native { store, lane } => self.record(config, store, *lane, rule, now, decision),
+            Backend::Native { store, lane } => {
+                let keep = |now| (now, Kept::Object(decision.clone().into_any().unbind()));
+                self.record(config, store, *lane, rule, now, keep)
+            }
             Backend::Given(store) => {
                 store.bind(py).call_method1("record", (rule, now.object(py), decision)).map(drop)
             }
@@ -205,18 +277,22 @@ impl RuleEngine {
         lane: u64,
         rule: &Bound<'py, PyAny>,
         now: &Now,
-        decision: &Bound<'py, Decision>,
+        keep: impl Fn(Now) -> (Now, Kept),
     ) -> PyResult<()> {
+        let py = rule.py();
         let store = store.get();
         let journal = store.journal();
         let known = rule.cast_exact::<Rule>().ok().map(|rule| rule.get());
         if let Some(known) = known {
             let slot = {
                 let memo = known.memo.lock();
-                memo.as_ref().filter(|memo| memo.lane == lane).map(|memo| Arc::clone(&memo.slot))
+                memo.as_ref().filter(|memo| memo.lane == lane).and_then(|memo| memo.slot.upgrade())
             };
-            if slot.is_some_and(|slot| journal.record(&slot, config.domain, now, decision.as_any())) {
-                return Ok(());
+            if let Some(slot) = slot {
+                let (now, decision) = keep(now.copy(py));
+                if journal.record(&slot, config.domain, now, decision) {
+                    return Ok(());
+                }
             }
         }
         let nanos =
@@ -224,9 +300,10 @@ impl RuleEngine {
         let key = store.key(rule)?;
         loop {
             let slot = journal.table.slot(&key, Moment { nanos, domain: config.domain });
-            if journal.record(&slot, config.domain, now, decision.as_any()) {
+            let (now, decision) = keep(now.copy(py));
+            if journal.record(&slot, config.domain, now, decision) {
                 if let Some(known) = known {
-                    let old = known.memo.lock().replace(Memo { lane, slot });
+                    let old = known.memo.lock().replace(Memo { lane, slot: Arc::downgrade(&slot) });
                     drop(old);
                 }
                 return Ok(());
@@ -275,6 +352,7 @@ impl RuleEngine {
             domain,
             announcer: Announcer::new(emitter)?,
             rulesets: PyDict::new(py).unbind(),
+            epoch: AtomicU64::new(0),
             store_errors: AtomicU64::new(0),
         };
         self.config.set(config).map_err(|_| PyRuntimeError::new_err("Engine.__init__() was called twice"))
@@ -282,7 +360,10 @@ impl RuleEngine {
 
     /// Sets the ruleset of a rule, for every function guarded by it.
     fn register(&self, rule: &Bound<'_, PyAny>, ruleset: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.config()?.rulesets.bind(rule.py()).set_item(rule, ruleset)
+        let config = self.config()?;
+        config.rulesets.bind(rule.py()).set_item(rule, ruleset)?;
+        config.epoch.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     /// The registered ruleset of a rule, or None.
@@ -419,7 +500,7 @@ impl RuleEngine {
         if let Clock::Given(clock) = &config.clock {
             visit.call(clock)?;
         }
-        visit.call(config.announcer.object())?;
+        config.announcer.traverse(&visit)?;
         visit.call(&config.rulesets)
     }
 }

@@ -52,8 +52,8 @@ frozen_record!(NamedPredicate {
 /// Asks one predicate: `None` when it allows, else what the violation is called. Only what is no `Exception` escapes.
 pub(super) fn ask(predicate: &Bound<'_, PyAny>, context: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     let answer = match predicate.cast_exact::<NamedPredicate>() {
-        Ok(named) => named.get().function.bind(context.py()).call1((context,)),
-        Err(_) => predicate.call1((context,)),
+        Ok(named) => call(named.get().function.bind(context.py()), context),
+        Err(_) => call(predicate, context),
     };
     let verdict = answer.and_then(|answer| match answer.cast::<PyBool>() {
         Ok(answer) => Ok(if answer.is_true() { None } else { Some(String::new()) }),
@@ -66,6 +66,18 @@ pub(super) fn ask(predicate: &Bound<'_, PyAny>, context: &Bound<'_, PyAny>) -> P
             Ok(Some(name(predicate)? + &raised(context.py(), &error)))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Calls with one argument and no tuple around it.
+#[inline]
+fn call<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let end = std::ptr::null_mut::<pyo3::ffi::PyObject>();
+    // SAFETY: the interpreter is attached, both are live objects, and the list of arguments ends with a null pointer.
+    // The result is a new reference, or null with an exception set.
+    unsafe {
+        let answer = pyo3::ffi::PyObject_CallFunctionObjArgs(function.as_ptr(), argument.as_ptr(), end);
+        Bound::from_owned_ptr_or_err(function.py(), answer)
     }
 }
 

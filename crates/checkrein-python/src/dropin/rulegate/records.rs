@@ -13,6 +13,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use super::super::common::clock::{FOREIGN_DOMAIN, Now, span};
 use super::super::common::identity::{Key, number_key};
 use super::super::table::{Moment, Record, Slot, Table};
+use super::decision::Decision;
 use super::{Names, Rule};
 
 /// How many decisions a store keeps unless it is told otherwise.
@@ -22,13 +23,63 @@ const MAX_RECORDS: usize = 100_000;
 struct Entry {
     number: u64,
     now: Now,
-    decision: Py<PyAny>,
+    decision: Kept,
+}
+
+/// A decision as the journal keeps it.
+pub(super) enum Kept {
+    /// An object that somebody has seen, or will.
+    Object(Py<PyAny>),
+    /// An allowance nobody looked at: it becomes an object when somebody asks for it.
+    Allowed { rule: Py<PyAny>, ruleset: Py<PyAny>, evaluated: usize },
+}
+
+impl Kept {
+    fn copy(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Object(object) => Self::Object(object.clone_ref(py)),
+            Self::Allowed { rule, ruleset, evaluated } => Self::Allowed {
+                rule: rule.clone_ref(py),
+                ruleset: ruleset.clone_ref(py),
+                evaluated: *evaluated,
+            },
+        }
+    }
+
+    fn into_object(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self {
+            Self::Object(object) => Ok(object),
+            Self::Allowed { rule, ruleset, evaluated } => {
+                let decision = Decision::decided(rule, ruleset, evaluated, Vec::new());
+                Ok(Py::new(py, decision)?.into_any())
+            }
+        }
+    }
+
+    fn show(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Object(object) => visit.call(object),
+            Self::Allowed { rule, ruleset, .. } => {
+                visit.call(rule)?;
+                visit.call(ruleset)
+            }
+        }
+    }
 }
 
 /// The decisions on one rule, oldest first.
 #[derive(Default)]
 pub(super) struct Decided {
     entries: VecDeque<Entry>,
+}
+
+impl Decided {
+    /// Puts `decision` in the place of what is kept under `number`.
+    fn keep(&mut self, number: u64, decision: Kept) -> Option<Kept> {
+        let position = self.entries.binary_search_by_key(&number, |entry| entry.number).ok()?;
+        let entry = self.entries.get_mut(position)?;
+        Some(std::mem::replace(&mut entry.decision, decision))
+    }
 }
 
 impl Record for Decided {
@@ -55,16 +106,9 @@ impl Journal {
     }
 
     /// Keeps a decision; `false` when the slot is retired and has to be looked up again.
-    pub(super) fn record(
-        &self,
-        slot: &Arc<Slot<Decided>>,
-        domain: u64,
-        now: &Now,
-        decision: &Bound<'_, PyAny>,
-    ) -> bool {
-        let py = decision.py();
+    pub(super) fn record(&self, slot: &Arc<Slot<Decided>>, domain: u64, now: Now, decision: Kept) -> bool {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { number, now: now.copy(py), decision: decision.clone().unbind() };
+        let entry = Entry { number, now, decision };
         if slot.with(domain, |decided| decided.entries.push_back(entry)).is_none() {
             return false;
         }
@@ -160,7 +204,8 @@ impl RuleStore {
         let moment = Moment { nanos, domain: FOREIGN_DOMAIN };
         loop {
             let slot = self.journal.table.slot(&key, moment);
-            if self.journal.record(&slot, moment.domain, &now, decision) {
+            let (now, decision) = (now.copy(rule.py()), Kept::Object(decision.clone().unbind()));
+            if self.journal.record(&slot, moment.domain, now, decision) {
                 return Ok(());
             }
         }
@@ -182,25 +227,29 @@ impl RuleStore {
                 span(window)?.map_or(i64::MIN, |window| now.saturating_sub(window))
             }
         };
-        let mut forgotten = VecDeque::new();
-        let mut found = Vec::new();
-        if let Some(slot) = self.journal.table.find(&self.key(rule)?) {
-            slot.with(0, |decided| {
+        let Some(slot) = self.journal.table.find(&self.key(rule)?) else { return Ok(PyList::empty(py)) };
+        let (kept, forgotten) = slot
+            .with(0, |decided| {
+                let is_kept = |entry: &Entry| entry.now.stamp.is_none_or(|stamp| stamp >= oldest);
                 let entries = std::mem::take(&mut decided.entries);
-                for entry in entries {
-                    if entry.now.stamp.is_none_or(|stamp| stamp >= oldest) {
-                        found.push((entry.now.copy(py), entry.decision.clone_ref(py)));
-                        decided.entries.push_back(entry);
-                    } else {
-                        forgotten.push_back(entry);
-                    }
-                }
-            });
-        }
+                let (kept, forgotten): (VecDeque<_>, VecDeque<_>) = entries.into_iter().partition(is_kept);
+                let copies = kept.iter().map(|e| (e.number, e.now.copy(py), e.decision.copy(py))).collect();
+                decided.entries = kept;
+                (copies, forgotten)
+            })
+            .unwrap_or_else(|| (Vec::new(), VecDeque::new()));
         drop(forgotten);
         let record = Names::get(py)?.eval_record.bind(py);
         let list = PyList::empty(py);
-        for (now, decision) in found {
+        for (number, now, decision) in kept {
+            let seen = matches!(decision, Kept::Object(_));
+            let decision = decision.into_object(py)?;
+            if !seen {
+                // The next to ask gets the same object.
+                let object = Kept::Object(decision.clone_ref(py));
+                let old = slot.with(0, |decided| decided.keep(number, object)).flatten();
+                drop(old);
+            }
             list.append(record.call1((now.object(py), decision))?)?;
         }
         Ok(list)
@@ -232,7 +281,7 @@ impl RuleStore {
         }
         self.journal
             .table
-            .try_visit(|decided| decided.entries.iter().try_for_each(|entry| visit.call(&entry.decision)))
+            .try_visit(|decided| decided.entries.iter().try_for_each(|entry| entry.decision.show(&visit)))
     }
 
     fn __clear__(&self) {

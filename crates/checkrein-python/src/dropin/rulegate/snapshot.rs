@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyDict, PyList, PySet, PyTuple};
 
@@ -30,15 +31,33 @@ pub(super) fn arguments<'py>(args: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Py
 }
 
 /// The keyword arguments: always a dict of their own.
-pub(super) fn keywords<'py>(kwargs: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn keywords<'py>(
+    py: Python<'py>,
+    kwargs: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let Some(kwargs) = kwargs else { return Ok(PyDict::new(py).into_any()) };
     let Ok(dict) = kwargs.cast_exact::<PyDict>() else { return Ok(kwargs.clone()) };
     if dict.is_empty() {
-        return Ok(PyDict::new(dict.py()).into_any());
+        return Ok(PyDict::new(py).into_any());
     }
-    if dict.iter().any(|(_, value)| is_container(&value)) {
+    if holds_container(dict) {
         return copy(kwargs, &mut Copies::new(), 0);
     }
     Ok(dict.copy()?.into_any())
+}
+
+/// Whether a value of the dict is a container.
+fn holds_container(dict: &Bound<'_, PyDict>) -> bool {
+    let (mut position, mut value) = (0, std::ptr::null_mut());
+    // SAFETY: the interpreter is attached; the walk only compares types, so nothing can change the dict or free a value
+    // between two steps. Keys are not asked for, and values are borrowed from the dict.
+    while unsafe { ffi::PyDict_Next(dict.as_ptr(), &mut position, std::ptr::null_mut(), &mut value) } != 0 {
+        let value = unsafe { Borrowed::from_ptr(dict.py(), value) };
+        if is_container(&value) {
+            return true;
+        }
+    }
+    false
 }
 
 fn copy<'py>(

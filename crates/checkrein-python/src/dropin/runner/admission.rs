@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 
 use super::super::actiongate::{Prepared as PreparedRate, Verdict as RateVerdict};
 use super::super::auditgate::{
-    AppendError, DetailSource, Opened, Opening, push_integer, push_seconds, snapshot,
+    AppendError, DetailSource, EventDetail, Opened, Opening, push_integer, push_seconds, snapshot,
 };
 use super::super::budgetgate::{Judged as SpendRefusal, Prepared as PreparedSpend, Verdict as SpendVerdict};
 use super::super::common::clock::Now;
@@ -278,9 +278,12 @@ impl<'py> Call<'_, 'py> {
                 let source: DetailSource =
                     Arc::new(move |py: Python<'_>| Ok(kept.to_dict(py)?.into_any().unbind()));
                 let write = |out: &mut Vec<u8>| allowed.write(out);
-                trailed.open_admission(py, Ok((&write, source)), &self.machine)?
+                trailed.open_admission(py, EventDetail::Prepared(&write, source), &self.machine)?
             }
-            None => trailed.open_admission(py, Err(reached.to_dict(py)?.as_any()), &self.machine)?,
+            None => {
+                let detail = reached.to_dict(py)?.into_any();
+                trailed.open_admission(py, EventDetail::Object(Some(&detail)), &self.machine)?
+            }
         };
         match opening {
             Opening::Ready(opened) => Ok(Some(*opened)),

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::super::auditgate::{
-    AuditEngine, DetailSource, Event, EventDetail, KnownTrail, Member, Opening, Side, vocabulary,
+    AuditEngine, Event, EventDetail, KnownTrail, Member, Opening, Side, vocabulary,
 };
 use super::super::common::clock::Now;
 
@@ -97,7 +97,7 @@ impl Trailed {
     pub(super) fn open_admission<'py>(
         &self,
         py: Python<'py>,
-        detail: Result<(&dyn Fn(&mut Vec<u8>), DetailSource), &Bound<'py, PyAny>>,
+        detail: EventDetail<'_, 'py>,
         machine: &Now,
     ) -> PyResult<Opening> {
         let Some(engine) = &self.native else { return Ok(Opening::Foreign) };
@@ -111,10 +111,7 @@ impl Trailed {
             gate_type: pyo3::intern!(py, "pipeline").as_any(),
             gate_identity: self.identity.bind(py).as_any(),
             reason: Some(pyo3::intern!(py, "ALLOW by pipeline").as_any()),
-            detail: match detail {
-                Ok((write, source)) => EventDetail::Prepared(write, source),
-                Err(object) => EventDetail::Object(Some(object)),
-            },
+            detail,
             policy: self.policy.as_ref().map(|policy| policy.bind(py)),
             machine: Some(machine),
             known: Some(&self.known),
