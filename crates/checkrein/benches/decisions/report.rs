@@ -78,7 +78,7 @@ impl Report {
             let ns = median(&values);
             let (to_governor, to_own) = (ratio(&values, &governor), ratio(&values, &own));
             // What reaches the most wanted key while the window lasts; the calls of both threads together.
-            let events = (window.nanos() as f64 * share * *threads as f64 / median(&times.wall)).min(16.0);
+            let events = (window.nanos() as f64 * share * *threads as f64 / ns).min(f64::from(MAX_CALLS));
             let goal = contestant.goal.map(|goal| {
                 let reached = if goal.times == Base::Governor { to_governor } else { to_own };
                 (goal.at_most, if reached <= goal.at_most { "met" } else { "not met" }, goal.times)
