@@ -77,7 +77,9 @@ def races() -> Iterator[tuple[str, list[Comparison]]]:
         ],
     )
     wraps, bare = _unified("functools.wraps pass-through"), _unified("bare call")
-    limit = _unified("guard", "limit", "<= 64")
+    limit, keyed, budget, coroutine = (
+        _unified("guard", what, "<= 64") for what in ("limit", "keyed", "budget", "async")
+    )
     yield (
         "unified",
         [
@@ -85,12 +87,12 @@ def races() -> Iterator[tuple[str, list[Comparison]]]:
             Comparison("guard, one limit, to a bare call", limit, bare),
             Comparison(
                 "guard, one limit per user, to an empty functools.wraps",
-                _unified("guard", "keyed", "<= 64"),
+                keyed,
                 wraps,
             ),
             Comparison(
                 "guard, limit + budget, to an empty functools.wraps",
-                _unified("guard", "budget", "<= 64"),
+                budget,
                 wraps,
             ),
             Comparison("guard, + 5 native rules, to an empty functools.wraps", native, wraps),
@@ -103,7 +105,7 @@ def races() -> Iterator[tuple[str, list[Comparison]]]:
         [
             Comparison(
                 "async guard, one limit, to a bare await",
-                _unified("guard", "async", "<= 64"),
+                coroutine,
                 awaited,
                 at_most=2.5,
             ),

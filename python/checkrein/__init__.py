@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from checkrein._native import Decision, MeterStatus, Reason, __version__
 from checkrein.bind import Context
 from checkrein.engine import Engine, Event
@@ -94,4 +92,5 @@ default_engine = Engine()
 """The engine behind `checkrein.tool`."""
 
 
-tool: Any = default_engine.guard
+tool = default_engine.guard
+"""`default_engine.guard`: puts gates before a function."""

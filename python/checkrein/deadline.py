@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
@@ -41,6 +40,9 @@ def timed(tool: str, seconds: float, *, is_async: bool) -> Callable[..., Any]:
         return call.outcome()
 
     async def run_async(permit: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        # Whoever awaits has asyncio already; nobody else pays for importing it.
+        import asyncio
+
         try:
             async with asyncio.timeout(seconds) as scope:
                 return await function(*args, **kwargs)

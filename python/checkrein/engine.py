@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Unpack, overload
 
 from checkrein import _native, deadline
 from checkrein.errors import ConfigError
 from checkrein.guard import Handle, handle, make_guard
 from checkrein.holds import BudgetHandle
+from checkrein.options import GuardOptions, Keeping, Returning
 from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Rule
-
-R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("checkrein")
 
@@ -60,7 +59,17 @@ class Engine(_native.EngineBase):
         self.listener_errors = 0
         self._listeners: tuple[Listener, ...] = ()
         self._names: dict[str, int] = {}
+        self._shapes: dict[str, int] = {}
+        self._warned = False
         self._lock = threading.Lock()
+
+    @overload
+    def guard(
+        self, *, on_block: Literal["raise", "wait"] = "raise", **options: Unpack[GuardOptions]
+    ) -> Keeping: ...
+
+    @overload
+    def guard(self, *, on_block: Literal["result"], **options: Unpack[GuardOptions]) -> Returning: ...
 
     def guard(
         self,
@@ -72,7 +81,7 @@ class Engine(_native.EngineBase):
         actual: Callable[[Any], Any] | None = None,
         rules: Callable[..., Any] | str | Rule | Sequence[Callable[..., Any] | str | Rule] | None = None,
         attempts: int | None = None,
-        once: Key | Literal[True] | Once | None = None,
+        once: Key | Sequence[str] | Literal[True] | Once | None = None,
         exclude: str | Sequence[str] = (),
         breaker: str | Breaker | None = None,
         timeout: Duration | None = None,
@@ -82,7 +91,7 @@ class Engine(_native.EngineBase):
         mode: Mode = "enforce",
         on_block: Literal["raise", "result", "wait"] = "raise",
         deadline: Duration | None = None,
-    ) -> Callable[[F], F]:
+    ) -> Any:
         """Make a decorator that admits every call over all these gates at once, or refuses it and takes nothing.
 
         rate: at most so many calls in a window, `"10/min"`; several are taken together.
@@ -106,7 +115,6 @@ class Engine(_native.EngineBase):
         """
         options = dict(locals())
         del options["self"]
-        options.pop("__class__", None)
         return make_guard(self, options)
 
     tool = guard
@@ -118,7 +126,7 @@ class Engine(_native.EngineBase):
         """
         return BudgetHandle(self, budget, keyed=key, name=name)
 
-    def peek(self, guarded: Any, /, *args: Any, **kwargs: Any) -> _native.Decision:
+    def peek(self, guarded: Callable[..., Any] | Handle, /, *args: Any, **kwargs: Any) -> _native.Decision:
         """Decide a call of a guarded function without taking anything."""
         found = guarded if isinstance(guarded, Handle) else handle(guarded)
         return found.peek(*args, **kwargs)
@@ -181,6 +189,31 @@ class Engine(_native.EngineBase):
     def __repr__(self) -> str:
         return f"<checkrein.Engine `{self.name}`>"
 
+    def _claim_key(self, name: str, parts: int) -> None:
+        """Check that all guards that share a gate by name count for keys of the same shape."""
+        with self._lock:
+            known = self._shapes.setdefault(name, parts)
+        if known != parts:
+            hint = (
+                "gates of one name count on the same records; use another name, or the same number of parts"
+            )
+            raise ConfigError(f"gate `{name}` has keys of {known} and of {parts} parts", "key", hint)
+
+    def _warn_once_of_other_processes(self) -> None:
+        """Warn that the limits of this memory count once per process, where there are visibly several."""
+        if self._warned:
+            return
+        self._warned = True
+        multiprocessing = sys.modules.get("multiprocessing")
+        workers = os.environ.get("WEB_CONCURRENCY", "")
+        if (multiprocessing is not None and multiprocessing.parent_process() is not None) or (
+            workers.isdigit() and int(workers) > 1
+        ):
+            _log.warning(
+                "engine `%s` lives in the memory of one process of several: its limits count per process",
+                self.name,
+            )
+
     def _claim(self, explicit: str | None, derived: str) -> str:
         """Give a guard its name: an explicit one is shared, a derived one is made unique."""
         if explicit is not None:
@@ -200,6 +233,9 @@ class Engine(_native.EngineBase):
 
     def _ended(self, tool: str, outcome: str) -> None:
         self._tell(Event("outcome", tool, outcome=outcome))
+
+    def _refused(self, decision: _native.Decision) -> None:
+        _log.debug("`%s` was refused: %s", decision.tool, decision)
 
     def _observed(self, tool: str, reasons: Sequence[_native.Reason]) -> None:
         _log.info("`%s` would have been refused: %s", tool, "; ".join(map(str, reasons)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -41,6 +40,9 @@ def admitter(
         return answer
 
     async def wait_async(*slots: Any) -> Any:
+        # Whoever awaits has asyncio already; nobody else pays for importing it.
+        import asyncio
+
         until, attempt = engine.now() + deadline_s, 0
         while isinstance(answer := admit(*slots), Decision):
             seconds = pause(answer, attempt, until)

@@ -161,7 +161,12 @@ impl Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} `{}`)", self.message(), self.kind.name(), self.gate.escape_debug())
+        write!(f, "{} ({} `", self.message(), self.kind.name())?;
+        for c in self.gate.chars() {
+            // Quotes are harmless; whatever could move the cursor or hide text is escaped.
+            if matches!(c, '\'' | '"') { write!(f, "{c}")? } else { write!(f, "{}", c.escape_debug())? }
+        }
+        f.write_str("`)")
     }
 }
 

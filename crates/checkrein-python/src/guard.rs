@@ -4,12 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use checkrein::engine::{CompiledPolicy, Engine as CoreEngine};
+use checkrein::engine::{Admitted, CompiledPolicy, Engine as CoreEngine};
 use checkrein::store::PermitId;
-use checkrein_core::admission::{Admission, Verdict};
+use checkrein_core::admission::{Admission, Inputs, KeyValue, Verdict};
 use checkrein_core::amount::Amount;
 use checkrein_core::code::Code;
 use checkrein_core::decision::Reason;
+use checkrein_core::gate::budget::Cost;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -19,9 +20,10 @@ use smallvec::SmallVec;
 use crate::convert::{self, MAX_NODES, Unusable};
 use crate::decision::Decision;
 use crate::engine::{EngineBase, Shared};
-use crate::inputs::{Reader, Reading};
+use crate::inputs::{CostSource, Reader, Reading};
 use crate::permit::{Hooks, Permit};
-use crate::{error, reason, spec};
+use crate::source::Source;
+use crate::{error, reason, scope, spec};
 
 /// The arguments of a call that the guard copied, and those it took as they are.
 type Copies<'py> = SmallVec<[Option<Bound<'py, PyAny>>; 6]>;
@@ -42,7 +44,64 @@ pub(crate) struct Guard {
     raises: bool,
     /// Nothing it reads runs Python code.
     quiet: bool,
+    /// It reads nothing but text keys.
+    simple: Option<Simple>,
     pub(crate) hooks: Hooks,
+}
+
+/// The inputs of a guard that reads nothing but text keys and whose costs are fixed: most guards.
+struct Simple {
+    /// The slot of each key; `None` for the one key that stands for everybody.
+    keys: SmallVec<[Option<usize>; 2]>,
+    costs: Vec<Cost>,
+}
+
+impl Simple {
+    fn of(reader: &Reader) -> Option<Self> {
+        let keys = reader.keys.iter().map(Source::plain_slot).collect::<Option<_>>()?;
+        let costs = reader.costs.iter().map(CostSource::fixed).collect::<Option<_>>()?;
+        let rest = reader.tenant.is_none() && reader.rules.is_empty() && reader.once.is_none();
+        rest.then_some(Self { keys, costs })
+    }
+
+    /// Admits a call without anything to clean up; the outer `None` leaves a call with another key to the general way,
+    /// the inner one is an admission.
+    ///
+    /// # Safety
+    /// `args` are live objects for as long as this runs.
+    #[inline]
+    unsafe fn admit<'py>(
+        &self,
+        py: Python<'py>,
+        guard: &Guard,
+        args: &[*mut ffi::PyObject],
+    ) -> Option<Option<PyResult<Decided<'py>>>> {
+        let mut keys: SmallVec<[KeyValue<'_>; 2]> = SmallVec::new();
+        for slot in &self.keys {
+            let Some(slot) = slot else {
+                keys.push(KeyValue::Bytes(&[]));
+                continue;
+            };
+            // SAFETY: as for this function; the bytes of a text live as long as it does.
+            let bytes = unsafe { scope::exact_text(py, *args.get(*slot)?) }?.as_bytes();
+            if bytes.is_empty() {
+                return None;
+            }
+            keys.push(KeyValue::Bytes(bytes));
+        }
+        let inputs = Inputs {
+            tenant: &guard.reader.default_tenant,
+            keys: &keys,
+            costs: &self.costs,
+            start: true,
+            ..Inputs::default()
+        };
+        let admitted = guard.engine.admit(&guard.policy, &inputs);
+        if admitted.admission.verdict == Verdict::Allow && admitted.admission.observed.is_empty() {
+            return Some(None);
+        }
+        Some(Some(guard.decided(py, admitted, SmallVec::new(), || Ok(None))))
+    }
 }
 
 /// How a call was decided.
@@ -73,6 +132,7 @@ impl Guard {
             engine: base.engine.clone(),
             shared: Arc::clone(&base.shared),
             quiet: reader.is_quiet(),
+            simple: if policy.policy().settles() { None } else { Simple::of(&reader) },
             policy,
             reader,
             slots: described.slots,
@@ -173,6 +233,17 @@ unsafe extern "C" fn admit(
         };
         let decided = catch_unwind(AssertUnwindSafe(|| {
             let guard = slf.get();
+            if let Some(inputs) = &guard.simple
+                && !guard.shared.listening.load(Ordering::Relaxed)
+                && !guard.shared.is_foreign()
+                && args.len() == guard.slots
+                && let Some(admitted) = inputs.admit(py, guard, args)
+            {
+                return match admitted {
+                    None => Ok(py.None()),
+                    Some(decided) => Python::attach_unchecked(|py| guard.answer(py, &slf, decided)),
+                };
+            }
             if guard.quiet && !guard.shared.listening.load(Ordering::Relaxed) {
                 // Nothing here can run Python code or drop a reference that is not its own.
                 return match guard.decide(py, args) {
@@ -271,17 +342,28 @@ impl Guard {
                 return Ok(Decided::Blocked(Box::new(Decision::block(&self.reader.tool, reasons))));
             }
         };
+        // SAFETY: as for this function.
+        let copied =
+            || if copies.is_empty() { Ok(None) } else { unsafe { merged(py, args, copies).map(Some) } };
+        self.decided(py, admitted, costs, copied)
+    }
+
+    /// What an admission means for the call.
+    #[inline]
+    fn decided<'py>(
+        &self,
+        _py: Python<'py>,
+        admitted: Admitted,
+        costs: SmallVec<[Amount; 2]>,
+        copied: impl FnOnce() -> PyResult<Option<Bound<'py, PyTuple>>>,
+    ) -> PyResult<Decided<'py>> {
         let Admission { verdict, reasons, observed, .. } = admitted.admission;
         if !observed.is_empty() {
-            self.observed(py, &observed)?;
+            // SAFETY: the calling thread is attached; `py` is the proof.
+            unsafe { Python::attach_unchecked(|py| self.observed(py, &observed))? };
         }
         match verdict {
-            Verdict::Allow => {
-                // SAFETY: as for this function.
-                let copied =
-                    if copies.is_empty() { None } else { Some(unsafe { merged(py, args, copies)? }) };
-                Ok(Decided::Allowed(admitted.permit, copied, costs))
-            }
+            Verdict::Allow => Ok(Decided::Allowed(admitted.permit, copied()?, costs)),
             Verdict::Replay(result) => Ok(Decided::Replay(result)),
             Verdict::Block => {
                 let decision =
@@ -326,6 +408,9 @@ impl Guard {
             Decided::Blocked(decision) => {
                 let code = decision.first_code().unwrap_or(Code::PolicyError);
                 let decision = Bound::new(py, *decision)?.into_any();
+                if error::is_debugging(py) {
+                    self.owner.bind(py).call_method1("_refused", (decision.clone(),))?;
+                }
                 if listening {
                     self.announce(py, decision.clone());
                 }

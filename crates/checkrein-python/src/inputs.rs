@@ -92,13 +92,23 @@ impl CostSource {
         Ok(Self { amount, unit, gate: gate.into() })
     }
 
+    /// The cost, when it is the same for every call.
+    pub(crate) fn fixed(&self) -> Option<Cost> {
+        match &self.amount {
+            CostKind::Fixed(cost) => Some(*cost),
+            CostKind::Value(_) => None,
+        }
+    }
+
     fn cost<'py>(&self, py: Python<'py>, slots: &Slots<'_, 'py>) -> Result<Cost, Unusable> {
         match &self.amount {
             CostKind::Fixed(cost) => Ok(*cost),
             CostKind::Value(source) => match source.integer(slots)? {
                 Some(number) => counted(number, self.unit).map(Cost::proven),
                 None => match source.value(py, slots)? {
-                    Some(value) => convert::amount(&value, self.unit).map(Cost::proven),
+                    Some(value) => {
+                        convert::amount(&convert::in_unit(value, self.unit)?, self.unit).map(Cost::proven)
+                    }
                     None => Err(Unusable::Wrong("it has no value".to_owned())),
                 },
             },

@@ -185,6 +185,16 @@ unsafe fn text<'a>(object: *mut ffi::PyObject) -> Option<&'a str> {
     }
 }
 
+/// The UTF-8 of an object that is exactly a text.
+///
+/// # Safety
+/// The object lives for as long as `'a`.
+#[inline]
+pub(crate) unsafe fn exact_text<'a>(_py: Python<'_>, object: *mut ffi::PyObject) -> Option<&'a str> {
+    // SAFETY: as for this function; the token shows that the thread is attached.
+    unsafe { if ffi::PyUnicode_CheckExact(object) != 0 { text(object) } else { None } }
+}
+
 impl<'a> Scope<'a> for Arguments<'_, 'a, '_> {
     type Handle = Handle;
 

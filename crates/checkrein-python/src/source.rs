@@ -134,6 +134,15 @@ impl Source {
         }
     }
 
+    /// For a source that is an argument, its slot; for the one that is nothing, `Some(None)`.
+    pub(crate) fn plain_slot(&self) -> Option<Option<usize>> {
+        match self {
+            Self::Nothing => Some(None),
+            Self::Slot(index, _) => Some(Some(*index)),
+            _ => None,
+        }
+    }
+
     /// What the source is called in messages.
     pub(crate) fn label(&self) -> &str {
         match self {

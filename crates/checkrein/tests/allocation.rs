@@ -1,7 +1,5 @@
 //! The allow path allocates nothing: counted, not claimed.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where something is wrong")]
-
 use std::alloc::System;
 
 use checkrein::engine::{Decided, Engine, GateSpec, GateSpecKind, WindowSpec};

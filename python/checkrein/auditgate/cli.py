@@ -160,9 +160,9 @@ def _by_trail(entries: list[Entry]) -> dict[Hashable, list[Entry]]:
     return trails
 
 
-def _order(entry: Entry) -> float:
-    sequence = entry.get("sequence", 0)
-    return sequence if isinstance(sequence, (int, float)) else 0
+def _order(entry: Entry, missing: int = 0) -> float:
+    sequence = entry.get("sequence", missing)
+    return sequence if isinstance(sequence, (int, float)) else missing
 
 
 def _verify_log(entries: list[Entry], verbose: bool = False) -> tuple[bool, list[str]]:
@@ -209,7 +209,7 @@ def _verify_entry(entry: Entry, previous: Entry | None, messages: list[str], ver
             ]
         return False
     if previous is not None:
-        following = _order(previous) + 1
+        following = _order(previous, missing=-1) + 1
         if _order(entry) != following:
             messages.append(f"{label} WARN — sequence gap (expected {following})")
     if verbose:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ class Show(Watcher):
             verdict = trail.verify()
             self._finish(shop, trail, verdict)
             if self.interactive and keep is None:
-                input(f"\nThe files are in {directory}. Press Enter to remove them. ")
+                with suppress(EOFError):
+                    input(f"\nThe files are in {directory}. Press Enter to remove them. ")
         return 0 if verdict.valid else 1
 
     def _decided(self, event: checkrein.Event) -> None:
@@ -76,7 +77,7 @@ class Show(Watcher):
         self.timeline.title(
             "Checkrein demo: a support agent that misbehaves, and what its tools let it do",
             [
-                f"The model is a script at {url}; the agent is the real `openai` package and a tool loop.",
+                f"The model is a script at {url}; the agent is the real `openai` package.",
                 "Refunds go to a database and mails to a spool; nothing leaves this machine.",
                 f"Files: {directory}",
             ],

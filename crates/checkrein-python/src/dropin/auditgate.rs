@@ -19,16 +19,11 @@ mod vocabulary;
 mod wall;
 
 pub(crate) use canonical::push_integer;
-pub(crate) use engine::{AuditEngine, Event, EventDetail, Opened, Opening, Side};
+pub(crate) use engine::{AuditEngine, Event, EventDetail, KnownTrail, Opened, Opening, Side};
 pub(crate) use entry::DetailSource;
 pub(crate) use snapshot::snapshot;
 pub(crate) use store::AppendError;
 pub(crate) use vocabulary::{Member, vocabulary};
-
-/// Appends a value's canonical JSON.
-pub(crate) fn write_canonical(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    canonical::CanonicalWriter::new(out).value(value)
-}
 
 /// Returns a text's canonical JSON.
 pub(crate) fn canonical_text(text: &Bound<'_, PyString>) -> PyResult<Box<[u8]>> {

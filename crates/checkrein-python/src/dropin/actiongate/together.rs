@@ -105,6 +105,11 @@ impl ActionEngine {
         if announcer.is_silent() { Ok(()) } else { announcer.tell(decision) }
     }
 
+    /// Reads the engine's clock once, unless it is the machine's, which was read for the same call.
+    pub(crate) fn now_or(&self, py: Python<'_>, machine: &Now) -> PyResult<Now> {
+        self.config()?.clock.read_or_take(py, machine)
+    }
+
     /// Reads the engine's clock once.
     pub(crate) fn now(&self, py: Python<'_>) -> PyResult<Now> {
         self.config()?.clock.read(py)

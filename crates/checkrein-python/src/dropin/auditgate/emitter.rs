@@ -15,6 +15,11 @@ pub(crate) struct AuditEmitter {
 }
 
 impl AuditEmitter {
+    /// Whether nobody listens.
+    pub(crate) fn is_silent(&self, py: Python<'_>) -> bool {
+        self.listeners.bind(py).is_empty()
+    }
+
     /// Calls the listeners; an exception is counted, anything beyond `Exception` gets out.
     pub(crate) fn deliver(&self, event: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = event.py();

@@ -1,6 +1,6 @@
 //! The audit engine: decides whether an event is recorded, and records it in one step.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError};
@@ -8,6 +8,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::super::common::clock::{Clock, Now};
 use super::decision::Decision;
 use super::emitter::AuditEmitter;
 use super::entry::{AuditEntry, DetailSource};
@@ -21,6 +22,8 @@ struct Parts {
     store: Py<PyAny>,
     async_store: Py<PyAny>,
     clock: Py<PyAny>,
+    /// Whether that is the machine's monotonic clock.
+    machine_clock: bool,
     /// `None` stands for the real wall clock, read natively.
     wall_clock: Option<Py<PyAny>>,
     recorded_by: Py<PyAny>,
@@ -56,13 +59,21 @@ pub(crate) struct Event<'a, 'py> {
     pub(crate) reason: Option<&'a Bound<'py, PyAny>>,
     pub(crate) detail: EventDetail<'a, 'py>,
     pub(crate) policy: Option<&'a Bound<'py, PyAny>>,
+    /// A reading of the machine's clock made for the same call.
+    pub(crate) machine: Option<&'a Now>,
+    /// Keeps what the engine knows about the trail, for callers with many events of one trail.
+    pub(crate) known: Option<&'a KnownTrail>,
 }
+
+/// What an engine knows about one trail, kept by somebody who asks often. An engine never forgets a trail.
+#[derive(Default)]
+pub(crate) struct KnownTrail(OnceLock<Py<TrailSlot>>);
 
 /// The detail of an event.
 pub(crate) enum EventDetail<'a, 'py> {
     Object(Option<&'a Bound<'py, PyAny>>),
-    /// Canonical JSON, and how to make the object when it is read.
-    Prepared(&'a [u8], DetailSource),
+    /// What writes its canonical JSON, and how to make the object when it is read.
+    Prepared(&'a dyn Fn(&mut Vec<u8>), DetailSource),
 }
 
 /// A decision that ends it, or the policy and the time to go on with.
@@ -194,12 +205,21 @@ impl AuditEngine {
             return Ok(Opening::Foreign);
         };
         let (trail, py) = (event.trail, event.trail.py());
-        let slot = self.slot(trail)?;
+        let slot = match event.known.and_then(|known| known.0.get()) {
+            Some(slot) => slot.bind(py).clone(),
+            None => self.slot(trail)?,
+        };
+        if let Some(known) = event.known {
+            let _ = known.0.set(slot.clone().unbind());
+        }
         let policy = self.policy(py, slot.get(), event.policy)?;
         if vocabulary(py)?.rank(event.severity)? < policy.floor {
             return self.finish(trail, &policy, None, Some(&policy.below()), None).map(Opening::Dropped);
         }
-        let now = parts.clock.bind(py).call0()?;
+        let now = match event.machine.filter(|_| parts.machine_clock) {
+            Some(machine) => machine.object(py).into_bound(py),
+            None => parts.clock.bind(py).call0()?,
+        };
         match self.draft(parts, slot.get(), event, policy.integrity, &now) {
             Ok(draft) => Ok(Opening::Ready(Box::new(Opened {
                 log: self.log(slot.get(), trail, store, side, false)?,
@@ -247,6 +267,18 @@ impl AuditEngine {
             prune(&opened.log, opened.now.bind(py), retention.bind(py));
         }
         self.finish(trail, &opened.policy, Some(opened.draft.entry.clone_ref(py)), None, None)
+    }
+
+    /// Does what `close` does for a caller that needs no decision: none is made unless somebody listens.
+    pub(crate) fn close_unheard(&self, trail: &Bound<'_, PyAny>, opened: &Opened) -> PyResult<()> {
+        let py = trail.py();
+        let emitter = self.parts()?.emitter.bind(py);
+        if opened.policy.retention.is_none()
+            && emitter.cast_exact::<AuditEmitter>().is_ok_and(|emitter| emitter.get().is_silent(py))
+        {
+            return Ok(());
+        }
+        self.close(trail, opened).map(drop)
     }
 
     /// Decides that an entry the log has no place for is dropped.
@@ -354,6 +386,7 @@ impl AuditEngine {
         self.parts = Some(Parts {
             store,
             async_store,
+            machine_clock: Clock::is_machine(py, clock.bind(py)),
             clock,
             wall_clock: Some(wall_clock).filter(|clock| !clock.is(&vocabulary.wall_clock)),
             recorded_by,
@@ -389,6 +422,8 @@ impl AuditEngine {
             reason,
             detail: EventDetail::Object(detail),
             policy,
+            machine: None,
+            known: None,
         };
         if let Some(decision) = slf.borrow().record_event(&event, Side::Sync)? {
             return Ok(decision.into_any());
@@ -419,6 +454,8 @@ impl AuditEngine {
             reason,
             detail: EventDetail::Object(detail),
             policy,
+            machine: None,
+            known: None,
         };
         slf.borrow().record_event(&event, Side::Async)
     }
@@ -468,6 +505,8 @@ impl AuditEngine {
             reason,
             detail: EventDetail::Object(detail),
             policy: None,
+            machine: None,
+            known: None,
         };
         let wall = parts.wall_clock.as_ref().map(|clock| clock.bind(py).call0()).transpose()?;
         let integrity = Integrity::read(policy)?;

@@ -119,7 +119,7 @@ pub(crate) fn canonical<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
     Ok(PyBytes::new(value.py(), &bytes))
 }
 
-/// Checks every hash and every link; returns whether all hold, and the sequence of the first entry that does not.
+/// Checks the hash and the link of every entry that has a hash; returns whether all hold, and the sequence of the first entry that does not.
 #[pyfunction]
 pub(crate) fn verify_chain(py: Python<'_>, entries: &Bound<'_, PyAny>) -> PyResult<(bool, Py<PyAny>)> {
     let mut previous: Option<Bound<'_, AuditEntry>> = None;
@@ -137,11 +137,11 @@ pub(crate) fn verify_chain(py: Python<'_>, entries: &Bound<'_, PyAny>) -> PyResu
 
 fn holds(py: Python<'_>, entry: &AuditEntry, previous: Option<&AuditEntry>) -> PyResult<bool> {
     let seal = entry.sealed()?;
-    if !matches!(seal.entry_hash, HashField::Absent) {
-        let expected = entry.rehash(py)?;
-        if !same(py, &seal.entry_hash, &HashField::Digest(expected))? {
-            return Ok(false);
-        }
+    if matches!(seal.entry_hash, HashField::Absent) {
+        return Ok(true);
+    }
+    if !same(py, &seal.entry_hash, &HashField::Digest(entry.rehash(py)?))? {
+        return Ok(false);
     }
     match previous {
         Some(previous) if !matches!(seal.prev_hash, HashField::Absent) => {

@@ -148,7 +148,7 @@ fn write<'py>(
     bytes.extend_from_slice(b"{\"detail\":");
     match (detail, &event.detail) {
         (Some(detail), _) => CanonicalWriter::new(&mut bytes).value(detail)?,
-        (None, EventDetail::Prepared(json, _)) => bytes.extend_from_slice(json),
+        (None, EventDetail::Prepared(write, _)) => write(&mut bytes),
         (None, EventDetail::Object(_)) => bytes.extend_from_slice(b"{}"),
     }
     bytes.extend_from_slice(b",\"gate_identity\":");

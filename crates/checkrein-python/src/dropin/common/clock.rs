@@ -74,11 +74,26 @@ impl Clock {
         }
     }
 
+    /// Reads the clock once, or takes a reading of the machine's clock that was made for the same call.
+    #[inline]
+    pub(crate) fn read_or_take(&self, py: Python<'_>, machine: &Now) -> PyResult<Now> {
+        match self {
+            Self::Monotonic => Ok(machine.copy(py)),
+            Self::Given(_) => self.read(py),
+        }
+    }
+
+    /// Whether `clock` is the machine's clock as Python reads it.
+    pub(crate) fn is_machine(py: Python<'_>, clock: &Bound<'_, PyAny>) -> bool {
+        MONOTONIC.get(py).is_some_and(|original| clock.is(original))
+            && clock.is_exact_instance_of::<PyCFunction>()
+    }
+
     /// Reads the clock once.
     #[inline]
     pub(crate) fn read(&self, py: Python<'_>) -> PyResult<Now> {
         match self {
-            Self::Monotonic => Ok(Now { stamp: Some(monotonic_nanos()), whole: false, given: None }),
+            Self::Monotonic => Ok(Now::of_machine()),
             Self::Given(clock) => {
                 let reading = clock.bind(py).call0()?;
                 Ok(Now::from_object(&reading))
@@ -97,6 +112,11 @@ pub(crate) struct Now {
 }
 
 impl Now {
+    /// The machine's monotonic clock, now.
+    pub(crate) fn of_machine() -> Self {
+        Self { stamp: Some(monotonic_nanos()), whole: false, given: None }
+    }
+
     /// A reading handed in as a Python number of seconds.
     pub(crate) fn from_object(reading: &Bound<'_, PyAny>) -> Self {
         let whole = reading.is_instance_of::<PyInt>();

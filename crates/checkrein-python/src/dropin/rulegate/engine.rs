@@ -100,7 +100,10 @@ impl RuleEngine {
         rule: &Bound<'py, PyAny>,
         ruleset: &Bound<'py, PyAny>,
         kwargs: &Bound<'py, PyAny>,
+        machine: &Now,
     ) -> PyResult<(Now, Bound<'py, Decision>)> {
+        let config = self.config()?;
+        let now = config.clock.read_or_take(rule.py(), machine)?;
         let args = PyTuple::empty(rule.py()).into_any();
         let question = Question {
             rule,
@@ -111,7 +114,7 @@ impl RuleEngine {
             all: false,
             method: "check",
         };
-        self.evaluate(self.config()?, &question)
+        Ok((now, Self::answers(&question, Self::ruleset(config, &question)?)?.into_decision(rule)?))
     }
 
     /// Announces and records what `ask_about` decided.
@@ -141,13 +144,18 @@ impl RuleEngine {
         config: &Config,
         question: &Question<'_, 'py>,
     ) -> PyResult<(Now, Answers<'py>)> {
+        let now = config.clock.read(question.rule.py())?;
+        Ok((now, Self::answers(question, Self::ruleset(config, question)?)?))
+    }
+
+    fn ruleset<'py>(config: &Config, question: &Question<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        question.ruleset.map_or_else(|| Self::registered(config, question), |ruleset| Ok(ruleset.clone()))
+    }
+
+    /// Asks the predicates of `ruleset`.
+    fn answers<'py>(question: &Question<'_, 'py>, ruleset: Bound<'py, PyAny>) -> PyResult<Answers<'py>> {
         let rule = question.rule;
         let py = rule.py();
-        let now = config.clock.read(py)?;
-        let ruleset = match question.ruleset {
-            Some(ruleset) => ruleset.clone(),
-            None => Self::registered(config, question)?,
-        };
         let predicates = predicates_of(&ruleset)?;
         let meta = match question.meta {
             Some(meta) if meta.is_truthy()? => Some(meta),
@@ -171,7 +179,7 @@ impl RuleEngine {
                 }
             }
         }
-        Ok((now, Answers { ruleset, evaluated, violated }))
+        Ok(Answers { ruleset, evaluated, violated })
     }
 
     /// Announces and records what the predicates of a guarded call answered: the decision, unless it allows and

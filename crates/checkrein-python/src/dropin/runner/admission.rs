@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 
 use super::super::actiongate::{Prepared as PreparedRate, Verdict as RateVerdict};
 use super::super::auditgate::{
-    AppendError, DetailSource, Opened, Opening, push_integer, push_seconds, snapshot, write_canonical,
+    AppendError, DetailSource, EventDetail, Opened, Opening, push_integer, push_seconds, snapshot,
 };
 use super::super::budgetgate::{Judged as SpendRefusal, Prepared as PreparedSpend, Verdict as SpendVerdict};
 use super::super::common::clock::Now;
@@ -35,6 +35,8 @@ struct Call<'a, 'py> {
     ruled: Option<Ruled>,
     /// Whether the audit log has had its say: recorded in the user's own store, or left out as its policy allows.
     audited: bool,
+    /// The machine's clock as the call came in.
+    machine: Now,
 }
 
 /// What the rules decided.
@@ -68,16 +70,18 @@ pub(super) fn admit<'py>(
     arguments: Bound<'py, PyDict>,
 ) -> PyResult<Entry> {
     let together = tool.get().together;
-    let mut call = Call { runner, name, tool, arguments, ruled: None, audited: false };
+    let mut call =
+        Call { runner, name, tool, arguments, ruled: None, audited: false, machine: Now::of_machine() };
     if !together {
         return call.admit_apart();
     }
     let py = runner.py();
     let tool = call.tool.clone();
     let tool = tool.get();
-    // Clocks are the user's code: each is read once, before anything is looked up or locked.
-    let rate_now = tool.rate.as_ref().map(|rate| rate.engine.get().now(py)).transpose()?;
-    let spend_now = tool.spend.as_ref().map(|spend| spend.engine.get().now(py)).transpose()?;
+    // The machine's clock is read once for all; the user's own each once, before anything is looked up or locked.
+    let machine = &call.machine;
+    let rate_now = tool.rate.as_ref().map(|rate| rate.engine.get().now_or(py, machine)).transpose()?;
+    let spend_now = tool.spend.as_ref().map(|spend| spend.engine.get().now_or(py, machine)).transpose()?;
     let mut attempt = 0;
     loop {
         let rate = match (&tool.rate, &rate_now) {
@@ -243,7 +247,8 @@ impl<'py> Call<'_, 'py> {
             self.ruled = Some(match &rules.native {
                 // Our own engine copies the arguments for each predicate.
                 Some(engine) => {
-                    let (now, decision) = engine.get().ask_about(rule, ruleset, self.arguments.as_any())?;
+                    let (now, decision) =
+                        engine.get().ask_about(rule, ruleset, self.arguments.as_any(), &self.machine)?;
                     let unannounced = Some((now, decision.clone().unbind()));
                     Ruled { decision: decision.into_any().unbind(), unannounced }
                 }
@@ -267,14 +272,18 @@ impl<'py> Call<'_, 'py> {
         let py = self.py();
         let tool = self.tool.clone();
         let Some(trailed) = tool.get().audit.as_ref().filter(|_| !self.audited) else { return Ok(None) };
-        let mut json = Vec::with_capacity(768);
-        let opening = if write_detail(&mut json, self.tool.get(), seen, reached, py)? {
-            let kept = reached.copy(py);
-            let source: DetailSource =
-                Arc::new(move |py: Python<'_>| Ok(kept.to_dict(py)?.into_any().unbind()));
-            trailed.open_admission(py, Ok((&json, source)))?
-        } else {
-            trailed.open_admission(py, Err(reached.to_dict(py)?.as_any()))?
+        let opening = match Allowed::of(tool.get(), seen, reached, py) {
+            Some(allowed) => {
+                let kept = reached.copy(py);
+                let source: DetailSource =
+                    Arc::new(move |py: Python<'_>| Ok(kept.to_dict(py)?.into_any().unbind()));
+                let write = |out: &mut Vec<u8>| allowed.write(out);
+                trailed.open_admission(py, EventDetail::Prepared(&write, source), &self.machine)?
+            }
+            None => {
+                let detail = reached.to_dict(py)?.into_any();
+                trailed.open_admission(py, EventDetail::Object(Some(&detail)), &self.machine)?
+            }
         };
         match opening {
             Opening::Ready(opened) => Ok(Some(*opened)),
@@ -296,7 +305,7 @@ impl<'py> Call<'_, 'py> {
         let engine = engine.borrow();
         match refused {
             Some(refused) => engine.give_up(trail, opened, &refused).map(drop),
-            None => engine.close(trail, opened).map(drop),
+            None => engine.close_unheard(trail, opened),
         }
     }
 
@@ -401,65 +410,75 @@ impl<'py> Call<'_, 'py> {
     }
 }
 
-/// Writes the canonical JSON of an admission's decisions; false where a decision has no short way to it.
-fn write_detail(
-    out: &mut Vec<u8>,
-    tool: &Tool,
-    seen: &Look,
-    reached: &Reached,
-    py: Python<'_>,
-) -> PyResult<bool> {
-    out.push(b'{');
-    if let (Some(rate), Some(verdict)) = (&tool.rate, &seen.rate) {
-        out.extend_from_slice(b"\"actiongate\":{\"calls_in_window\":");
-        push_integer(out, i64::try_from(verdict.count).unwrap_or(i64::MAX));
-        out.extend_from_slice(b",\"gate\":");
-        out.extend_from_slice(&rate.json);
-        out.extend_from_slice(
-            b",\"message\":null,\"reason\":null,\"schema_version\":\"0.2.2\",\"status\":\"ALLOW\",\"time_since_last\":",
-        );
-        match verdict.age {
-            Some(age) => push_seconds(out, age, verdict.whole),
-            None => out.extend_from_slice(b"null"),
-        }
-        out.push(b'}');
-    }
-    if let (Some(spend), Some(Some(verdict))) = (&tool.spend, &seen.spend) {
-        let Some(plain) = &spend.plain else { return Ok(false) };
-        let (Some(spent), Some(remaining)) = plain.texts(verdict) else { return Ok(false) };
-        if out.len() > 1 {
-            out.push(b',');
-        }
-        out.extend_from_slice(b"\"budgetgate\":{\"ledger\":");
-        out.extend_from_slice(&spend.json);
-        out.extend_from_slice(b",\"message\":null,\"reason\":null,\"remaining\":\"");
-        out.extend_from_slice(remaining.as_bytes());
-        out.extend_from_slice(b"\",\"requested\":");
-        out.extend_from_slice(&plain.requested);
-        out.extend_from_slice(b",\"schema_version\":\"0.2.2\",\"spent_in_window\":\"");
-        out.extend_from_slice(spent.as_bytes());
-        out.extend_from_slice(b"\",\"status\":\"ALLOW\"");
-        out.push(b'}');
-    }
-    if let (Some(rules), Some(decision)) = (&tool.rules, &reached.rules) {
-        if out.len() > 1 {
-            out.push(b',');
-        }
-        out.extend_from_slice(b"\"rulegate\":");
-        let native = decision.bind(py).cast_exact::<RuleDecision>().ok();
-        match native.and_then(|decision| decision.get().asked_and_allowed()) {
-            Some(asked) => {
-                out.extend_from_slice(b"{\"evaluated_count\":");
-                push_integer(out, i64::try_from(asked).unwrap_or(i64::MAX));
-                out.extend_from_slice(b",\"message\":null,\"reason\":null,\"rule\":");
-                out.extend_from_slice(&rules.json);
-                out.extend_from_slice(
-                    b",\"schema_version\":\"0.2.2\",\"status\":\"ALLOW\",\"violated_rules\":[]}",
-                );
+/// The decisions of an admission, where each has a short way to its canonical JSON.
+struct Allowed<'a> {
+    rate: Option<(&'a [u8], &'a RateVerdict)>,
+    spend: Option<(&'a [u8], &'a [u8], String, String)>,
+    rules: Option<(&'a [u8], usize)>,
+}
+
+impl<'a> Allowed<'a> {
+    fn of(tool: &'a Tool, seen: &'a Look, reached: &Reached, py: Python<'_>) -> Option<Self> {
+        let rate = tool.rate.as_ref().zip(seen.rate.as_ref()).map(|(rate, verdict)| (&*rate.json, verdict));
+        let spend = match (&tool.spend, seen.spend.as_ref().and_then(Option::as_ref)) {
+            (Some(spend), Some(verdict)) => {
+                let plain = spend.plain.as_ref()?;
+                let (spent, remaining) = plain.texts(verdict);
+                Some((&*spend.json, &*plain.requested, spent?, remaining?))
             }
-            None => write_canonical(out, &decision.bind(py).call_method0("to_dict")?)?,
-        }
+            _ => None,
+        };
+        let rules = match (&tool.rules, &reached.rules) {
+            (Some(rules), Some(decision)) => {
+                let decision = decision.bind(py).cast_exact::<RuleDecision>().ok()?;
+                Some((&*rules.json, decision.get().asked_and_allowed()?))
+            }
+            _ => None,
+        };
+        Some(Self { rate, spend, rules })
     }
-    out.push(b'}');
-    Ok(true)
+
+    fn write(&self, out: &mut Vec<u8>) {
+        const ALLOWED: &[u8] = b",\"schema_version\":\"0.2.2\",\"status\":\"ALLOW\"";
+        let before = out.len();
+        if let Some((gate, verdict)) = self.rate {
+            out.extend_from_slice(b",\"actiongate\":{\"calls_in_window\":");
+            push_integer(out, i64::try_from(verdict.count).unwrap_or(i64::MAX));
+            out.extend_from_slice(b",\"gate\":");
+            out.extend_from_slice(gate);
+            out.extend_from_slice(b",\"message\":null,\"reason\":null");
+            out.extend_from_slice(ALLOWED);
+            out.extend_from_slice(b",\"time_since_last\":");
+            match verdict.age {
+                Some(age) => push_seconds(out, age, verdict.whole),
+                None => out.extend_from_slice(b"null"),
+            }
+            out.push(b'}');
+        }
+        if let Some((ledger, requested, spent, remaining)) = &self.spend {
+            out.extend_from_slice(b",\"budgetgate\":{\"ledger\":");
+            out.extend_from_slice(ledger);
+            out.extend_from_slice(b",\"message\":null,\"reason\":null,\"remaining\":\"");
+            out.extend_from_slice(remaining.as_bytes());
+            out.extend_from_slice(b"\",\"requested\":");
+            out.extend_from_slice(requested);
+            out.extend_from_slice(b",\"schema_version\":\"0.2.2\",\"spent_in_window\":\"");
+            out.extend_from_slice(spent.as_bytes());
+            out.extend_from_slice(b"\",\"status\":\"ALLOW\"}");
+        }
+        if let Some((rule, asked)) = self.rules {
+            out.extend_from_slice(b",\"rulegate\":{\"evaluated_count\":");
+            push_integer(out, i64::try_from(asked).unwrap_or(i64::MAX));
+            out.extend_from_slice(b",\"message\":null,\"reason\":null,\"rule\":");
+            out.extend_from_slice(rule);
+            out.extend_from_slice(ALLOWED);
+            out.extend_from_slice(b",\"violated_rules\":[]}");
+        }
+        // The first comma is the opening brace; without any decision both are missing.
+        match out.get_mut(before) {
+            Some(first) => *first = b'{',
+            None => out.push(b'{'),
+        }
+        out.push(b'}');
+    }
 }

@@ -5,8 +5,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::super::auditgate::{
-    AuditEngine, DetailSource, Event, EventDetail, Member, Opening, Side, vocabulary,
+    AuditEngine, Event, EventDetail, KnownTrail, Member, Opening, Side, vocabulary,
 };
+use super::super::common::clock::Now;
 
 /// An audit engine, and the trail and policy of one tool.
 pub(crate) struct Trailed {
@@ -16,6 +17,7 @@ pub(crate) struct Trailed {
     trail: Py<PyAny>,
     policy: Option<Py<PyAny>>,
     identity: Py<PyString>,
+    known: KnownTrail,
     /// Whether a call that ended well gets an entry of its own.
     pub(super) outcomes: bool,
 }
@@ -40,6 +42,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Trailed {
             trail: trail.unbind(),
             engine: engine.unbind(),
             policy,
+            known: KnownTrail::default(),
             outcomes,
         })
     }
@@ -94,7 +97,8 @@ impl Trailed {
     pub(super) fn open_admission<'py>(
         &self,
         py: Python<'py>,
-        detail: Result<(&[u8], DetailSource), &Bound<'py, PyAny>>,
+        detail: EventDetail<'_, 'py>,
+        machine: &Now,
     ) -> PyResult<Opening> {
         let Some(engine) = &self.native else { return Ok(Opening::Foreign) };
         let vocabulary = vocabulary(py)?;
@@ -107,11 +111,10 @@ impl Trailed {
             gate_type: pyo3::intern!(py, "pipeline").as_any(),
             gate_identity: self.identity.bind(py).as_any(),
             reason: Some(pyo3::intern!(py, "ALLOW by pipeline").as_any()),
-            detail: match detail {
-                Ok((json, source)) => EventDetail::Prepared(json, source),
-                Err(object) => EventDetail::Object(Some(object)),
-            },
+            detail,
             policy: self.policy.as_ref().map(|policy| policy.bind(py)),
+            machine: Some(machine),
+            known: Some(&self.known),
         };
         engine.borrow(py).open(&event, Side::Sync)
     }
@@ -144,6 +147,8 @@ impl Trailed {
                 reason: Some(reason),
                 detail: EventDetail::Object(Some(detail)),
                 policy: self.policy.as_ref().map(|policy| policy.bind(py)),
+                machine: None,
+                known: Some(&self.known),
             };
             if engine.borrow(py).record_event(&event, Side::Sync)?.is_some() {
                 return Ok(());

@@ -115,6 +115,7 @@ impl MemoryStore {
         }
     }
 
+    #[inline(always)]
     fn entry<'a>(&self, gate: &Gate, inputs: &Inputs<'a>) -> Option<Entry<'a>> {
         let (kind, family, slot) = gate.check.record()?;
         let value = match slot {
@@ -130,6 +131,7 @@ impl MemoryStore {
     }
 
     /// Locks the shards of a plan's records and finds them.
+    #[inline(always)]
     fn records<'s, 'a>(
         &'s self,
         plan: &Plan<'a>,
@@ -162,12 +164,12 @@ impl MemoryStore {
         if !plan.is_readable() {
             return (plan.into_refusal(), None);
         }
-        let again = plan.clone();
+        let (policy, inputs) = (plan.policy(), plan.inputs());
         let (admission, permit) = self.admit_once(plan, now);
         let full = admission.reasons.iter().any(|reason| reason.code == Code::Capacity);
         if full && self.may_sweep_all(now) {
             self.collect(now);
-            return self.admit_once(again, now);
+            return self.admit_once(admission::plan(policy, inputs), now);
         }
         (admission, permit)
     }
@@ -182,6 +184,7 @@ impl MemoryStore {
             .is_ok()
     }
 
+    #[inline(always)]
     fn admit_once(&self, plan: Plan<'_>, now: Timestamp) -> (Admission, Option<PermitId>) {
         let mut records = self.records(&plan, true);
         let (admission, permit) = admission::admit(plan, now, &mut records, false);
