@@ -34,6 +34,11 @@ class Event:
     decision: _native.Decision | None = None
     outcome: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything about it as plain JSON values."""
+        decision = None if self.decision is None else self.decision.to_dict()
+        return {"kind": self.kind, "tool": self.tool, "decision": decision, "outcome": self.outcome}
+
 
 Listener = Callable[[Event], object]
 
