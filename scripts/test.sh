@@ -43,7 +43,7 @@ install_wheel() {
 }
 python_tests() {
     # From the installed wheel, not from the source tree: tests/python/conftest.py refuses to run otherwise.
-    env -u PYTHONPATH CHECKREIN_TEST_INSTALLED=1 .venv/bin/python -m pytest -q tests/python
+    env -u PYTHONPATH CHECKREIN_TEST_INSTALLED=1 .venv/bin/python -m pytest -q -rs tests/python
 }
 
 step "python tools" scripts/venv.sh

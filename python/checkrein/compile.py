@@ -30,6 +30,8 @@ class Description:
     holds: list[tuple[str, int, Callable[[Any], Any] | None]] = field(default_factory=list)
     once: tuple[Any, ...] | None = None
     codec: tuple[Any, Any] | None = None
+    shared: dict[str, int] = field(default_factory=dict)
+    """The number of parts of the keys of gates that were named by the user."""
 
     def key(self, key: object, what: str) -> int:
         """The position of a key source, shared by gates that count for the same key."""
@@ -37,6 +39,11 @@ class Description:
         if source not in self.keys:
             self.keys.append(source)
         return self.keys.index(source)
+
+    def share(self, name: str | None, key: object) -> None:
+        """Note a gate that others may name too."""
+        if name is not None:
+            self.shared[name] = len(key) if isinstance(key, tuple) else 0 if key is None else 1
 
     def gate(self, kind: str, name: str, **values: Any) -> None:
         """Add a gate; a second one that would count on the records of the first is numbered."""
@@ -75,6 +82,7 @@ def describe(
         _once(made, gates.once, target)
     if gates.breaker is not None:
         breaker = gates.breaker
+        made.share(breaker.name, breaker.key)
         made.gate(
             "breaker",
             breaker.name or f"{name}.breaker",
@@ -124,6 +132,7 @@ def _limits(made: Description, gates: Gates, key: object) -> None:
         own_key = key if rate.key is INHERITED else rate.key
         own = span_ns("cooldown", rate.cooldown) if rate.cooldown is not None else cooldown
         cooldown = 0
+        made.share(rate.name, own_key)
         made.gate(
             "limit",
             rate.name or f"{made.name}.rate{_label(own_key)}",
@@ -140,6 +149,7 @@ def _budget(
     unit = _native.parse_quantity(budget.limit)[1]
     # A budget that several guards share counts for everybody unless it says for whom.
     own_key = budget.key if budget.key is not INHERITED else None if budget.name else key
+    made.share(budget.name, own_key)
     name = budget.name or f"{made.name}.budget{_label(own_key)}"
     own_cost = made.binder.cost(
         cost if budget.cost is None else budget.cost, unit, f"the cost for budget `{name}`"
@@ -147,9 +157,12 @@ def _budget(
     reads_actual = budget.actual or actual
     position = len(made.costs)
     made.costs.append((unit, name, own_cost))
-    if reads_actual is not None:
-        if not callable(reads_actual):
-            raise ConfigError("`actual` is no callable", "actual", "give a callable of the result")
+    if reads_actual is not None and not callable(reads_actual):
+        raise ConfigError("`actual` is no callable", "actual", "give a callable of the result")
+    # In observe mode a budget that is passed over holds nothing, so that with several of them nobody could tell whose
+    # hold an actual cost settles; there only the first one holds.
+    holds = reads_actual is not None and not (made.observe and made.holds)
+    if holds:
         made.holds.append((unit, position, reads_actual))
     made.gate(
         "budget",
@@ -159,7 +172,7 @@ def _budget(
         unit=unit,
         window=_window(budget.read_window()),
         cost=position,
-        holds=reads_actual is not None,
+        holds=holds,
         hard=budget.hard,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ class Event:
     decision: _native.Decision | None = None
     outcome: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything about it as plain JSON values."""
+        decision = None if self.decision is None else self.decision.to_dict()
+        return {"kind": self.kind, "tool": self.tool, "decision": decision, "outcome": self.outcome}
+
 
 Listener = Callable[[Event], object]
 
@@ -58,6 +64,8 @@ class Engine(_native.EngineBase):
         self.listener_errors = 0
         self._listeners: tuple[Listener, ...] = ()
         self._names: dict[str, int] = {}
+        self._shapes: dict[str, int] = {}
+        self._warned = False
         self._lock = threading.Lock()
 
     @overload
@@ -123,7 +131,7 @@ class Engine(_native.EngineBase):
         """
         return BudgetHandle(self, budget, keyed=key, name=name)
 
-    def peek(self, guarded: Any, /, *args: Any, **kwargs: Any) -> _native.Decision:
+    def peek(self, guarded: Callable[..., Any] | Handle, /, *args: Any, **kwargs: Any) -> _native.Decision:
         """Decide a call of a guarded function without taking anything."""
         found = guarded if isinstance(guarded, Handle) else handle(guarded)
         return found.peek(*args, **kwargs)
@@ -186,6 +194,31 @@ class Engine(_native.EngineBase):
     def __repr__(self) -> str:
         return f"<checkrein.Engine `{self.name}`>"
 
+    def _claim_key(self, name: str, parts: int) -> None:
+        """Check that all guards that share a gate by name count for keys of the same shape."""
+        with self._lock:
+            known = self._shapes.setdefault(name, parts)
+        if known != parts:
+            hint = (
+                "gates of one name count on the same records; use another name, or the same number of parts"
+            )
+            raise ConfigError(f"gate `{name}` has keys of {known} and of {parts} parts", "key", hint)
+
+    def _warn_once_of_other_processes(self) -> None:
+        """Warn that the limits of this memory count once per process, where there are visibly several."""
+        if self._warned:
+            return
+        self._warned = True
+        multiprocessing = sys.modules.get("multiprocessing")
+        workers = os.environ.get("WEB_CONCURRENCY", "")
+        if (multiprocessing is not None and multiprocessing.parent_process() is not None) or (
+            workers.isdigit() and int(workers) > 1
+        ):
+            _log.warning(
+                "engine `%s` lives in the memory of one process of several: its limits count per process",
+                self.name,
+            )
+
     def _claim(self, explicit: str | None, derived: str) -> str:
         """Give a guard its name: an explicit one is shared, a derived one is made unique."""
         if explicit is not None:
@@ -205,6 +238,9 @@ class Engine(_native.EngineBase):
 
     def _ended(self, tool: str, outcome: str) -> None:
         self._tell(Event("outcome", tool, outcome=outcome))
+
+    def _refused(self, decision: _native.Decision) -> None:
+        _log.debug("`%s` was refused: %s", decision.tool, decision)
 
     def _observed(self, tool: str, reasons: Sequence[_native.Reason]) -> None:
         _log.info("`%s` would have been refused: %s", tool, "; ".join(map(str, reasons)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import Signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from checkrein import _native, deadline, spec, wait
@@ -23,11 +24,19 @@ __all__ = ["Handle", "handle", "make_guard"]
 class Handle:
     """What a guarded function carries as its attribute `checkrein`."""
 
-    def __init__(self, engine: Engine, guard: _native.Guard, target: Target, slots: Sequence[str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        guard: _native.Guard,
+        target: Target,
+        slots: Sequence[str],
+        bound_to: tuple[object, ...] = (),
+    ) -> None:
         self.engine = engine
         self.guard = guard
         self._target = target
         self._slots = tuple(slots)
+        self._bound_to = bound_to
 
     @property
     def name(self) -> str:
@@ -41,7 +50,7 @@ class Handle:
 
     def peek(self, /, *args: Any, **kwargs: Any) -> Decision:
         """Decide a call without taking anything; `Decision.meters` says where the meters stand."""
-        bound = _bind(self._target, args, kwargs)
+        bound = _bind(self._target, (*self._bound_to, *args), kwargs)
         return self.guard.peek(*(bound[name] for name in self._slots))
 
     def reset(self, key: object = None, *, tenant: str | None = None) -> int:
@@ -59,7 +68,10 @@ def handle(function: object) -> Handle:
     """
     found = getattr(function, "checkrein", None)
     if isinstance(found, Handle):
-        return found
+        owner = getattr(function, "__self__", None)
+        if owner is None:
+            return found
+        return Handle(found.engine, found.guard, found._target, found._slots, (owner,))
     raise ConfigError("the function is not guarded", "target", "put @engine.guard(...) above it")
 
 
@@ -87,6 +99,9 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             observe=options["mode"] == "observe",
             raises=on_block == "raise",
         )
+        for gate, parts in made.shared.items():
+            engine._claim_key(gate, parts)
+        engine._warn_once_of_other_processes()
         guard = _native.Guard(engine, description)
         is_generator = target.kind in ("generator", "async_generator")
         if is_generator and on_block == "result":
@@ -151,8 +166,6 @@ def _read_waiting(options: dict[str, Any]) -> tuple[str, float]:
 
 def _bind(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Bind arguments as the call would; what is left out gets its default."""
-    from inspect import Signature
-
     bound = Signature(target.parameters).bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments

@@ -118,6 +118,15 @@ pub(crate) fn amount(object: &Bound<'_, PyAny>, unit: Unit) -> Result<Amount, Un
     wrong(format!("a {}; an amount is text, an integer or a Decimal", type_name(object)))
 }
 
+/// Of a cost given as a dict by unit the one in `unit`, else the cost itself.
+pub(crate) fn in_unit<'py>(cost: Bound<'py, PyAny>, unit: Unit) -> Result<Bound<'py, PyAny>, Unusable> {
+    let Ok(dict) = cost.cast_exact::<PyDict>() else { return Ok(cost) };
+    match dict.get_item(unit.name())? {
+        Some(amount) => Ok(amount),
+        None => wrong(format!("a dict without `{unit}`")),
+    }
+}
+
 /// The JSON value of plain Python values; `what` is the argument, for messages. Tuples are lists.
 pub(crate) fn json_value(
     object: &Bound<'_, PyAny>,

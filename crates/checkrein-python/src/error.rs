@@ -8,6 +8,7 @@ use pyo3::types::PyType;
 static DENIED: PyOnceLock<Vec<Py<PyType>>> = PyOnceLock::new();
 static CONFIG: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static FORKED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static PERMIT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 const MODULE: &str = "checkrein.errors";
@@ -34,6 +35,16 @@ pub(crate) fn denied(py: Python<'_>, code: Code, decision: Bound<'_, PyAny>) -> 
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,
     }
+}
+
+/// Whether the logger `checkrein` shows refusals; a logger that cannot say does not.
+pub(crate) fn is_debugging(py: Python<'_>) -> bool {
+    const DEBUG: u8 = 10;
+    let logger = LOGGER.get_or_try_init(py, || {
+        py.import("logging")?.call_method1("getLogger", ("checkrein",)).map(Bound::unbind)
+    });
+    let asked = logger.and_then(|logger| logger.bind(py).call_method1("isEnabledFor", (DEBUG,))?.is_truthy());
+    asked.unwrap_or(false)
 }
 
 /// A description that cannot work.

@@ -106,7 +106,9 @@ impl CostSource {
             CostKind::Value(source) => match source.integer(slots)? {
                 Some(number) => counted(number, self.unit).map(Cost::proven),
                 None => match source.value(py, slots)? {
-                    Some(value) => convert::amount(&value, self.unit).map(Cost::proven),
+                    Some(value) => {
+                        convert::amount(&convert::in_unit(value, self.unit)?, self.unit).map(Cost::proven)
+                    }
                     None => Err(Unusable::Wrong("it has no value".to_owned())),
                 },
             },

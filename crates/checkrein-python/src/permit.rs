@@ -149,6 +149,7 @@ impl Permit {
                 continue;
             };
             let read = actual.bind(py).call1((result,)).map_err(Unusable::from);
+            let read = read.and_then(|value| convert::in_unit(value, *unit));
             match read.and_then(|value| convert::amount(&value, *unit)) {
                 Ok(amount) => amounts.push(amount),
                 Err(Unusable::Raised(error)) if !error.is_instance_of::<PyException>(py) => {

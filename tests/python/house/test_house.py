@@ -36,6 +36,8 @@ def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
         if not path.exists() or path.name == "tests.rs":
             continue
         text = path.read_text(encoding="utf-8")
+        if not text:
+            continue
         speaks = ast.get_docstring(ast.parse(text)) if path.suffix != ".rs" else text.startswith("//! ")
         if not speaks:
             silent.append(str(path.relative_to(ROOT)))

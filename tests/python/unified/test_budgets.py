@@ -213,3 +213,34 @@ async def test_async_holds_and_cancellation(engine: checkrein.Engine) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (budget.status().spent, budget.status().held) == ("0.6", "0")
+
+
+def test_costs_by_unit_may_be_computed(engine: checkrein.Engine) -> None:
+    @engine.guard(
+        budget=["1 usd", "100 tokens"],
+        cost=lambda n: {"usd": "0.40 usd", "tokens": n},
+        actual=lambda result: {"usd": "0.10", "tokens": result},
+    )
+    def ask(n: int) -> int:
+        return n // 2
+
+    ask(60)
+    decision = assert_denied(ask, 71, code="budget_exceeded")
+    assert [reason.detail["unit"] for reason in decision.reasons] == ["tokens"]
+    assert [meter.spent for meter in engine.peek(ask, 0).meters] == ["0.1", "30"]
+
+    @engine.guard(budget="1 usd", cost=lambda: {"tokens": 5})
+    def wrong() -> None: ...
+
+    assert_denied(wrong, code="invalid_action")
+
+
+def test_gates_of_one_name_have_keys_of_one_shape(engine: checkrein.Engine) -> None:
+    def tool(a: str, b: str) -> None: ...
+
+    engine.guard(budget=checkrein.Budget("1 usd", name="team", key="a"), cost="0")(tool)
+    engine.guard(budget=checkrein.Budget("1 usd", name="team", key=lambda b: b), cost="0")(tool)
+    for key in (None, ("a", "b")):
+        with pytest.raises(checkrein.ConfigError) as wrong:
+            engine.guard(budget=checkrein.Budget("1 usd", name="team", key=key), cost="0")(tool)
+        assert wrong.value.code == "key"

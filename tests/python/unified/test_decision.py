@@ -454,3 +454,36 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(Path(checkrein.__file__).parents[1])},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+
+
+def test_refusals_are_logged_at_debug(engine: checkrein.Engine, caplog: pytest.LogCaptureFixture) -> None:
+    act = engine.guard(rate="1/h")(lambda: None)
+    act()
+    with caplog.at_level(logging.INFO, logger="checkrein"):
+        assert_denied(act)
+    assert caplog.text == ""
+    with caplog.at_level(logging.DEBUG, logger="checkrein"):
+        assert_denied(act)
+    assert "rate_limited" in caplog.text
+
+
+def test_a_worker_among_several_is_warned(
+    engine: checkrein.Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    with caplog.at_level(logging.WARNING, logger="checkrein"):
+        engine.guard(rate="1/h")(lambda: None)
+        engine.guard(rate="1/h")(lambda: None)
+    assert caplog.text.count("per process") == 1
+
+
+def test_handles_of_bound_methods_know_their_object(engine: checkrein.Engine) -> None:
+    class Shop:
+        @engine.guard(rate="1/h", key="user")
+        def buy(self, user: str) -> None: ...
+
+    shop = Shop()
+    shop.buy("a")
+    assert not engine.peek(shop.buy, "a")
+    assert engine.peek(shop.buy, user="b")
+    assert not checkrein.handle(Shop.buy).peek(shop, "a")

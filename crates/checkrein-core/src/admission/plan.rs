@@ -63,6 +63,7 @@ pub struct Plan<'a> {
 /// What depends on nothing but the policy, the action and the verdicts of its rules.
 ///
 /// Whatever is wrong with the action itself is found here: a key it does not have, a cost below zero.
+#[inline]
 pub fn plan<'a>(policy: &'a Policy, inputs: &'a Inputs<'a>) -> Plan<'a> {
     let mut plan = Plan { policy, inputs, reasons: Vec::new(), observed: Vec::new() };
     for gate in policy.gates() {
@@ -70,8 +71,10 @@ pub fn plan<'a>(policy: &'a Policy, inputs: &'a Inputs<'a>) -> Plan<'a> {
             plan.refuse(gate, code, kind, detail);
         }
     }
-    // What is wrong with the action itself comes first.
-    plan.reasons.sort_by_key(|reason| reason.kind);
+    if plan.reasons.len() > 1 {
+        // What is wrong with the action itself comes first.
+        plan.reasons.sort_by_key(|reason| reason.kind);
+    }
     plan
 }
 
