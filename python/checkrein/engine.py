@@ -34,6 +34,11 @@ class Event:
     decision: _native.Decision | None = None
     outcome: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything about it as plain JSON values."""
+        decision = None if self.decision is None else self.decision.to_dict()
+        return {"kind": self.kind, "tool": self.tool, "decision": decision, "outcome": self.outcome}
+
 
 Listener = Callable[[Event], object]
 
@@ -185,6 +190,9 @@ class Engine(_native.EngineBase):
                 rest.remove(listener)
             self._listeners = tuple(rest)
             self._listening = bool(rest)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an engine stays in the process that made it (hint: make one where the code runs)")
 
     def __repr__(self) -> str:
         return f"<checkrein.Engine `{self.name}`>"
