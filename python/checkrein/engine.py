@@ -191,6 +191,9 @@ class Engine(_native.EngineBase):
             self._listeners = tuple(rest)
             self._listening = bool(rest)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("an engine stays in the process that made it (hint: make one where the code runs)")
+
     def __repr__(self) -> str:
         return f"<checkrein.Engine `{self.name}`>"
 

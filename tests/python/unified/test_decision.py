@@ -230,6 +230,8 @@ BAD = [
     ({"budget": "1 usd"}, "cost"),
     ({"budget": "1 usd", "cost": 0.1}, "float_money"),
     ({"budget": "1 usd", "cost": "0.1 usd", "actual": 5}, "actual"),
+    ({"cost": "1 usd", "rate": "1/s"}, "cost"),
+    ({"actual": len, "rate": "1/s"}, "cost"),
     ({"rules": 5}, "rule"),
     ({"rules": "user ="}, "expression_syntax"),
     ({"rules": "usr == 1"}, "expression_unknown_variable"),
@@ -317,6 +319,12 @@ def test_listeners_hear_decisions_and_outcomes_and_can_leave(
         ("decision", "act", "block", None),
     ]
     engine.remove_listener(listener)
+
+
+def test_engines_do_not_travel(engine: checkrein.Engine) -> None:
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="hint"):
+            attempt(engine)
 
 
 def test_listeners_that_fail_or_come_back_never_break_a_call(
