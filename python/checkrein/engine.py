@@ -78,7 +78,7 @@ class Engine(_native.EngineBase):
 
     def guard(
         self,
-        *,
+        *misplaced: object,
         rate: str | Rate | Sequence[str | Rate] | None = None,
         cooldown: Duration | None = None,
         budget: str | Budget | Sequence[str | Budget] | None = None,
@@ -119,7 +119,10 @@ class Engine(_native.EngineBase):
         Raises ConfigError, here or when the decorator is applied, for whatever cannot work.
         """
         options = dict(locals())
-        del options["self"]
+        del options["self"], options["misplaced"]
+        if misplaced:
+            hint = 'write @engine.guard(rate="10/min"), with its gates in parentheses'
+            raise ConfigError("the guard was given a function instead of gates", "decorator_order", hint)
         return make_guard(self, options)
 
     tool = guard

@@ -374,6 +374,13 @@ def test_the_default_engine_and_handles() -> None:
         checkrein.handle(len)
 
 
+def test_a_guard_without_parentheses_is_explained(engine: checkrein.Engine) -> None:
+    for guard in (engine.guard, checkrein.tool):
+        with pytest.raises(checkrein.ConfigError) as wrong:
+            guard(len)  # type: ignore[call-overload]
+        assert wrong.value.code == "decorator_order"
+
+
 def test_assertions_say_what_happened(engine: checkrein.Engine) -> None:
     act = engine.guard(rules=lambda a: a)(lambda a: a)
     with pytest.raises(AssertionError, match="was allowed"):
