@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import keyword
+import re
 from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
@@ -28,7 +29,8 @@ def wrap(
     """Compile a wrapper of `function`.
 
     `body` is the wrapper's code, one statement a line: `CALL` stands for the call of the wrapped function, `$name` for
-    each of `names`. With `as_called` the wrapper takes `args` and `kwargs` as they come.
+    each of `names` and for the body's own variables, so that they are never those of a parameter. With `as_called` the
+    wrapper takes `args` and `kwargs` as they come.
     """
     parameters, arguments = _GENERIC if as_called else _signature(function)
     make = _factory(parameters, arguments, body, is_async, tuple(names))
@@ -83,8 +85,7 @@ def _factory(
     parameters: str, arguments: str, body: str, is_async: bool, names: tuple[str, ...]
 ) -> Callable[..., FunctionType]:
     """The function that makes wrappers of one shape."""
-    for name in sorted(names, key=len, reverse=True):
-        body = body.replace(f"${name}", _PREFIX + name)
+    body = re.sub(r"\$(?=\w)", _PREFIX, body)
     body = body.replace("CALL", f"{_PREFIX}function({arguments})")
     lines = "\n".join(f"        {line}" for line in body.strip().splitlines())
     outer = ", ".join(_PREFIX + name for name in ("function", *names))

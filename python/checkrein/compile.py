@@ -183,9 +183,10 @@ def _once(made: Description, once: Once, target: Target) -> None:
         raise ConfigError(
             "once on a generator", "once_generator", "a generator has no result to store; guard its caller"
         )
-    for name in once.exclude:
+    excluded = (once.exclude,) if isinstance(once.exclude, str) else tuple(once.exclude)
+    for name in excluded:
         target.require(name, "exclude")
-    covered = [name for name in target.names if name not in once.exclude]
+    covered = [name for name in target.names if name not in excluded]
     if covered and covered[0] in ("self", "cls"):
         hint = f'write exclude=("{covered[0]}",): the object has no canonical form that could be compared'
         raise ConfigError(f"once covers `{covered[0]}`", "once_self", hint)

@@ -34,6 +34,11 @@ class Event:
     decision: _native.Decision | None = None
     outcome: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything about it as plain JSON values."""
+        decision = None if self.decision is None else self.decision.to_dict()
+        return {"kind": self.kind, "tool": self.tool, "decision": decision, "outcome": self.outcome}
+
 
 Listener = Callable[[Event], object]
 
@@ -73,7 +78,7 @@ class Engine(_native.EngineBase):
 
     def guard(
         self,
-        *,
+        *misplaced: object,
         rate: str | Rate | Sequence[str | Rate] | None = None,
         cooldown: Duration | None = None,
         budget: str | Budget | Sequence[str | Budget] | None = None,
@@ -114,7 +119,10 @@ class Engine(_native.EngineBase):
         Raises ConfigError, here or when the decorator is applied, for whatever cannot work.
         """
         options = dict(locals())
-        del options["self"]
+        del options["self"], options["misplaced"]
+        if misplaced:
+            hint = 'write @engine.guard(rate="10/min"), with its gates in parentheses'
+            raise ConfigError("the guard was given a function instead of gates", "decorator_order", hint)
         return make_guard(self, options)
 
     tool = guard
@@ -185,6 +193,9 @@ class Engine(_native.EngineBase):
                 rest.remove(listener)
             self._listeners = tuple(rest)
             self._listening = bool(rest)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an engine stays in the process that made it (hint: make one where the code runs)")
 
     def __repr__(self) -> str:
         return f"<checkrein.Engine `{self.name}`>"

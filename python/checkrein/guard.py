@@ -135,6 +135,8 @@ def _read_gates(options: dict[str, Any]) -> spec.Gates:
     attempts = options["attempts"]
     if attempts is not None:
         spec._whole("attempts", attempts, least=1)
+    if options["budget"] is None and (options["cost"] is not None or options["actual"] is not None):
+        raise ConfigError("a cost without a budget", "cost", 'say what it is taken from: budget="50 usd/day"')
     exclude = options["exclude"]
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     once = options["once"]

@@ -169,7 +169,7 @@ class Once:
     """
 
     key: Key | Literal[True] = True
-    exclude: tuple[str, ...] = ()
+    exclude: str | Sequence[str] = ()
     codec: Literal["json"] | tuple[Callable[[Any], bytes | str], Callable[[bytes], Any]] = "json"
     keep_result: Duration = "1d"
     keep_key: Duration = "30d"

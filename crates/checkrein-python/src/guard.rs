@@ -1,16 +1,14 @@
 //! `Guard`: a compiled policy with its readers, asked by one native call before a guarded function runs.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use checkrein::engine::{Admitted, CompiledPolicy, Engine as CoreEngine};
 use checkrein::store::PermitId;
-use checkrein_core::admission::{Admission, Inputs, KeyValue, Verdict};
+use checkrein_core::admission::{Admission, Verdict};
 use checkrein_core::amount::Amount;
 use checkrein_core::code::Code;
 use checkrein_core::decision::Reason;
-use checkrein_core::gate::budget::Cost;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -20,10 +18,10 @@ use smallvec::SmallVec;
 use crate::convert::{self, MAX_NODES, Unusable};
 use crate::decision::Decision;
 use crate::engine::{EngineBase, Shared};
-use crate::inputs::{CostSource, Reader, Reading};
+use crate::inputs::{Reader, Reading};
 use crate::permit::{Hooks, Permit};
-use crate::source::Source;
-use crate::{error, reason, scope, spec};
+use crate::simple::Simple;
+use crate::{entry, error, reason, spec};
 
 /// The arguments of a call that the guard copied, and those it took as they are.
 type Copies<'py> = SmallVec<[Option<Bound<'py, PyAny>>; 6]>;
@@ -34,78 +32,23 @@ pub(crate) struct Guard {
     pub(crate) engine: CoreEngine,
     pub(crate) shared: Arc<Shared>,
     pub(crate) owner: Py<EngineBase>,
-    policy: Arc<CompiledPolicy>,
+    pub(crate) policy: Arc<CompiledPolicy>,
     pub(crate) reader: Reader,
     /// How many arguments it reads.
-    slots: usize,
+    pub(crate) slots: usize,
     /// Containers among them are copied.
     copies: bool,
     /// A refusal is raised, else returned.
     raises: bool,
     /// Nothing it reads runs Python code.
-    quiet: bool,
+    pub(crate) quiet: bool,
     /// It reads nothing but text keys.
-    simple: Option<Simple>,
+    pub(crate) simple: Option<Simple>,
     pub(crate) hooks: Hooks,
 }
 
-/// The inputs of a guard that reads nothing but text keys and whose costs are fixed: most guards.
-struct Simple {
-    /// The slot of each key; `None` for the one key that stands for everybody.
-    keys: SmallVec<[Option<usize>; 2]>,
-    costs: Vec<Cost>,
-}
-
-impl Simple {
-    fn of(reader: &Reader) -> Option<Self> {
-        let keys = reader.keys.iter().map(Source::plain_slot).collect::<Option<_>>()?;
-        let costs = reader.costs.iter().map(CostSource::fixed).collect::<Option<_>>()?;
-        let rest = reader.tenant.is_none() && reader.rules.is_empty() && reader.once.is_none();
-        rest.then_some(Self { keys, costs })
-    }
-
-    /// Admits a call without anything to clean up; the outer `None` leaves a call with another key to the general way,
-    /// the inner one is an admission.
-    ///
-    /// # Safety
-    /// `args` are live objects for as long as this runs.
-    #[inline]
-    unsafe fn admit<'py>(
-        &self,
-        py: Python<'py>,
-        guard: &Guard,
-        args: &[*mut ffi::PyObject],
-    ) -> Option<Option<PyResult<Decided<'py>>>> {
-        let mut keys: SmallVec<[KeyValue<'_>; 2]> = SmallVec::new();
-        for slot in &self.keys {
-            let Some(slot) = slot else {
-                keys.push(KeyValue::Bytes(&[]));
-                continue;
-            };
-            // SAFETY: as for this function; the bytes of a text live as long as it does.
-            let bytes = unsafe { scope::exact_text(py, *args.get(*slot)?) }?.as_bytes();
-            if bytes.is_empty() {
-                return None;
-            }
-            keys.push(KeyValue::Bytes(bytes));
-        }
-        let inputs = Inputs {
-            tenant: &guard.reader.default_tenant,
-            keys: &keys,
-            costs: &self.costs,
-            start: true,
-            ..Inputs::default()
-        };
-        let admitted = guard.engine.admit(&guard.policy, &inputs);
-        if admitted.admission.verdict == Verdict::Allow && admitted.admission.observed.is_empty() {
-            return Some(None);
-        }
-        Some(Some(guard.decided(py, admitted, SmallVec::new(), || Ok(None))))
-    }
-}
-
 /// How a call was decided.
-enum Decided<'py> {
+pub(crate) enum Decided<'py> {
     /// It runs, perhaps on copies of its arguments, and perhaps has something to settle.
     Allowed(Option<PermitId>, Option<Bound<'py, PyTuple>>, SmallVec<[Amount; 2]>),
     /// It ran before.
@@ -132,7 +75,7 @@ impl Guard {
             engine: base.engine.clone(),
             shared: Arc::clone(&base.shared),
             quiet: reader.is_quiet(),
-            simple: if policy.policy().settles() { None } else { Simple::of(&reader) },
+            simple: Simple::of(&reader, &described.hooks),
             policy,
             reader,
             slots: described.slots,
@@ -189,84 +132,13 @@ impl Guard {
 
     /// The function that wrappers call: a builtin without keyword arguments, bound to this guard.
     fn _admitter(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
-        let definition = (&raw const ADMIT.0).cast_mut();
-        // SAFETY: the definition is a static that lives for ever and is only read; the function keeps `slf` alive.
-        unsafe {
-            let function = ffi::PyCFunction_NewEx(definition, slf.as_ptr(), std::ptr::null_mut());
-            Bound::from_owned_ptr_or_err(slf.py(), function)
-        }
+        entry::admitter(&slf)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.owner)?;
         self.reader.traverse(&visit)?;
         self.hooks.traverse(&visit)
-    }
-}
-
-/// The method table entry of the native admission.
-struct Definition(ffi::PyMethodDef);
-
-// SAFETY: the definition holds pointers to static data only, and nobody writes to it.
-unsafe impl Sync for Definition {}
-
-static ADMIT: Definition = Definition(ffi::PyMethodDef {
-    ml_name: c"admit".as_ptr(),
-    ml_meth: ffi::PyMethodDefPointer { PyCFunctionFast: admit },
-    ml_flags: ffi::METH_FASTCALL,
-    ml_doc: c"Decides a call; raises or returns what the wrapper needs.".as_ptr(),
-});
-
-unsafe extern "C" fn admit(
-    slf: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: Python calls this with the object the function was made with, which is a guard, and with `count` valid
-    // arguments, while the calling thread is attached to the interpreter.
-    unsafe {
-        let py = Python::assume_attached();
-        let slf = Borrowed::from_ptr(py, slf).cast_unchecked::<Guard>();
-        let args = match usize::try_from(count) {
-            Ok(count) if count > 0 => std::slice::from_raw_parts(args.cast_const(), count),
-            _ => &[],
-        };
-        let decided = catch_unwind(AssertUnwindSafe(|| {
-            let guard = slf.get();
-            if let Some(inputs) = &guard.simple
-                && !guard.shared.listening.load(Ordering::Relaxed)
-                && !guard.shared.is_foreign()
-                && args.len() == guard.slots
-                && let Some(admitted) = inputs.admit(py, guard, args)
-            {
-                return match admitted {
-                    None => Ok(py.None()),
-                    Some(decided) => Python::attach_unchecked(|py| guard.answer(py, &slf, decided)),
-                };
-            }
-            if guard.quiet && !guard.shared.listening.load(Ordering::Relaxed) {
-                // Nothing here can run Python code or drop a reference that is not its own.
-                return match guard.decide(py, args) {
-                    Ok(Decided::Allowed(None, None, _)) => Ok(py.None()),
-                    decided => Python::attach_unchecked(|py| guard.answer(py, &slf, decided)),
-                };
-            }
-            Python::attach_unchecked(|py| {
-                let decided = guard.decide(py, args);
-                guard.answer(py, &slf, decided)
-            })
-        }));
-        match decided {
-            Ok(Ok(object)) => object.into_ptr(),
-            Ok(Err(error)) => {
-                error.restore(py);
-                std::ptr::null_mut()
-            }
-            Err(_) => {
-                PyRuntimeError::new_err("checkrein failed inside; the call was refused").restore(py);
-                std::ptr::null_mut()
-            }
-        }
     }
 }
 
@@ -319,7 +191,11 @@ impl Guard {
     /// # Safety
     /// `args` are live objects for as long as this runs.
     #[inline]
-    unsafe fn decide<'py>(&self, py: Python<'py>, args: &[*mut ffi::PyObject]) -> PyResult<Decided<'py>> {
+    pub(crate) unsafe fn decide<'py>(
+        &self,
+        py: Python<'py>,
+        args: &[*mut ffi::PyObject],
+    ) -> PyResult<Decided<'py>> {
         if self.shared.is_foreign() {
             return Err(error::forked(py));
         }
@@ -350,7 +226,7 @@ impl Guard {
 
     /// What an admission means for the call.
     #[inline]
-    fn decided<'py>(
+    pub(crate) fn decided<'py>(
         &self,
         _py: Python<'py>,
         admitted: Admitted,
@@ -374,7 +250,7 @@ impl Guard {
     }
 
     /// What the wrapper gets: nothing, copies, a permit, or a refusal, raised or returned.
-    fn answer(
+    pub(crate) fn answer(
         &self,
         py: Python<'_>,
         slf: &Bound<'_, Self>,

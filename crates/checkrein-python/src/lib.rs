@@ -6,12 +6,14 @@ mod convert;
 mod decision;
 mod dropin;
 mod engine;
+mod entry;
 mod error;
 mod guard;
 mod inputs;
 mod permit;
 mod reason;
 mod scope;
+mod simple;
 mod source;
 mod spec;
 

@@ -216,7 +216,8 @@ fn keys_that_come_once_do_not_pile_up() {
         clock.advance(Span::from_millis(40));
         most = most.max(engine.store().usage_of(RecordKind::Operation));
     }
-    assert!(most < 200, "{most} operations were kept for one that lived");
+    // Each of 64 shards looks at eight slots of a chunk of 64 for every new key: about eight wait in each.
+    assert!(most < 1_000, "{most} of 200,000 operations were kept for one that lived");
 }
 
 #[test]

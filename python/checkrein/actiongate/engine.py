@@ -90,7 +90,7 @@ class Engine(_native.ActionGateEngine):
 
         def decorate(function: Callable[P, T]) -> Callable[P, T]:
             if self._overrides("check"):
-                body = "d = $check($gate)\nif d.blocked: raise $blocked(d)\nreturn CALL"
+                body = "$d = $check($gate)\nif $d.blocked: raise $blocked($d)\nreturn CALL"
                 return wrap(function, body, {"check": self.check, "gate": gate, "blocked": Blocked})  # type: ignore[no-any-return]
             admit = _native.ActionGateGuard(self, gate).admit
             return wrap(function, "$admit()\nreturn CALL", {"admit": admit})  # type: ignore[no-any-return]
@@ -104,7 +104,7 @@ class Engine(_native.ActionGateEngine):
         self._remember(gate, policy)
 
         def decorate(function: Callable[P, T]) -> Callable[P, Result[T]]:
-            body = "d = $check()\nif d.blocked: return $result(d)\nreturn $result(d, CALL)"
+            body = "$d = $check()\nif $d.blocked: return $result($d)\nreturn $result($d, CALL)"
             if self._overrides("check"):
                 body = body.replace("$check()", "$check($gate)")
                 return wrap(function, body, {"check": self.check, "gate": gate, "result": Result})  # type: ignore[no-any-return]
@@ -148,7 +148,7 @@ class Engine(_native.ActionGateEngine):
                 admit = _native.ActionGateGuard(self, gate).admit_async
                 body = "$admit()\nreturn await CALL"
                 return wrap(function, body, {"admit": admit}, is_async=True)  # type: ignore[no-any-return]
-            body = "d = await $check($gate)\nif d.blocked: raise $blocked(d)\nreturn await CALL"
+            body = "$d = await $check($gate)\nif $d.blocked: raise $blocked($d)\nreturn await CALL"
             return wrap(  # type: ignore[no-any-return]
                 function, body, {"check": self.async_check, "gate": gate, "blocked": Blocked}, is_async=True
             )
@@ -162,7 +162,9 @@ class Engine(_native.ActionGateEngine):
         self._remember(gate, policy)
 
         def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[Result[T]]]:
-            body = "d = await $check($gate)\nif d.blocked: return $result(d)\nreturn $result(d, await CALL)"
+            body = (
+                "$d = await $check($gate)\nif $d.blocked: return $result($d)\nreturn $result($d, await CALL)"
+            )
             return wrap(  # type: ignore[no-any-return]
                 function, body, {"check": self.async_check, "gate": gate, "result": Result}, is_async=True
             )

@@ -15,49 +15,49 @@ if TYPE_CHECKING:
 # A call that fails gives its reservation back, whatever it raised; one that ran is charged, whatever its price
 # function does.
 SYNC_BODY = """
-held = $open()
+$held = $open()
 try:
-    value = CALL
+    $value = CALL
 except BaseException:
-    $abandon(held)
+    $abandon($held)
     raise
-$settle(held, value)
-return value
+$settle($held, $value)
+return $value
 """
 
 SYNC_RESULT_BODY = """
-held, decision = $reserve()
-if decision.blocked: return $result(decision)
+$held, $decision = $reserve()
+if $decision.blocked: return $result($decision)
 try:
-    value = CALL
+    $value = CALL
 except BaseException:
-    $abandon(held)
+    $abandon($held)
     raise
-$settle(held, value)
-return $result(decision, value)
+$settle($held, $value)
+return $result($decision, $value)
 """
 
 ASYNC_BODY = """
-held = await $open()
+$held = await $open()
 try:
-    value = await CALL
+    $value = await CALL
 except BaseException:
-    await $abandon(held)
+    await $abandon($held)
     raise
-await $settle(held, value)
-return value
+await $settle($held, $value)
+return $value
 """
 
 ASYNC_RESULT_BODY = """
-held, decision = await $reserve()
-if decision.blocked: return $result(decision)
+$held, $decision = await $reserve()
+if $decision.blocked: return $result($decision)
 try:
-    value = await CALL
+    $value = await CALL
 except BaseException:
-    await $abandon(held)
+    await $abandon($held)
     raise
-await $settle(held, value)
-return $result(decision, value)
+await $settle($held, $value)
+return $result($decision, $value)
 """
 
 

@@ -89,7 +89,7 @@ class Engine(_native.BudgetGateEngine):
 
         def decorate(function: Callable[P, T]) -> Callable[P, T]:
             if self._overrides("check"):
-                body = "d = $check($ledger, $cost)\nif d.blocked: raise $error(d)\nreturn CALL"
+                body = "$d = $check($ledger, $cost)\nif $d.blocked: raise $error($d)\nreturn CALL"
                 names = {"check": self.check, "ledger": ledger, "cost": cost, "error": BudgetExceededError}
                 return wrap(function, body, names)  # type: ignore[no-any-return]
             admit = _native.BudgetGateGuard(self, ledger, cost).admit
@@ -104,7 +104,7 @@ class Engine(_native.BudgetGateEngine):
         self._remember(ledger, budget)
 
         def decorate(function: Callable[P, T]) -> Callable[P, Result[T]]:
-            body = "d = $check()\nif d.blocked: return $result(d)\nreturn $result(d, CALL)"
+            body = "$d = $check()\nif $d.blocked: return $result($d)\nreturn $result($d, CALL)"
             if self._overrides("check"):
                 body = body.replace("$check()", "$check($ledger, $cost)")
                 names = {"check": self.check, "ledger": ledger, "cost": cost, "result": Result}
@@ -209,7 +209,7 @@ class Engine(_native.BudgetGateEngine):
                 admit = _native.BudgetGateGuard(self, ledger, cost).admit_async
                 body = "$admit()\nreturn await CALL"
                 return wrap(function, body, {"admit": admit}, is_async=True)  # type: ignore[no-any-return]
-            body = "d = await $check($ledger, $cost)\nif d.blocked: raise $error(d)\nreturn await CALL"
+            body = "$d = await $check($ledger, $cost)\nif $d.blocked: raise $error($d)\nreturn await CALL"
             names = {"check": self.async_check, "ledger": ledger, "cost": cost, "error": BudgetExceededError}
             return wrap(function, body, names, is_async=True)  # type: ignore[no-any-return]
 
@@ -222,7 +222,11 @@ class Engine(_native.BudgetGateEngine):
         self._remember(ledger, budget)
 
         def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[Result[T]]]:
-            body = "d = await $check($ledger, $cost)\nif d.blocked: return $result(d)\nreturn $result(d, await CALL)"
+            body = (
+                "$d = await $check($ledger, $cost)\n"
+                "if $d.blocked: return $result($d)\n"
+                "return $result($d, await CALL)"
+            )
             names = {"check": self.async_check, "ledger": ledger, "cost": cost, "result": Result}
             return wrap(function, body, names, is_async=True)  # type: ignore[no-any-return]
 

@@ -54,7 +54,8 @@ class Timeline:
     def thought(self, text: str) -> None:
         """Write what the agent says before it acts."""
         self.line()
-        self.line(f"{INDENT}{self.paint(f'agent: “{text}”' if not self.plain else f'agent: {text}', 'dim')}")
+        for part in self._wrap(f"agent: {text}" if self.plain else f"agent: “{text}”"):
+            self.line(INDENT + self.paint(part, "dim"))
 
     def decision(self, at: float, verdict: str, tool: str, arguments: Iterable[object]) -> None:
         """Write one decision about one call."""
@@ -94,4 +95,5 @@ class Timeline:
         self.line()
         self.line(self.paint("summary", "bold"))
         for label, text, style in rows:
-            self.line(f"  {label:11} {self.paint(text, style) if style else text}")
+            for number, part in enumerate(textwrap.wrap(text, max(self.width - 14, 30)) or [""]):
+                self.line(f"  {label if number == 0 else '':11} {self.paint(part, style) if style else part}")

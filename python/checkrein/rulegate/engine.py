@@ -17,12 +17,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _RAISING = (
-    "d = $check($rule, args=args, kwargs=kwargs, meta=$meta)\nif d.blocked: raise $error(d)\nreturn CALL"
+    "$d = $check($rule, args=args, kwargs=kwargs, meta=$meta)\nif $d.blocked: raise $error($d)\nreturn CALL"
 )
 _RETURNING = (
-    "d = $check($rule, args=args, kwargs=kwargs, meta=$meta)\n"
-    "if d.blocked: return $result(d)\n"
-    "return $result(d, CALL)"
+    "$d = $check($rule, args=args, kwargs=kwargs, meta=$meta)\n"
+    "if $d.blocked: return $result($d)\n"
+    "return $result($d, CALL)"
 )
 
 

@@ -152,3 +152,16 @@ def test_one_async_store_serves_many_event_loops() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(lambda _: asyncio.run(work()), range(4))) == 200
+
+
+def test_a_forked_child_goes_on_with_counts_of_its_own() -> None:
+    engine = Engine()
+    policy = Policy(max_calls=2, window=None)
+    gate = Gate("n", "forked")
+    assert engine.check(gate, policy).allowed
+    child = os.fork()
+    if child == 0:
+        verdicts = [engine.check(gate, policy).allowed for _ in range(2)]
+        os._exit(0 if verdicts == [True, False] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [engine.check(gate, policy).allowed for _ in range(2)] == [True, False]

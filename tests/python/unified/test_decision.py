@@ -230,6 +230,8 @@ BAD = [
     ({"budget": "1 usd"}, "cost"),
     ({"budget": "1 usd", "cost": 0.1}, "float_money"),
     ({"budget": "1 usd", "cost": "0.1 usd", "actual": 5}, "actual"),
+    ({"cost": "1 usd", "rate": "1/s"}, "cost"),
+    ({"actual": len, "rate": "1/s"}, "cost"),
     ({"rules": 5}, "rule"),
     ({"rules": "user ="}, "expression_syntax"),
     ({"rules": "usr == 1"}, "expression_unknown_variable"),
@@ -319,6 +321,12 @@ def test_listeners_hear_decisions_and_outcomes_and_can_leave(
     engine.remove_listener(listener)
 
 
+def test_engines_do_not_travel(engine: checkrein.Engine) -> None:
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="hint"):
+            attempt(engine)
+
+
 def test_listeners_that_fail_or_come_back_never_break_a_call(
     engine: checkrein.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -364,6 +372,13 @@ def test_the_default_engine_and_handles() -> None:
     assert handle.reset() == 1
     with pytest.raises(checkrein.ConfigError):
         checkrein.handle(len)
+
+
+def test_a_guard_without_parentheses_is_explained(engine: checkrein.Engine) -> None:
+    for guard in (engine.guard, checkrein.tool):
+        with pytest.raises(checkrein.ConfigError) as wrong:
+            guard(len)  # type: ignore[call-overload]
+        assert wrong.value.code == "decorator_order"
 
 
 def test_assertions_say_what_happened(engine: checkrein.Engine) -> None:

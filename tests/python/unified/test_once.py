@@ -64,6 +64,9 @@ def test_arguments_without_a_canonical_form_are_refused_or_excluded(engine: chec
 
     assert [other("k", object()), other("k", object())] == [1, 1]
 
+    third = engine.guard(once=checkrein.Once("key", exclude="handle"))(lambda key, handle: 1)
+    assert [third("k", object()), third("k", object())] == [1, 1]
+
     with pytest.raises(checkrein.ConfigError) as refused:
 
         class Shop:

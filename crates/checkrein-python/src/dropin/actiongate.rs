@@ -1,14 +1,18 @@
 //! Native half of `checkrein.actiongate`: rate limits and cooldowns.
 
+mod api;
 mod decision;
 mod engine;
+mod guard;
 mod meter;
 mod policy;
 mod store;
+mod together;
 
 pub(crate) use decision::Decision;
-pub(crate) use engine::{ActionEngine, Admission, Prepared};
+pub(crate) use engine::ActionEngine;
 pub(crate) use meter::Verdict;
+pub(crate) use together::{Admission, Prepared};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -64,5 +68,5 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ActionGateDecision", module.py().get_type::<Decision>())?;
     module.add("ActionGateStore", module.py().get_type::<store::ActionStore>())?;
     module.add("ActionGateEngine", module.py().get_type::<ActionEngine>())?;
-    module.add("ActionGateGuard", module.py().get_type::<engine::ActionGuard>())
+    module.add("ActionGateGuard", module.py().get_type::<guard::ActionGuard>())
 }

@@ -8,7 +8,9 @@ mod decision;
 mod emitter;
 mod engine;
 mod entry;
+mod event;
 mod hash;
+mod number;
 mod policy;
 mod query;
 mod record;
@@ -18,9 +20,10 @@ mod trail;
 mod vocabulary;
 mod wall;
 
-pub(crate) use canonical::push_integer;
-pub(crate) use engine::{AuditEngine, Event, EventDetail, KnownTrail, Opened, Opening, Side};
+pub(crate) use engine::AuditEngine;
 pub(crate) use entry::DetailSource;
+pub(crate) use event::{Event, EventDetail, KnownTrail, Opened, Opening, Side};
+pub(crate) use number::push_integer;
 pub(crate) use snapshot::snapshot;
 pub(crate) use store::AppendError;
 pub(crate) use vocabulary::{Member, vocabulary};
@@ -38,7 +41,7 @@ pub(crate) fn push_seconds(out: &mut Vec<u8>, nanos: i64, whole: bool) {
     if whole && nanos % SECOND == 0 {
         push_integer(out, nanos / SECOND);
     } else {
-        canonical::push_float(out, nanos as f64 / SECOND as f64);
+        number::push_float(out, nanos as f64 / SECOND as f64);
     }
 }
 

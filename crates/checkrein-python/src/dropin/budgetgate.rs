@@ -1,5 +1,6 @@
 //! Native half of `checkrein.budgetgate`: exact spend limits with reservations.
 
+mod api;
 mod budget;
 mod decision;
 mod engine;
@@ -7,11 +8,13 @@ mod guard;
 mod meter;
 mod money;
 mod store;
+mod together;
 
 pub(crate) use decision::Decision;
-pub(crate) use engine::{Admission, BudgetEngine, Judged, Prepared};
+pub(crate) use engine::{BudgetEngine, Judged};
 pub(crate) use meter::Verdict;
 pub(crate) use money::{Written, read as read_amount};
+pub(crate) use together::{Admission, Prepared};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -7,7 +7,6 @@ mod auditgate;
 mod both;
 mod budgetgate;
 mod common;
-mod frozen;
 mod rulegate;
 mod runner;
 mod table;

@@ -1,5 +1,6 @@
 //! Native half of `checkrein.rulegate`: predicates over the arguments of a call.
 
+mod api;
 mod context;
 mod decision;
 mod engine;

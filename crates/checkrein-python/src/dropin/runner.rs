@@ -10,7 +10,9 @@ use pyo3::types::{PyDict, PyTuple};
 mod admission;
 mod arguments;
 mod audit;
+mod detail;
 mod result;
+mod step;
 mod tool;
 
 use audit::Trailed;

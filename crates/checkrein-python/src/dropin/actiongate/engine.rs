@@ -3,10 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use pyo3::exceptions::{PyException, PyNotImplementedError, PyRuntimeError};
-use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyDict;
 
 use super::super::common::clock::{Clock, Now};
 use super::super::common::emitter::Announcer;
@@ -18,7 +17,7 @@ use super::store::ActionStore;
 use super::{Gate, Names};
 
 /// Lanes tell engines and their stores apart in the memo of a gate.
-static LANES: AtomicU64 = AtomicU64::new(1);
+pub(super) static LANES: AtomicU64 = AtomicU64::new(1);
 
 /// What an engine remembers on a gate object.
 pub(crate) struct Memo {
@@ -31,7 +30,7 @@ pub(crate) struct Memo {
 }
 
 /// Where decisions are kept.
-enum Backend {
+pub(super) enum Backend {
     /// Our own memory, reached without a Python call.
     Native { store: Py<ActionStore>, lane: u64 },
     /// Any object with the methods of the store protocol.
@@ -39,7 +38,7 @@ enum Backend {
 }
 
 impl Backend {
-    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+    pub(super) fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         match self {
             Self::Native { store, .. } => store.bind(py).as_any().clone(),
             Self::Given(store) => store.bind(py).clone(),
@@ -47,37 +46,37 @@ impl Backend {
     }
 }
 
-struct Config {
-    store: Backend,
-    async_store: Backend,
-    clock: Clock,
-    domain: u64,
-    announcer: Announcer,
-    policies: Py<PyDict>,
-    default_policy: Py<PyAny>,
-    epoch: AtomicU64,
+pub(super) struct Config {
+    pub(super) store: Backend,
+    pub(super) async_store: Backend,
+    pub(super) clock: Clock,
+    pub(super) domain: u64,
+    pub(super) announcer: Announcer,
+    pub(super) policies: Py<PyDict>,
+    pub(super) default_policy: Py<PyAny>,
+    pub(super) epoch: AtomicU64,
 }
 
 /// Base of `Engine`.
 #[pyclass(module = "checkrein._native", subclass, frozen)]
 pub(crate) struct ActionEngine {
-    config: OnceLock<Config>,
+    pub(super) config: OnceLock<Config>,
 }
 
 /// A decision before it is an object.
 pub(crate) struct Judged {
     pub(crate) policy: Py<PyAny>,
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
 }
 
-enum Outcome {
+pub(super) enum Outcome {
     Counted(Verdict),
     Replied(Decision),
     Failed { allowed: bool, error: String },
 }
 
 impl Judged {
-    fn is_plainly_allowed(&self) -> bool {
+    pub(super) fn is_plainly_allowed(&self) -> bool {
         matches!(&self.outcome, Outcome::Counted(verdict) if verdict.allowed)
     }
 
@@ -93,81 +92,14 @@ impl Judged {
     }
 }
 
-/// Everything a native decision on one gate needs, found before any lock is taken.
-pub(crate) struct Prepared {
-    pub(crate) policy: Py<PyAny>,
-    limits: Limits,
-    slot: Arc<Slot<GateCalls>>,
-    stamp: i64,
-    whole: bool,
-    domain: u64,
-}
-
-impl Prepared {
-    /// The same gate and policy at another time.
-    pub(crate) fn at(&self, py: Python<'_>, now: &Now) -> Option<Self> {
-        Some(Self {
-            policy: self.policy.clone_ref(py),
-            limits: self.limits,
-            slot: Arc::clone(&self.slot),
-            stamp: now.stamp?,
-            whole: now.whole,
-            domain: self.domain,
-        })
-    }
-
-    /// Runs `decide` on the gate's calls; `None` when they were cleared meanwhile: prepare again.
-    pub(crate) fn with<T>(&self, decide: impl FnOnce(&mut Admission<'_>) -> T) -> Option<T> {
-        let limits = &self.limits;
-        self.slot.with(self.domain, |calls| {
-            decide(&mut Admission { calls, limits, stamp: self.stamp, whole: self.whole })
-        })
-    }
-
-    /// The decision that `verdict` is, as an object.
-    pub(crate) fn decision<'py>(
-        &self,
-        gate: &Bound<'py, PyAny>,
-        verdict: Verdict,
-    ) -> PyResult<Bound<'py, Decision>> {
-        let policy = self.policy.clone_ref(gate.py());
-        Judged { policy, outcome: Outcome::Counted(verdict) }.into_decision(gate)
-    }
-
-    /// The decision that `verdict` is.
-    pub(crate) fn judged(self, verdict: Verdict) -> Judged {
-        Judged { policy: self.policy, outcome: Outcome::Counted(verdict) }
-    }
-}
-
-/// One gate's calls under its lock, between judging and recording.
-pub(crate) struct Admission<'a> {
-    calls: &'a mut GateCalls,
-    limits: &'a Limits,
-    stamp: i64,
-    whole: bool,
-}
-
-impl Admission<'_> {
-    /// What the call would be told.
-    pub(crate) fn judge(&mut self) -> Verdict {
-        self.calls.judge(self.stamp, self.whole, self.limits)
-    }
-
-    /// Records the call.
-    pub(crate) fn record(&mut self) -> bool {
-        self.calls.record(self.stamp, self.whole)
-    }
-}
-
 impl ActionEngine {
     #[inline]
-    fn config(&self) -> PyResult<&Config> {
+    pub(super) fn config(&self) -> PyResult<&Config> {
         self.config.get().ok_or_else(|| PyRuntimeError::new_err("Engine.__init__() was not called"))
     }
 
     /// The policy in force for `gate`: the one given, else the registered one, else the default.
-    fn policy<'py>(
+    pub(super) fn policy<'py>(
         &self,
         gate: &Bound<'py, PyAny>,
         given: Option<&Bound<'py, PyAny>>,
@@ -180,44 +112,8 @@ impl ActionEngine {
         Ok(registered.unwrap_or_else(|| config.default_policy.bind(gate.py()).clone()))
     }
 
-    /// Whether decisions on `gate` can be taken natively, together with those of another native engine.
-    pub(crate) fn is_native(&self) -> PyResult<bool> {
-        Ok(matches!(self.config()?.store, Backend::Native { .. }))
-    }
-
-    /// Finds what a native decision needs. `None` when the store or the time given is not ours to judge.
-    pub(crate) fn prepare<'py>(
-        &self,
-        gate: &Bound<'py, PyAny>,
-        policy: Option<&Bound<'py, PyAny>>,
-        now: &Now,
-    ) -> PyResult<Option<Prepared>> {
-        let config = self.config()?;
-        let (Backend::Native { store, lane }, Some(stamp)) = (&config.store, now.stamp) else {
-            return Ok(None);
-        };
-        let (policy, limits, slot) = self.resolve(config, store, *lane, gate, policy, stamp)?;
-        Ok(Some(Prepared { policy, limits, slot, stamp, whole: now.whole, domain: config.domain }))
-    }
-
-    /// Tells the listeners of a decision that was taken together with other gates.
-    pub(crate) fn announce_to_listeners(&self, decision: &Bound<'_, PyAny>) -> PyResult<()> {
-        let announcer = &self.config()?.announcer;
-        if announcer.is_silent() { Ok(()) } else { announcer.tell(decision) }
-    }
-
-    /// Reads the engine's clock once, unless it is the machine's, which was read for the same call.
-    pub(crate) fn now_or(&self, py: Python<'_>, machine: &Now) -> PyResult<Now> {
-        self.config()?.clock.read_or_take(py, machine)
-    }
-
-    /// Reads the engine's clock once.
-    pub(crate) fn now(&self, py: Python<'_>) -> PyResult<Now> {
-        self.config()?.clock.read(py)
-    }
-
     /// Looks up policy and slot, and remembers them on the gate.
-    fn resolve<'py>(
+    pub(super) fn resolve<'py>(
         &self,
         config: &Config,
         store: &Py<ActionStore>,
@@ -244,7 +140,7 @@ impl ActionEngine {
 
     /// Decides on one call; `consume` records it when it is allowed.
     #[inline]
-    fn judge<'py>(
+    pub(super) fn judge<'py>(
         &self,
         config: &Config,
         backend: &Backend,
@@ -296,7 +192,7 @@ impl ActionEngine {
 
     /// Asks a user's store.
     #[cold]
-    fn ask<'py>(
+    pub(super) fn ask<'py>(
         &self,
         backend: &Backend,
         gate: &Bound<'py, PyAny>,
@@ -315,7 +211,10 @@ impl ActionEngine {
     }
 
     /// Announces a decision and hands it back.
-    fn announce<'py>(config: &Config, decision: Bound<'py, Decision>) -> PyResult<Bound<'py, Decision>> {
+    pub(super) fn announce<'py>(
+        config: &Config,
+        decision: Bound<'py, Decision>,
+    ) -> PyResult<Bound<'py, Decision>> {
         if !config.announcer.is_silent() {
             config.announcer.tell(decision.as_any())?;
         }
@@ -324,7 +223,7 @@ impl ActionEngine {
 }
 
 /// What a store's failure means under a policy.
-fn failed(policy: Bound<'_, PyAny>, error: &PyErr) -> PyResult<Judged> {
+pub(super) fn failed(policy: Bound<'_, PyAny>, error: &PyErr) -> PyResult<Judged> {
     let py = policy.py();
     let allowed = Names::get(py)?.mode.fails_open(py, &policy.getattr("on_store_error")?);
     let error =
@@ -333,7 +232,7 @@ fn failed(policy: Bound<'_, PyAny>, error: &PyErr) -> PyResult<Judged> {
 }
 
 /// The decision that a store's reply `(count, allowed, age | None)` means.
-fn read_reply(
+pub(super) fn read_reply(
     gate: &Bound<'_, PyAny>,
     policy: &Bound<'_, PyAny>,
     reply: &Bound<'_, PyAny>,
@@ -361,245 +260,4 @@ fn read_reply(
         fields.message = message.into_pyobject(py)?.into_any().unbind();
     }
     Ok(Decision::given(gate.clone().unbind(), policy.clone().unbind(), fields))
-}
-
-#[pymethods]
-impl ActionEngine {
-    #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { config: OnceLock::new() }
-    }
-
-    /// Sets the engine up; `natively` says which of the two stores are our own, unchanged.
-    fn _configure(
-        &self,
-        store: Bound<'_, PyAny>,
-        async_store: Bound<'_, PyAny>,
-        natively: (bool, bool),
-        clock: Option<Bound<'_, PyAny>>,
-        emitter: Bound<'_, PyAny>,
-        default_policy: Py<PyAny>,
-    ) -> PyResult<()> {
-        let py = store.py();
-        let backend = |object: Bound<'_, PyAny>, natively: bool, lane: u64| -> PyResult<Backend> {
-            match object.cast::<ActionStore>() {
-                Ok(store) if natively => Ok(Backend::Native { store: store.clone().unbind(), lane }),
-                _ => Ok(Backend::Given(object.unbind())),
-            }
-        };
-        let lane = LANES.fetch_add(2, Ordering::Relaxed);
-        let store = backend(store, natively.0, lane)?;
-        let async_store = backend(async_store, natively.1, lane + 1)?;
-        // Two handles on one table are one lane: the memo of a gate then serves both.
-        let shared = match (&store, &async_store) {
-            (Backend::Native { store: one, .. }, Backend::Native { store: other, .. }) => {
-                one.get().table().number() == other.get().table().number()
-            }
-            _ => false,
-        };
-        let async_store = match async_store {
-            Backend::Native { store, .. } if shared => Backend::Native { store, lane },
-            other => other,
-        };
-        let (clock, domain) = Clock::from_argument(py, clock)?;
-        let config = Config {
-            store,
-            async_store,
-            clock,
-            domain,
-            announcer: Announcer::new(emitter)?,
-            policies: PyDict::new(py).unbind(),
-            default_policy,
-            epoch: AtomicU64::new(0),
-        };
-        self.config.set(config).map_err(|_| PyRuntimeError::new_err("Engine.__init__() was called twice"))
-    }
-
-    /// Sets the policy of a gate, for every function guarded by it.
-    fn register(&self, gate: &Bound<'_, PyAny>, policy: &Bound<'_, PyAny>) -> PyResult<()> {
-        let config = self.config()?;
-        config.policies.bind(gate.py()).set_item(gate, policy)?;
-        config.epoch.fetch_add(1, Ordering::Release);
-        Ok(())
-    }
-
-    /// The registered policy of a gate, or the default.
-    fn policy_for<'py>(&self, gate: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        self.policy(gate, None)
-    }
-
-    /// Decides on one call, and counts it when it is allowed.
-    #[pyo3(signature = (gate, policy=None))]
-    fn check<'py>(
-        &self,
-        gate: &Bound<'py, PyAny>,
-        policy: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, Decision>> {
-        let config = self.config()?;
-        let judged = self.judge(config, &config.store, gate, policy, true)?;
-        Self::announce(config, judged.into_decision(gate)?)
-    }
-
-    /// What `check` would decide now; nothing is counted and nobody is told.
-    #[pyo3(signature = (gate, policy=None))]
-    fn peek<'py>(
-        &self,
-        gate: &Bound<'py, PyAny>,
-        policy: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, Decision>> {
-        let config = self.config()?;
-        if matches!(config.store, Backend::Given(_)) {
-            return Err(PyNotImplementedError::new_err("the store protocol has no read-only check"));
-        }
-        self.judge(config, &config.store, gate, policy, false)?.into_decision(gate)
-    }
-
-    fn _check_async<'py>(
-        &self,
-        gate: &Bound<'py, PyAny>,
-        policy: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, Decision>> {
-        let config = self.config()?;
-        let judged = self.judge(config, &config.async_store, gate, policy, true)?;
-        Self::announce(config, judged.into_decision(gate)?)
-    }
-
-    /// The decision that an async store's reply or exception means, announced.
-    fn _replied<'py>(
-        &self,
-        gate: &Bound<'py, PyAny>,
-        policy: Bound<'py, PyAny>,
-        reply: &Bound<'py, PyAny>,
-        error: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, Decision>> {
-        let py = gate.py();
-        let outcome = match error {
-            Some(error) => Err(PyErr::from_value(error)),
-            None => read_reply(gate, &policy, reply),
-        };
-        let decision = match outcome {
-            Ok(decision) => Bound::new(py, decision)?,
-            Err(error) if error.is_instance_of::<PyException>(py) => {
-                failed(policy, &error)?.into_decision(gate)?
-            }
-            Err(error) => return Err(error),
-        };
-        Self::announce(self.config()?, decision)
-    }
-
-    fn _announce(&self, event: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.config()?.announcer.tell(event)
-    }
-
-    #[getter]
-    fn _async_is_native(&self) -> PyResult<bool> {
-        Ok(matches!(self.config()?.async_store, Backend::Native { .. }))
-    }
-
-    #[getter]
-    fn _store<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(self.config()?.store.object(py))
-    }
-
-    #[getter]
-    fn _async_store<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(self.config()?.async_store.object(py))
-    }
-
-    #[getter]
-    fn _clock(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Ok(self.config()?.clock.callable(py))
-    }
-
-    #[getter]
-    fn _emitter(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Ok(self.config()?.announcer.object().clone_ref(py))
-    }
-
-    /// A copy of what is registered; `register` is the way to change it.
-    #[getter]
-    fn _policies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        self.config()?.policies.bind(py).copy()
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Some(config) = self.config.get() else { return Ok(()) };
-        for backend in [&config.store, &config.async_store] {
-            match backend {
-                Backend::Native { store, .. } => visit.call(store)?,
-                Backend::Given(store) => visit.call(store)?,
-            }
-        }
-        if let Clock::Given(clock) = &config.clock {
-            visit.call(clock)?;
-        }
-        config.announcer.traverse(&visit)?;
-        visit.call(&config.policies)
-    }
-}
-
-/// What a compiled wrapper calls: the decision on one gate.
-#[pyclass(name = "ActionGateGuard", module = "checkrein._native", frozen)]
-pub(crate) struct ActionGuard {
-    engine: Py<ActionEngine>,
-    gate: Py<PyAny>,
-}
-
-#[pymethods]
-impl ActionGuard {
-    #[new]
-    fn new(engine: Py<ActionEngine>, gate: Py<PyAny>) -> Self {
-        Self { engine, gate }
-    }
-
-    /// Returns when the call is allowed, raises `Blocked` when it is not.
-    fn admit(&self, py: Python<'_>) -> PyResult<()> {
-        let engine = self.engine.get();
-        let config = engine.config()?;
-        self.enter(engine, config, &config.store, py)
-    }
-
-    /// The same against the async store, when that is our own.
-    fn admit_async(&self, py: Python<'_>) -> PyResult<()> {
-        let engine = self.engine.get();
-        let config = engine.config()?;
-        self.enter(engine, config, &config.async_store, py)
-    }
-
-    /// Decides, counts, announces.
-    fn check<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Decision>> {
-        self.engine.get().check(self.gate.bind(py), None)
-    }
-
-    /// The same against the async store, when that is our own.
-    fn check_async<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Decision>> {
-        self.engine.get()._check_async(self.gate.bind(py), None)
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.engine)
-    }
-}
-
-impl ActionGuard {
-    #[inline]
-    fn enter(
-        &self,
-        engine: &ActionEngine,
-        config: &Config,
-        backend: &Backend,
-        py: Python<'_>,
-    ) -> PyResult<()> {
-        let gate = self.gate.bind(py);
-        let judged = engine.judge(config, backend, gate, None, true)?;
-        if judged.is_plainly_allowed() && config.announcer.is_silent() {
-            return Ok(());
-        }
-        let decision = ActionEngine::announce(config, judged.into_decision(gate)?)?;
-        if decision.get().is_allowed(py)? {
-            return Ok(());
-        }
-        Err(PyErr::from_value(Names::get(py)?.blocked.bind(py).call1((decision,))?))
-    }
 }

@@ -1,13 +1,10 @@
 //! `Decision`: whether an event reached the log.
 
-use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use super::super::common::record::frozen_record;
 use super::vocabulary::vocabulary;
-use crate::dropin::frozen;
-
-const FIELDS: &[&str] = &["status", "trail", "policy", "entry", "reason"];
 
 /// The outcome of recording one event.
 #[pyclass(frozen, subclass, module = "checkrein.auditgate.core")]
@@ -25,6 +22,8 @@ pub(crate) struct Decision {
 }
 
 impl Decision {
+    const FIELDS: &'static [&'static str] = &["status", "trail", "policy", "entry", "reason"];
+
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let fields = [&self.status, &self.trail, &self.policy, &self.entry, &self.reason];
         PyTuple::new(py, fields.map(|field| field.bind(py)))
@@ -36,8 +35,7 @@ impl Decision {
     }
 }
 
-#[pymethods]
-impl Decision {
+frozen_record!(Decision {
     #[new]
     #[pyo3(signature = (status, trail, policy, entry=None, reason=None))]
     fn new(
@@ -65,36 +63,4 @@ impl Decision {
     fn __bool__(&self, py: Python<'_>) -> PyResult<bool> {
         self.recorded(py)
     }
-
-    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
-        self.values(py)?.hash()
-    }
-
-    fn __richcmp__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, op: CompareOp) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let comparable = matches!(op, CompareOp::Eq | CompareOp::Ne) && other.get_type().is(slf.get_type());
-        match other.cast::<Self>() {
-            Ok(other) if comparable => {
-                let (left, right) = (slf.get().values(py)?, other.get().values(py)?);
-                Ok(left.rich_compare(right, op)?.unbind())
-            }
-            _ => Ok(py.NotImplemented()),
-        }
-    }
-
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        frozen::repr(slf, FIELDS, &slf.get().values(slf.py())?)
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
-        Ok((slf.get_type().into_any(), slf.get().values(slf.py())?))
-    }
-
-    fn __setattr__(slf: &Bound<'_, Self>, name: &str, _value: &Bound<'_, PyAny>) -> PyResult<()> {
-        Err(frozen::refuse(slf, FIELDS, name, false))
-    }
-
-    fn __delattr__(slf: &Bound<'_, Self>, name: &str) -> PyResult<()> {
-        Err(frozen::refuse(slf, FIELDS, name, true))
-    }
-}
+});

@@ -1,6 +1,6 @@
 //! The audit engine: decides whether an event is recorded, and records it in one step.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError};
@@ -8,10 +8,11 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::super::common::clock::{Clock, Now};
+use super::super::common::clock::Clock;
 use super::decision::Decision;
 use super::emitter::AuditEmitter;
-use super::entry::{AuditEntry, DetailSource};
+use super::entry::AuditEntry;
+use super::event::{Event, EventDetail, Opened, Opening, Side, SlotState, TrailSlot};
 use super::policy::{Integrity, PolicyView};
 use super::record::Draft;
 use super::store::{AppendError, MemoryStore, TrailLog};
@@ -35,84 +36,8 @@ struct Parts {
     default_policy: Py<PyAny>,
 }
 
-/// What an engine knows about one trail.
-#[pyclass(frozen)]
-pub(crate) struct TrailSlot {
-    state: Mutex<SlotState>,
-    json: Box<[u8]>,
-}
-
-#[derive(Default)]
-struct SlotState {
-    policy: Option<Arc<PolicyView>>,
-    log: Option<Arc<TrailLog>>,
-    async_log: Option<Arc<TrailLog>>,
-}
-
-/// One event to record.
-pub(crate) struct Event<'a, 'py> {
-    pub(crate) trail: &'a Bound<'py, PyAny>,
-    pub(crate) verdict: &'a Bound<'py, PyAny>,
-    pub(crate) severity: &'a Bound<'py, PyAny>,
-    pub(crate) gate_type: &'a Bound<'py, PyAny>,
-    pub(crate) gate_identity: &'a Bound<'py, PyAny>,
-    pub(crate) reason: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) detail: EventDetail<'a, 'py>,
-    pub(crate) policy: Option<&'a Bound<'py, PyAny>>,
-    /// A reading of the machine's clock made for the same call.
-    pub(crate) machine: Option<&'a Now>,
-    /// Keeps what the engine knows about the trail, for callers with many events of one trail.
-    pub(crate) known: Option<&'a KnownTrail>,
-}
-
-/// What an engine knows about one trail, kept by somebody who asks often. An engine never forgets a trail.
-#[derive(Default)]
-pub(crate) struct KnownTrail(OnceLock<Py<TrailSlot>>);
-
-/// The detail of an event.
-pub(crate) enum EventDetail<'a, 'py> {
-    Object(Option<&'a Bound<'py, PyAny>>),
-    /// What writes its canonical JSON, and how to make the object when it is read.
-    Prepared(&'a dyn Fn(&mut Vec<u8>), DetailSource),
-}
-
 /// A decision that ends it, or the policy and the time to go on with.
 type Begun = (Option<Py<Decision>>, Py<PyAny>, Py<PyAny>);
-
-/// What became of an event before it has its place in the log.
-pub(crate) enum Opening {
-    /// The store is the user's own: nothing was done.
-    Foreign,
-    /// Too light for the trail's policy, or it could not be built.
-    Dropped(Py<Decision>),
-    Ready(Box<Opened>),
-}
-
-/// An entry ready to be appended.
-pub(crate) struct Opened {
-    slot: Py<TrailSlot>,
-    policy: Arc<PolicyView>,
-    now: Py<PyAny>,
-    ts: Option<f64>,
-    draft: Draft,
-    log: Arc<TrailLog>,
-    side: Side,
-}
-
-impl Opened {
-    /// Gives the entry its place; runs no Python code and may be called under a lock of the same kind.
-    pub(crate) fn append(&self, py: Python<'_>) -> Result<(), AppendError> {
-        let draft = &self.draft;
-        self.log.append(py, &draft.entry, self.ts, |sequence, previous| draft.seal(py, sequence, previous))
-    }
-}
-
-/// Which of an engine's two logs an event goes to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Sync,
-    Async,
-}
 
 /// Records audit events.
 #[pyclass(subclass, module = "checkrein._native", name = "AuditEngine")]

@@ -2,32 +2,16 @@
 
 use std::sync::OnceLock;
 
-use pyo3::basic::CompareOp;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
 
+use super::super::common::Given;
+use super::super::common::record::frozen_record;
 use super::canonical::CanonicalWriter;
 use super::hash::{self, Digest};
 use super::wall;
-use crate::dropin::frozen::{self, Given};
-
-const FIELDS: &[&str] = &[
-    "trail",
-    "ts",
-    "wall_ts",
-    "verdict",
-    "severity",
-    "gate_type",
-    "gate_identity",
-    "recorded_by",
-    "reason",
-    "detail",
-    "entry_hash",
-    "prev_hash",
-    "sequence",
-];
 
 /// A hash field: absent, computed here, or whatever a caller put there.
 pub(crate) enum HashField {
@@ -148,6 +132,22 @@ pub(crate) struct AuditEntry {
 }
 
 impl AuditEntry {
+    const FIELDS: &'static [&'static str] = &[
+        "trail",
+        "ts",
+        "wall_ts",
+        "verdict",
+        "severity",
+        "gate_type",
+        "gate_identity",
+        "recorded_by",
+        "reason",
+        "detail",
+        "entry_hash",
+        "prev_hash",
+        "sequence",
+    ];
+
     /// Returns the seal; an entry is never visible without one.
     pub(crate) fn sealed(&self) -> PyResult<&Seal> {
         self.seal.get().ok_or_else(|| PyRuntimeError::new_err("the entry is not sealed"))
@@ -196,13 +196,12 @@ fn intern_name(py: Python<'_>) -> &Bound<'_, PyString> {
     pyo3::intern!(py, "name")
 }
 
-#[pymethods]
-impl AuditEntry {
+frozen_record!(AuditEntry {
     #[new]
     #[pyo3(
         signature = (
-            trail, ts, wall_ts, verdict, severity, gate_type, gate_identity, recorded_by=Given(None), reason=None,
-            detail=Given(None), entry_hash=None, prev_hash=None, sequence=Given(None)
+            trail, ts, wall_ts, verdict, severity, gate_type, gate_identity, recorded_by=Given::Nothing, reason=None,
+            detail=Given::Nothing, entry_hash=None, prev_hash=None, sequence=Given::Nothing
         ),
         text_signature = "(trail, ts, wall_ts, verdict, severity, gate_type, gate_identity, recorded_by='', \
                           reason=None, detail={}, entry_hash=None, prev_hash=None, sequence=0)"
@@ -223,15 +222,15 @@ impl AuditEntry {
         entry_hash: Option<Py<PyAny>>,
         prev_hash: Option<Py<PyAny>>,
         sequence: Given,
-    ) -> Self {
-        let sequence = sequence.or_else(|| PyInt::new(py, 0).into_any().unbind());
+    ) -> PyResult<Self> {
+        let sequence = sequence.or_else(|| Ok(PyInt::new(py, 0).into_any().unbind()))?;
         let number = sequence.bind(py).cast_exact::<PyInt>().ok().and_then(|number| number.extract().ok());
         let seal = Seal {
             sequence: number.map_or(Sequence::Object(sequence), Sequence::Number),
             entry_hash: HashField::from_object(py, entry_hash),
             prev_hash: HashField::from_object(py, prev_hash),
         };
-        Self {
+        Ok(Self {
             trail,
             ts,
             wall: WallStamp::Text(wall_ts),
@@ -239,11 +238,14 @@ impl AuditEntry {
             severity,
             gate_type,
             gate_identity,
-            recorded_by: recorded_by.or_else(|| PyString::intern(py, "").into_any().unbind()),
+            recorded_by: recorded_by.or_else(|| Ok(PyString::intern(py, "").into_any().unbind()))?,
             reason: reason.unwrap_or_else(|| py.None()),
-            detail: detail.0.map_or_else(Detail::empty, |detail| Detail::ready(py, detail)),
+            detail: match detail {
+                Given::Object(detail) => Detail::ready(py, detail),
+                Given::Nothing => Detail::empty(),
+            },
             seal: OnceLock::from(seal),
-        }
+        })
     }
 
     #[getter]
@@ -281,7 +283,7 @@ impl AuditEntry {
         let name = intern_name(py);
         let dict = PyDict::new(py);
         dict.set_item(pyo3::intern!(py, "schema_version"), pyo3::intern!(py, "0.1.1"))?;
-        for (field, value) in FIELDS.iter().zip(self.values(py)?.iter_borrowed()) {
+        for (field, value) in Self::FIELDS.iter().zip(self.values(py)?.iter_borrowed()) {
             match *field {
                 "trail" => dict.set_item(field, value.str()?)?,
                 "verdict" | "severity" => dict.set_item(field, value.getattr(name)?)?,
@@ -290,36 +292,4 @@ impl AuditEntry {
         }
         Ok(dict)
     }
-
-    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
-        self.values(py)?.hash()
-    }
-
-    fn __richcmp__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, op: CompareOp) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let comparable = matches!(op, CompareOp::Eq | CompareOp::Ne) && other.get_type().is(slf.get_type());
-        match other.cast::<Self>() {
-            Ok(other) if comparable => {
-                let (left, right) = (slf.get().values(py)?, other.get().values(py)?);
-                Ok(left.rich_compare(right, op)?.unbind())
-            }
-            _ => Ok(py.NotImplemented()),
-        }
-    }
-
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        frozen::repr(slf, FIELDS, &slf.get().values(slf.py())?)
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
-        Ok((slf.get_type().into_any(), slf.get().values(slf.py())?))
-    }
-
-    fn __setattr__(slf: &Bound<'_, Self>, name: &str, _value: &Bound<'_, PyAny>) -> PyResult<()> {
-        Err(frozen::refuse(slf, FIELDS, name, false))
-    }
-
-    fn __delattr__(slf: &Bound<'_, Self>, name: &str) -> PyResult<()> {
-        Err(frozen::refuse(slf, FIELDS, name, true))
-    }
-}
+});

@@ -6,10 +6,11 @@ use std::sync::OnceLock;
 use pyo3::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::canonical::{CanonicalWriter, push_integer};
-use super::engine::{Event, EventDetail};
+use super::canonical::CanonicalWriter;
 use super::entry::{AuditEntry, Detail, HashField, Seal, Sequence, WallStamp};
+use super::event::{Event, EventDetail};
 use super::hash;
+use super::number::push_integer;
 use super::policy::Integrity;
 use super::snapshot::snapshot;
 use super::vocabulary::{Member, json_name, vocabulary};

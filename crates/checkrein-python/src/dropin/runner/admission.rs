@@ -10,15 +10,15 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::super::actiongate::{Prepared as PreparedRate, Verdict as RateVerdict};
-use super::super::auditgate::{
-    AppendError, DetailSource, EventDetail, Opened, Opening, push_integer, push_seconds, snapshot,
-};
-use super::super::budgetgate::{Judged as SpendRefusal, Prepared as PreparedSpend, Verdict as SpendVerdict};
+use super::super::actiongate::Prepared as PreparedRate;
+use super::super::auditgate::{AppendError, DetailSource, EventDetail, Opened, Opening, snapshot};
+use super::super::budgetgate::{Judged as SpendRefusal, Prepared as PreparedSpend};
 use super::super::common::clock::Now;
 use super::super::rulegate::Decision as RuleDecision;
 use super::audit::Trailed;
+use super::detail::Allowed;
 use super::result::{Admitted, GateResult, Reached, Reply};
+use super::step::{Look, Step, look, take};
 use super::tool::Tool;
 use super::{Entry, ToolRunner};
 
@@ -44,22 +44,6 @@ struct Ruled {
     decision: Py<PyAny>,
     /// What our own engine still has to announce and record.
     unannounced: Option<(Now, Py<RuleDecision>)>,
-}
-
-/// What the meters would say.
-struct Look {
-    rate: Option<RateVerdict>,
-    /// `Some(None)`: a sum that does not fit.
-    spend: Option<Option<SpendVerdict>>,
-}
-
-/// How the one step ended.
-enum Step {
-    Done,
-    /// A verdict is no longer the one that was looked at, or the log was cleared.
-    Changed,
-    /// The log has no place for the entry.
-    Unrecorded(AppendError),
 }
 
 /// Admits or refuses a call.
@@ -103,67 +87,6 @@ pub(super) fn admit<'py>(
         if let Some(entry) = call.attempt(rate, spend, attempt <= EXACT_ATTEMPTS)? {
             return Ok(entry);
         }
-    }
-}
-
-/// Looks at both meters without taking anything; `None` when a record was cleared meanwhile.
-fn look(rate: Option<&PreparedRate>, spend: Option<&PreparedSpend>) -> Option<Look> {
-    let rate = match rate {
-        Some(prepared) => Some(prepared.with(|admission| admission.judge())?),
-        None => None,
-    };
-    let spend = match spend {
-        Some(prepared) => Some(prepared.with(|admission| admission.judge())?),
-        None => None,
-    };
-    Some(Look { rate, spend })
-}
-
-/// Takes from both meters and appends the entry, if everything still is as it was seen.
-fn take(
-    py: Python<'_>,
-    rate: Option<&PreparedRate>,
-    spend: Option<&PreparedSpend>,
-    seen: &Look,
-    opened: Option<&Opened>,
-    exact: bool,
-) -> Option<Step> {
-    let append = || match opened.map_or(Ok(()), |opened| opened.append(py)) {
-        Ok(()) => Step::Done,
-        Err(AppendError::Detached) => Step::Changed,
-        Err(refused) => Step::Unrecorded(refused),
-    };
-    let with_spend = || match spend {
-        Some(prepared) => prepared.with(|admission| {
-            let verdict = admission.judge();
-            let same = Some(verdict) == seen.spend || !exact;
-            if !same || !verdict.is_some_and(|verdict| verdict.allowed) {
-                return Step::Changed;
-            }
-            let step = append();
-            // INVARIANT: a sum that was judged fits, so this records.
-            if matches!(step, Step::Done) {
-                let _ = admission.record();
-            }
-            step
-        }),
-        None => Some(append()),
-    };
-    match rate {
-        // Gates are always locked before ledgers, ledgers before logs.
-        Some(prepared) => prepared.with(|admission| {
-            let verdict = admission.judge();
-            let same = Some(verdict) == seen.rate || !exact;
-            if !same || !verdict.allowed {
-                return Some(Step::Changed);
-            }
-            let step = with_spend()?;
-            if matches!(step, Step::Done) {
-                admission.record();
-            }
-            Some(step)
-        })?,
-        None => with_spend(),
     }
 }
 
@@ -407,78 +330,5 @@ impl<'py> Call<'_, 'py> {
 
     fn record_apart(&self, trailed: &Trailed, reached: &Reached) -> PyResult<()> {
         trailed.admitted(self.py(), reached.to_dict(self.py())?.as_any())
-    }
-}
-
-/// The decisions of an admission, where each has a short way to its canonical JSON.
-struct Allowed<'a> {
-    rate: Option<(&'a [u8], &'a RateVerdict)>,
-    spend: Option<(&'a [u8], &'a [u8], String, String)>,
-    rules: Option<(&'a [u8], usize)>,
-}
-
-impl<'a> Allowed<'a> {
-    fn of(tool: &'a Tool, seen: &'a Look, reached: &Reached, py: Python<'_>) -> Option<Self> {
-        let rate = tool.rate.as_ref().zip(seen.rate.as_ref()).map(|(rate, verdict)| (&*rate.json, verdict));
-        let spend = match (&tool.spend, seen.spend.as_ref().and_then(Option::as_ref)) {
-            (Some(spend), Some(verdict)) => {
-                let plain = spend.plain.as_ref()?;
-                let (spent, remaining) = plain.texts(verdict);
-                Some((&*spend.json, &*plain.requested, spent?, remaining?))
-            }
-            _ => None,
-        };
-        let rules = match (&tool.rules, &reached.rules) {
-            (Some(rules), Some(decision)) => {
-                let decision = decision.bind(py).cast_exact::<RuleDecision>().ok()?;
-                Some((&*rules.json, decision.get().asked_and_allowed()?))
-            }
-            _ => None,
-        };
-        Some(Self { rate, spend, rules })
-    }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        const ALLOWED: &[u8] = b",\"schema_version\":\"0.2.2\",\"status\":\"ALLOW\"";
-        let before = out.len();
-        if let Some((gate, verdict)) = self.rate {
-            out.extend_from_slice(b",\"actiongate\":{\"calls_in_window\":");
-            push_integer(out, i64::try_from(verdict.count).unwrap_or(i64::MAX));
-            out.extend_from_slice(b",\"gate\":");
-            out.extend_from_slice(gate);
-            out.extend_from_slice(b",\"message\":null,\"reason\":null");
-            out.extend_from_slice(ALLOWED);
-            out.extend_from_slice(b",\"time_since_last\":");
-            match verdict.age {
-                Some(age) => push_seconds(out, age, verdict.whole),
-                None => out.extend_from_slice(b"null"),
-            }
-            out.push(b'}');
-        }
-        if let Some((ledger, requested, spent, remaining)) = &self.spend {
-            out.extend_from_slice(b",\"budgetgate\":{\"ledger\":");
-            out.extend_from_slice(ledger);
-            out.extend_from_slice(b",\"message\":null,\"reason\":null,\"remaining\":\"");
-            out.extend_from_slice(remaining.as_bytes());
-            out.extend_from_slice(b"\",\"requested\":");
-            out.extend_from_slice(requested);
-            out.extend_from_slice(b",\"schema_version\":\"0.2.2\",\"spent_in_window\":\"");
-            out.extend_from_slice(spent.as_bytes());
-            out.extend_from_slice(b"\",\"status\":\"ALLOW\"}");
-        }
-        if let Some((rule, asked)) = self.rules {
-            out.extend_from_slice(b",\"rulegate\":{\"evaluated_count\":");
-            push_integer(out, i64::try_from(asked).unwrap_or(i64::MAX));
-            out.extend_from_slice(b",\"message\":null,\"reason\":null,\"rule\":");
-            out.extend_from_slice(rule);
-            out.extend_from_slice(ALLOWED);
-            out.extend_from_slice(b",\"violated_rules\":[]}");
-        }
-        // The first comma is the opening brace; without any decision both are missing.
-        match out.get_mut(before) {
-            Some(first) => *first = b'{',
-            None => out.push(b'{'),
-        }
-        out.push(b'}');
     }
 }

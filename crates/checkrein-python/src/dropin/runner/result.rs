@@ -5,13 +5,15 @@ use pyo3::basic::CompareOp;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::super::actiongate::Decision as ActionDecision;
 use super::super::budgetgate::Decision as BudgetDecision;
-use super::super::frozen::{self, Given};
+use super::super::common::Given;
+use super::super::common::record;
 use super::tool::Tool;
 
+/// The fields of a result, in order.
 const FIELDS: &[&str] = &["allowed", "tool_name", "result", "blocked_by", "message", "decisions"];
 
 /// A gate's decision.
@@ -160,7 +162,7 @@ impl GateResult {
 impl GateResult {
     #[new]
     #[pyo3(
-        signature = (allowed, tool_name, result=None, blocked_by=None, message=None, decisions=Given(None)),
+        signature = (allowed, tool_name, result=None, blocked_by=None, message=None, decisions=Given::Nothing),
         text_signature = "(allowed, tool_name, result=None, blocked_by=None, message=None, decisions={})"
     )]
     fn new(
@@ -171,11 +173,11 @@ impl GateResult {
         blocked_by: Option<Py<PyAny>>,
         message: Option<Py<PyAny>>,
         decisions: Given,
-    ) -> Self {
+    ) -> PyResult<Self> {
         let or_none = |value: Option<Py<PyAny>>| value.unwrap_or_else(|| py.None());
         let made = PyOnceLock::new();
-        let _ = made.set(py, decisions.or_else(|| PyDict::new(py).into_any().unbind()));
-        Self {
+        let _ = made.set(py, decisions.or_else(|| Ok(PyDict::new(py).into_any().unbind()))?);
+        Ok(Self {
             allowed,
             tool_name,
             result: or_none(result),
@@ -183,7 +185,7 @@ impl GateResult {
             message: or_none(message),
             reached: Reached::default(),
             decisions: made,
-        }
+        })
     }
 
     /// The decisions of the gates that were reached, as plain data.
@@ -214,11 +216,9 @@ impl GateResult {
 
     fn __richcmp__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, op: CompareOp) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let comparable = matches!(op, CompareOp::Eq | CompareOp::Ne) && other.get_type().is(slf.get_type());
         match other.cast::<Self>() {
-            Ok(other) if comparable => {
-                let (left, right) = (slf.get().values(py)?, other.get().values(py)?);
-                Ok(left.rich_compare(right, op)?.unbind())
+            Ok(other) if other.get_type().is(slf.get_type()) => {
+                record::compare(&slf.get().values(py)?, &other.get().values(py)?, op)
             }
             _ => Ok(py.NotImplemented()),
         }
@@ -228,12 +228,16 @@ impl GateResult {
         Ok((slf.get_type().into_any(), slf.get().values(slf.py())?))
     }
 
-    fn __setattr__(slf: &Bound<'_, Self>, name: &str, _value: &Bound<'_, PyAny>) -> PyResult<()> {
-        Err(frozen::refuse(slf, FIELDS, name, false))
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyString>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        record::assign(slf.as_any(), &slf.py().get_type::<Self>(), FIELDS, name, Some(value))
     }
 
-    fn __delattr__(slf: &Bound<'_, Self>, name: &str) -> PyResult<()> {
-        Err(frozen::refuse(slf, FIELDS, name, true))
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        record::assign(slf.as_any(), &slf.py().get_type::<Self>(), FIELDS, name, None)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
