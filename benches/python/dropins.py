@@ -16,6 +16,7 @@ from packages import load, prefill
 
 ENDLESS = 10**9
 COST = Decimal("0.01")
+MAX_SPEND = Decimal(1_000_000)
 ARGUMENTS = {"user": "u1", "text": "hello", "limit": 5}
 
 
@@ -94,7 +95,7 @@ def budgetgate(side: str, what: str, events: int) -> Prepared:
     """A budget: `guard` with a fixed cost, or `guard_bounded` with a hold that is settled."""
     module = load(side, "budgetgate")
     ledger = module.Ledger("bench", "tool", "user:1")
-    budget = module.Budget(max_spend=Decimal(ENDLESS), window=events + 0.5)
+    budget = module.Budget(max_spend=MAX_SPEND, window=events + 0.5)
     engine = module.Engine(clock=_ticks())
     engine.register(ledger, budget)
     store = engine._store if side == "published" else None
@@ -182,7 +183,7 @@ def runner(side: str, what: str, events: int) -> Prepared:
         gate=gates.action.Gate("bench", "tool", "user:1"),
         policy=gates.action.Policy(max_calls=ENDLESS, window=events + 0.5),
         ledger=gates.budget.Ledger("bench", "tool", "user:1"),
-        budget=gates.budget.Budget(max_spend=Decimal(ENDLESS), window=events + 0.5),
+        budget=gates.budget.Budget(max_spend=MAX_SPEND, window=events + 0.5),
         cost=COST,
         rule=gates.rule.Rule("bench", "tool", "user:1"),
         ruleset=gates.rule.Ruleset(predicates=PREDICATES[:1]),
@@ -211,7 +212,7 @@ def stacked(side: str, what: str, events: int) -> Prepared:
     function: Callable[..., Any] = tool
     function = engines.audit.guard(gates.audit.Trail("bench", "tool", "user:1"))(function)
     ledger = gates.budget.Ledger("bench", "tool", "user:1")
-    budget = gates.budget.Budget(max_spend=Decimal(ENDLESS), window=events + 0.5)
+    budget = gates.budget.Budget(max_spend=MAX_SPEND, window=events + 0.5)
     function = engines.budget.guard(ledger, budget, cost=COST)(function)
     gate = gates.action.Gate("bench", "tool", "user:1")
     policy = gates.action.Policy(max_calls=ENDLESS, window=events + 0.5)
