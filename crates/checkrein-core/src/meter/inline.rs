@@ -11,14 +11,15 @@ const REACH: i64 = 1 << 48;
 const WIDTH: usize = 6;
 const MASK: u64 = (1 << 48) - 1;
 
-/// A ring of stamps in ascending order.
+/// A ring of stamps in ascending order. What every decision reads comes first: it shares a cache line with the key.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(super) struct InlineEvents {
     base: i64,
-    /// Little-endian offsets; two bytes more, so that each is read as the low part of a whole word.
-    offsets: [u8; SLOTS * WIDTH + 2],
     head: u8,
     length: u8,
+    /// Little-endian offsets; two bytes more, so that each is read as the low part of a whole word.
+    offsets: [u8; SLOTS * WIDTH + 2],
 }
 
 impl Default for InlineEvents {
@@ -38,13 +39,17 @@ impl InlineEvents {
         usize::from(self.head.wrapping_add(position)) % SLOTS * WIDTH
     }
 
+    #[inline(always)]
+    fn offset(&self, position: u8) -> u64 {
+        let word = self.offsets.get(self.place(position)..).and_then(|bytes| bytes.first_chunk::<8>());
+        word.map_or(0, |word| u64::from_le_bytes(*word) & MASK)
+    }
+
     /// The stamp at `position` from the oldest.
     #[inline(always)]
     fn stamp(&self, position: u8) -> i64 {
-        let word = self.offsets.get(self.place(position)..).and_then(|bytes| bytes.first_chunk::<8>());
-        let offset = word.map_or(0, |word| u64::from_le_bytes(*word) & MASK);
         // Below 2^48, and the sum is a stamp that was put in.
-        self.base.wrapping_add_unsigned(offset)
+        self.base.wrapping_add_unsigned(self.offset(position))
     }
 
     /// Appends a stamp; `false` (and nothing changed) when it does not fit here.
@@ -97,7 +102,9 @@ impl InlineEvents {
 
     #[inline(always)]
     pub(super) fn forget_until(&mut self, cutoff: Timestamp) {
-        while self.length > 0 && self.stamp(0) <= cutoff.nanos() {
+        // Offsets are compared as they are: none is below zero.
+        let Ok(reach) = u64::try_from(cutoff.nanos().saturating_sub(self.base)) else { return };
+        while self.length > 0 && self.offset(0) <= reach {
             self.head = (self.head + 1) % SLOTS as u8;
             self.length -= 1;
         }

@@ -19,11 +19,12 @@ const NEVER: Timestamp = Timestamp::MIN;
 
 /// Counts amounts over a window, and the holds on them. The maths of limits, attempts and budgets is all here.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Meter {
     /// The stamp of the latest event; [`NEVER`] before the first. An `Option` would cost eight bytes a principal.
     newest: Timestamp,
-    inline: InlineEvents,
     large: Option<Box<Large>>,
+    inline: InlineEvents,
 }
 
 /// The part of a meter that single calls within a rolling window do not need.

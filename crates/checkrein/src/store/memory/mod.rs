@@ -41,7 +41,7 @@ const FULL_SWEEP_EVERY: Span = Span::from_millis(10);
 /// A store in this process's memory.
 #[derive(Debug)]
 pub struct MemoryStore {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Mutex<Shard>; SHARDS]>,
     hasher: RandomState,
     capacity: Capacity,
     /// No lease ends before this instant.
@@ -53,7 +53,7 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// A store that keeps at most `max_keys` live keys per tenant and gate.
     pub fn new(max_keys: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let shards = Box::new(std::array::from_fn(|_| Mutex::default()));
         let (hasher, next_due) = (RandomState::default(), AtomicI64::new(i64::MAX));
         let swept_all = AtomicI64::new(i64::MIN);
         Self { shards, hasher, capacity: Capacity::new(max_keys), next_due, swept_all }
@@ -99,7 +99,7 @@ impl MemoryStore {
 
     /// Tells the store how long records of a family are kept, and by which calendar it counts.
     pub(crate) fn retain(&self, family: Family, window: Window, cooldown: Span, calendar: Option<&Calendar>) {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             let mut shard = shard.lock();
             let number = family.0 as usize;
             if shard.retentions.len() <= number {
@@ -344,7 +344,7 @@ impl MemoryStore {
         self.next_due.store(i64::MAX, Ordering::Relaxed);
         let due = self.due(now, usize::MAX);
         let moved = due.iter().filter(|&&id| self.expire(id, now).is_ok()).count();
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             let next = shard.lock().permits.iter().map(|(_, open)| open.permit.lease_until).min();
             next.into_iter().for_each(|lease| self.expect_at(lease));
         }

@@ -20,6 +20,7 @@ pub(super) trait Vacant {
 }
 
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Entry<T> {
     key: Key,
     /// Odd while the entry is in use; it grows at each coming and going.
