@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -10,6 +11,8 @@ from typing import Any, Final
 
 from checkrein import _native
 from checkrein.errors import NotExecuted, TimedOut
+
+_log = logging.getLogger("checkrein")
 
 MAX_IDLE: Final = 8
 """Worker threads kept for the next call."""
@@ -126,14 +129,22 @@ class _Workers:
                     )
                 self.count += 1
                 inbox = SimpleQueue()
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._work, args=(inbox,), name="checkrein-timeout", daemon=True
-                ).start()
+                )
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    self.count -= 1
+                    raise NotExecuted(f"no thread for a call with a timeout: {error}") from error
         inbox.put(call)
 
     def _work(self, inbox: SimpleQueue[_Call | None]) -> None:
         while (call := inbox.get()) is not None:
-            call.run()
+            try:
+                call.run()
+            except BaseException:  # Ctrl-C or exit in a hook of a late outcome: nobody is there to hear of it
+                _log.exception("the late outcome of a call was not recorded")
             del call
             with self.lock:
                 if len(self.idle) >= MAX_IDLE:

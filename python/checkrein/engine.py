@@ -141,9 +141,9 @@ class Engine(_native.EngineBase):
 
     def reset(self, name: str | Callable[..., Any], key: object = None, *, tenant: str | None = None) -> int:
         """Forget what the gates of a name spent and close its breakers, for one key or all; returns how many."""
-        if not isinstance(name, str):
-            name = handle(name).name
-        return self._reset(name, key, tenant)
+        if isinstance(name, str):
+            return self._reset(name, key, tenant)
+        return handle(name).reset(key, tenant=tenant)
 
     def resolve(
         self,
@@ -160,10 +160,11 @@ class Engine(_native.EngineBase):
         """
         if outcome not in ("done", "failed"):
             raise ConfigError("an outcome is `done` or `failed`", "outcome", "say what really happened")
-        if not isinstance(name, str):
-            name = handle(name).name
         stored = None if result is None else json.dumps(result, allow_nan=False).encode()
-        return self._resolve(name, key, outcome, stored, tenant)
+        if isinstance(name, str):
+            return self._resolve(name, key, outcome, stored, tenant)
+        gates = [gate for kind, gate in handle(name).policy if kind == "once"]
+        return any(self._resolve(gate, key, outcome, stored, tenant, exact=True) for gate in gates)
 
     def list(self, kind: str = "meter", *, limit: int = 1_000) -> list[dict[str, Any]]:
         """Return at most `limit` records as dicts: `meter`, `breaker`, `operation` or `fact`."""

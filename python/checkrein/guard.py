@@ -55,7 +55,8 @@ class Handle:
 
     def reset(self, key: object = None, *, tenant: str | None = None) -> int:
         """Forget what the gates of this guard spent, for one key or for all; returns how many records it were."""
-        return self.engine.reset(self.name, key=key, tenant=tenant)
+        own = [gate for kind, gate in self.policy if kind != "once" and gate.startswith(f"{self.name}.")]
+        return sum(self.engine._reset(gate, key, tenant, exact=True) for gate in own)
 
     def __repr__(self) -> str:
         return f"<checkrein guard `{self.name}`: {', '.join(name for _, name in self.policy) or 'no gates'}>"

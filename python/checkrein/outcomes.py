@@ -55,7 +55,7 @@ def classifier(hook: Callable[[BaseException], str | None] | None) -> Callable[[
             return classify(error)
         if word is None:
             return classify(error)
-        if word not in WORDS:
+        if not isinstance(word, str) or word not in WORDS:
             _log.error("the classify hook returned %r, not one of %s", word, ", ".join(sorted(WORDS)))
             return classify(error)
         return word

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use crate::amount::Amount;
 use crate::gate::breaker::{Health, Thresholds, Ticket};
+use crate::gate::once::Run;
 use crate::policy::Leases;
 use crate::time::{Timestamp, Window};
 
@@ -44,8 +45,8 @@ pub struct Permit {
     pub holds: SmallVec<[Hold; 2]>,
     /// Breakers its outcome counts for.
     pub breakers: SmallVec<[(u8, Ticket, Thresholds); 1]>,
-    /// Its once record.
-    pub operation: Option<u8>,
+    /// Its once record, and which run of it this is.
+    pub operation: Option<(u8, Run)>,
 }
 
 /// How an action ended.

@@ -88,7 +88,7 @@ pub(crate) fn amount(object: &Bound<'_, PyAny>, unit: Unit) -> Result<Amount, Un
             wrong(format!("a fraction of {unit}"))
         }
         Ok(amount) => Ok(amount),
-        Err(error) => wrong(format!("{error}; {}", error.hint())),
+        Err(error) => unreadable(&error),
     };
     if is_exact::<PyInt>(object) {
         let Ok(units) = object.extract::<i128>() else { return wrong("an integer that is out of range") };
@@ -105,7 +105,7 @@ pub(crate) fn amount(object: &Bound<'_, PyAny>, unit: Unit) -> Result<Amount, Un
         return match parse_quantity(text) {
             Ok((amount, found)) if found == unit => fits(Ok(amount)),
             Ok((_, found)) => wrong(format!("an amount of {found} where {unit} are counted")),
-            Err(error) => wrong(format!("{error}; {}", error.hint())),
+            Err(error) => unreadable(&error),
         };
     }
     if object.is_instance_of::<PyFloat>() {
@@ -125,6 +125,18 @@ pub(crate) fn in_unit<'py>(cost: Bound<'py, PyAny>, unit: Unit) -> Result<Bound<
         Some(amount) => Ok(amount),
         None => wrong(format!("a dict without `{unit}`")),
     }
+}
+
+/// What is wrong with an amount, without the amount: it may be anything that an argument or a result holds.
+fn unreadable<T>(error: &AmountError) -> Result<T, Unusable> {
+    let what = match error {
+        AmountError::Malformed(_) => "text that is no decimal number",
+        AmountError::TooFine(_) => "a number of more than 12 decimal places",
+        AmountError::OutOfRange(_) => "a number that is out of range",
+        AmountError::Negative(_) => "negative",
+        AmountError::Unit(_) => "text that is no amount with a known unit",
+    };
+    wrong(format!("{what}; {}", error.hint()))
 }
 
 /// The JSON value of plain Python values; `what` is the argument, for messages. Tuples are lists.

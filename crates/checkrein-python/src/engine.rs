@@ -193,18 +193,21 @@ impl EngineBase {
         self.check_fork(py)
     }
 
-    /// Forgets what the gates of a name spent and closes its breakers: for one key, or for all.
-    #[pyo3(signature = (name, key = None, tenant = None))]
+    /// Forgets what the gates of a name spent and closes its breakers: for one key, or for all. `exact`: the name is
+    /// that of one gate.
+    #[pyo3(signature = (name, key = None, tenant = None, exact = false))]
     fn _reset(
         &self,
         py: Python<'_>,
         name: &str,
         key: Option<&Bound<'_, PyAny>>,
         tenant: Option<&str>,
+        exact: bool,
     ) -> PyResult<usize> {
         self.check_fork(py)?;
         let mut done = 0_usize;
-        for family in self.engine.families().iter().filter(|family| belongs(&family.name, name)) {
+        let families = self.engine.families();
+        for family in families.iter().filter(|family| belongs(&family.name, name, exact)) {
             if !matches!(family.kind, RecordKind::Meter | RecordKind::Breaker) {
                 continue;
             }
@@ -221,7 +224,8 @@ impl EngineBase {
     }
 
     /// Says what became of an operation in doubt.
-    #[pyo3(signature = (name, key, state, result = None, tenant = None))]
+    #[pyo3(signature = (name, key, state, result = None, tenant = None, exact = false))]
+    #[expect(clippy::too_many_arguments, reason = "one Python signature")]
     fn _resolve(
         &self,
         py: Python<'_>,
@@ -230,13 +234,14 @@ impl EngineBase {
         state: &str,
         result: Option<Vec<u8>>,
         tenant: Option<&str>,
+        exact: bool,
     ) -> PyResult<bool> {
         self.check_fork(py)?;
         let bytes = encode_key(py, key)?;
         let tenant = tenant.unwrap_or(&self.tenant).as_bytes();
         let families = self.engine.families();
         let mut operations =
-            families.iter().filter(|f| f.kind == RecordKind::Operation && belongs(&f.name, name));
+            families.iter().filter(|f| f.kind == RecordKind::Operation && belongs(&f.name, name, exact));
         Ok(operations.any(|family| {
             let state = match state {
                 "done" => OperationState::Done(result.as_deref().map(Arc::from)),
@@ -279,9 +284,13 @@ impl EngineBase {
     }
 }
 
-/// Gates of a guard are named after it: `search` owns `search` and `search.rate[user]`.
-fn belongs(family: &str, name: &str) -> bool {
-    family.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '#']))
+/// Gates of a guard are named after it: `search` owns `search`, `search.rate[user]` and its own second `search#2`, but
+/// nothing of another guard `search#2`.
+fn belongs(family: &str, name: &str, exact: bool) -> bool {
+    let Some(rest) = family.strip_prefix(name) else { return false };
+    let is_numbered = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    rest.is_empty()
+        || !exact && (rest.starts_with(['.', '[']) || rest.strip_prefix('#').is_some_and(is_numbered))
 }
 
 /// The bytes of a key as guards write them: one part as it is, several each after its length.

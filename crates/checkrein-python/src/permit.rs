@@ -9,7 +9,7 @@ use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::canonical_json;
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::Cost;
-use checkrein_core::json::{Limits, read};
+use checkrein_core::json::{Limits, Value, read};
 use checkrein_core::permit::{Outcome, Settlement};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -17,7 +17,7 @@ use pyo3::types::{PyBytes, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use smallvec::SmallVec;
 
-use crate::convert::{self, MAX_NODES, Unusable};
+use crate::convert::{self, MAX_DEPTH, MAX_NODES, Unusable};
 use crate::error;
 use crate::guard::Guard;
 
@@ -62,6 +62,50 @@ impl Hooks {
     }
 }
 
+/// A stored result is as large as what was let in; it was not sent by anybody.
+const STORED: Limits =
+    Limits { bytes: usize::MAX, depth: MAX_DEPTH + 1, nodes: MAX_NODES + 1, number_bytes: 128 };
+
+/// Writes a result so that reading it gives the same value of the same type: canonical JSON has no `2.0`.
+fn write_result(value: &Value, out: &mut Vec<u8>) {
+    let start = out.len();
+    match value {
+        Value::Array(items) => {
+            out.push(b'[');
+            for item in items {
+                write_result(item, out);
+                out.push(b',');
+            }
+            close(out, start, b']');
+        }
+        Value::Object(object) => {
+            out.push(b'{');
+            for (name, value) in object.iter() {
+                out.extend(canonical_json::to_vec(&Value::String(name.to_owned())));
+                out.push(b':');
+                write_result(value, out);
+                out.push(b',');
+            }
+            close(out, start, b'}');
+        }
+        Value::Float(number) => {
+            // The shortest digits that come back as the same double, always with a point or an exponent.
+            out.extend(format!("{number:?}").into_bytes());
+        }
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::String(_) => {
+            out.extend(canonical_json::to_vec(value));
+        }
+    }
+}
+
+/// Ends a container in place of the last comma.
+fn close(out: &mut Vec<u8>, start: usize, bracket: u8) {
+    if out.len() > start + 1 {
+        out.pop();
+    }
+    out.push(bracket);
+}
+
 /// What an admitted call holds; finished once.
 #[pyclass(name = "Permit", module = "checkrein._native", frozen)]
 pub(crate) struct Permit {
@@ -72,6 +116,20 @@ pub(crate) struct Permit {
     held: SmallVec<[Amount; 2]>,
     /// It was put in doubt; what comes now is late.
     late: AtomicBool,
+    /// Nobody has said yet how the call ended.
+    open: AtomicBool,
+}
+
+impl Drop for Permit {
+    /// A call that was interrupted between its admission and its end (Ctrl-C may come between any two steps of the
+    /// wrapper) ends here, as one of unknown outcome.
+    fn drop(&mut self) {
+        let guard = self.guard.get();
+        if let Some(id) = self.id.filter(|_| *self.open.get_mut() && !guard.shared.is_foreign()) {
+            // It may have ended at the end of its lease: then there is nothing left to say.
+            let _ = guard.engine.finish(id, &Settlement::new(self.unknown(), Health::Neutral));
+        }
+    }
 }
 
 impl Permit {
@@ -81,12 +139,19 @@ impl Permit {
         args: Option<Py<PyTuple>>,
         held: SmallVec<[Amount; 2]>,
     ) -> Self {
-        Self { guard, id, args, replay: None, held, late: AtomicBool::new(false) }
+        let (late, open) = (AtomicBool::new(false), AtomicBool::new(true));
+        Self { guard, id, args, replay: None, held, late, open }
     }
 
     pub(crate) fn replay(guard: Py<Guard>, result: Arc<[u8]>) -> Self {
-        let replay = Some(result);
-        Self { guard, id: None, args: None, replay, held: SmallVec::new(), late: AtomicBool::new(false) }
+        let mut permit = Self::new(guard, None, None, SmallVec::new());
+        permit.replay = Some(result);
+        permit
+    }
+
+    /// Nobody knows what the call left behind: the cost is charged in full, a once key stays in doubt.
+    fn unknown(&self) -> Outcome {
+        if self.guard.get().hooks.once { Outcome::InDoubt } else { Outcome::Done(None) }
     }
 
     fn finish(
@@ -97,7 +162,8 @@ impl Permit {
         actual: &[Amount],
     ) -> Result<(), PermitError> {
         let guard = self.guard.get();
-        let Some(id) = self.id else { return Ok(()) };
+        // The parent of a forked process ends its calls itself.
+        let Some(id) = self.id.filter(|_| !guard.shared.is_foreign()) else { return Ok(()) };
         let word = match &outcome {
             Outcome::Done(_) => "done",
             Outcome::FailedClean => "failed_clean",
@@ -105,6 +171,7 @@ impl Permit {
         };
         let settlement = Settlement { outcome, health, actual };
         guard.engine.finish(id, &settlement)?;
+        self.open.store(false, Ordering::Release);
         if guard.shared.listening.load(Ordering::Acquire) {
             self.tell(py, "_ended", word);
         }
@@ -178,7 +245,11 @@ impl Permit {
         let problem = match &hooks.codec {
             None if convert::is_plain_json(result, 0) => {
                 match convert::json_value(result, &mut { MAX_NODES }, 0) {
-                    Ok(value) => return Ok(Some(canonical_json::to_vec(&value).into())),
+                    Ok(value) => {
+                        let mut text = Vec::new();
+                        write_result(&value, &mut text);
+                        return Ok(Some(text.into()));
+                    }
                     Err(Unusable::Raised(error)) => return Err(error),
                     Err(Unusable::Wrong(text) | Unusable::TooLarge(text)) => text,
                 }
@@ -223,7 +294,7 @@ impl Permit {
         if let Some((_, loads)) = &self.guard.get().hooks.codec {
             return loads.bind(py).call1((PyBytes::new(py, stored),));
         }
-        match read(stored, &Limits::default()) {
+        match read(stored, &STORED) {
             Ok(value) => convert::from_json(py, &value),
             Err(problem) => Err(error::permit(py, &format!("the stored result cannot be read: {problem}"))),
         }
@@ -262,9 +333,21 @@ impl Permit {
     /// The call raised, after its caller had stopped waiting or before.
     fn late_failed(&self, py: Python<'_>, raised: Bound<'_, PyAny>) -> PyResult<()> {
         let hooks = &self.guard.get().hooks;
-        let word: String = hooks.classify.bind(py).call1((raised,)).and_then(|word| word.extract())?;
-        // Nobody knows what an exception left behind: the cost is charged in full, a once key stays in doubt.
-        let unknown = if hooks.once { Outcome::InDoubt } else { Outcome::Done(None) };
+        let unknown = self.unknown();
+        let word = hooks.classify.bind(py).call1((raised,)).and_then(|word| word.extract::<String>());
+        let word = match word {
+            Ok(word) => word,
+            Err(error) => {
+                // What the tool raised matters more than what cannot be said about it, except for Ctrl-C.
+                self.end(py, unknown, Health::Neutral, &[]);
+                if !error.is_instance_of::<PyException>(py) {
+                    return Err(error);
+                }
+                let kind = convert::type_name(error.value(py));
+                self.tell(py, "_warn", &format!("the classification of an exception raised {kind}"));
+                return Ok(());
+            }
+        };
         match word.as_str() {
             "not_executed" => self.end(py, Outcome::FailedClean, Health::Neutral, &[]),
             "unreachable" => self.end(py, Outcome::FailedClean, Health::Failure, &[]),

@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, ffi};
 use smallvec::SmallVec;
 
-use crate::convert::{Unusable, type_name};
+use crate::convert::{self, MAX_NODES, Unusable, type_name};
 use crate::scope::BoundExpression;
 
 /// The bound arguments of one call, by slot.
@@ -49,7 +49,35 @@ impl Binding {
         Ok(Self { callable, positional: positional.into(), keywords, context })
     }
 
+    /// Calls on copies of the containers: what a callable does to its arguments reaches neither the gates after it
+    /// nor what runs.
     pub(crate) fn call<'py>(&self, py: Python<'py>, slots: &Slots<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        if !slots.iter().any(|value| convert::is_container(value)) {
+            return self.call_on(py, slots);
+        }
+        let reads = |index: usize| {
+            self.context.is_some()
+                || self.positional.contains(&index)
+                || self.keywords.iter().any(|(_, slot)| *slot == index)
+        };
+        let mut budget = MAX_NODES;
+        let mut copy = |value: &Bound<'py, PyAny>| match convert::snapshot(value, &mut budget, 0) {
+            Ok(copy) => Ok(copy.unwrap_or_else(|| value.clone())),
+            Err(Unusable::Raised(error)) => Err(error),
+            Err(Unusable::Wrong(text) | Unusable::TooLarge(text)) => Err(PyValueError::new_err(text)),
+        };
+        let own = slots.iter().zip(0..).map(
+            |(value, index)| {
+                if reads(index) { copy(value) } else { Ok((*value).to_owned()) }
+            },
+        );
+        let own = own.collect::<PyResult<SmallVec<[Bound<'py, PyAny>; 6]>>>()?;
+        let borrowed: SmallVec<[Borrowed<'_, 'py, PyAny>; 6]> = own.iter().map(Bound::as_borrowed).collect();
+        self.call_on(py, &borrowed)
+    }
+
+    #[inline]
+    fn call_on<'py>(&self, py: Python<'py>, slots: &Slots<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let slot = |index: usize| {
             slots
                 .get(index)

@@ -389,7 +389,12 @@ impl Engine {
         let info = |(key, family): (&FamilyKey, &Family)| FamilyInfo {
             family: *family,
             kind: key.kind,
-            name: key.name.split_once(':').map_or(key.name.as_str(), |(_, name)| name).to_owned(),
+            name: match key.kind {
+                // Meters are kept under the kind of their gate and its name.
+                RecordKind::Meter => key.name.split_once(':').map_or(key.name.as_str(), |(_, name)| name),
+                _ => key.name.as_str(),
+            }
+            .to_owned(),
             unit: key.unit,
             window: key.window,
         };

@@ -33,6 +33,14 @@ class LogHead:
         if isinstance(trail, str) and isinstance(sequence, int):
             self.first_sequences.setdefault(trail, sequence)
 
+    def with_entry(self, entry: dict[str, Any]) -> LogHead:
+        """The head of the log with one more entry."""
+        head = LogHead()
+        head.entries, head._root = self.entries, self._root
+        head.first_sequences = dict(self.first_sequences)
+        head.add(entry)
+        return head
+
     @property
     def root(self) -> str:
         """The digest over everything taken in, in hexadecimal."""

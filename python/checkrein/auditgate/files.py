@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -59,15 +60,20 @@ class FileStore(MemoryStore):
         with self._guard:
             self._refuse_elsewhere()
             size = os.fstat(self._file.fileno()).st_size
+            before = self._head
             try:
                 _write_all(self._file.fileno(), line)
                 if self._fsync:
                     os.fsync(self._file.fileno())
+                self._head = before.with_entry(written)
+                self._write_head()
             except BaseException:
+                # An entry that was refused must not stand in the log, nor in its head.
+                self._head = before
                 os.ftruncate(self._file.fileno(), size)
+                with contextlib.suppress(Exception):
+                    self._write_head()
                 raise
-            self._head.add(written)
-            self._write_head()
             super().append(entry)
 
     def clear(self, trail: Trail) -> None:

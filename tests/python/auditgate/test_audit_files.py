@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from checkrein.auditgate import (
     IntegrityMode,
     QueryFilter,
     Trail,
+    files,
     verify_chain,
 )
 from checkrein.auditgate.cli import main
@@ -222,3 +224,31 @@ async def test_the_asynchronous_engine_writes_to_the_same_file(log: Path) -> Non
     store.close()
     assert [entry["sequence"] for entry in lines_of(log)[6:]] == [4, 5]
     assert main(["verify", str(log), "--strict"]) == 0
+
+
+def test_an_entry_whose_head_cannot_be_written_does_not_stand_in_the_log(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = log.read_bytes()
+    failures = [OSError(errno.ENOSPC, "no space left")]
+    really = files.write_durably
+
+    def write(*args: Any, **kwargs: Any) -> None:
+        really(*args, **kwargs)
+        if failures:
+            raise failures.pop()
+
+    with_head = FileStore(log)
+    monkeypatch.setattr(files, "write_durably", write)
+    engine = Engine(store=with_head, clock=counting_clock())
+    engine.register(TRAIL, CHAIN)
+    with pytest.raises(AuditError, match="no space left"):
+        engine.record(TRAIL, **EVENT)
+    assert log.read_bytes() == before
+    recorded = engine.record(TRAIL, **EVENT)
+    assert recorded.recorded
+    with_head.close()
+    again = FileStore(log)
+    sequences = [entry.sequence for entry in again.query(QueryFilter(trail=TRAIL))]
+    assert sorted(sequences) == list(range(len(sequences)))
+    again.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from checkrein import actiongate, auditgate, budgetgate, rulegate
+from checkrein.actiongate_openai import GatedToolRunner
 
 NAMES = ("d", "held", "value", "decision", "result", "admit", "check", "open", "settle", "function", "self")
 GATE, LEDGER = actiongate.Gate("n", "a"), budgetgate.Ledger("n", "a")
@@ -74,3 +75,31 @@ def test_no_parameter_name_meets_a_name_of_the_wrapper(subclassed: bool) -> None
             got = asyncio.run(got) if inspect.iscoroutine(got) else got
             got = got.unwrap() if "_result" in label else got
             assert got == given, label
+
+
+def test_a_predicate_that_yields_has_not_answered() -> None:
+    def generator(ctx: Any) -> Any:
+        yield False
+
+    async def async_generator(ctx: Any) -> Any:
+        yield False
+
+    for predicate in (generator, async_generator):
+        decision = rulegate.Engine().check(RULE, rulegate.Ruleset([predicate]))
+        assert decision.blocked
+        assert "must not yield" in str(decision.message)
+
+
+@pytest.mark.parametrize("depth", [1, 250, 500])
+def test_a_predicate_cannot_change_what_runs_however_deep_it_reaches(depth: int) -> None:
+    def reach(ctx: Any) -> bool:
+        inner = ctx.kwargs["d"]
+        while isinstance(inner[0], list):
+            inner = inner[0]
+        inner[0] = 666
+        return True
+
+    runner = GatedToolRunner(rulegate=rulegate.Engine())
+    runner.register("t", lambda d: str(d), rule=RULE, ruleset=rulegate.Ruleset([reach]))
+    nested = "[" * depth + "1" + "]" * depth
+    assert runner.call("t", f'{{"d": {nested}}}').result == nested

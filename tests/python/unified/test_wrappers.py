@@ -206,7 +206,8 @@ def test_what_is_gated_is_what_runs(engine: checkrein.Engine) -> None:
     original = {"items": [1, 2]}
     ran = buy(original)
     assert ran == original
-    assert ran is seen[0]
+    assert ran == seen[0]
+    assert ran is not seen[0]
     assert ran is not original
     assert ran["items"] is not original["items"]  # type: ignore[index]
 

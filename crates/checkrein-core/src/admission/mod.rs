@@ -293,11 +293,13 @@ fn take<R: Records>(
             Check::Fact(_) => {}
             Check::Once(once) => {
                 let digest = inputs.once.map(|(_, digest)| digest).ok_or(NO_ONCE)?;
-                records
-                    .put_operation(index, Operation::admitted(digest, inputs.start, now, Keep::from(once)));
+                let earlier = records.operation(index);
+                let operation =
+                    Operation::admitted(digest, inputs.start, now, Keep::from(once), earlier.as_deref());
                 if let Some(permit) = &mut permit {
-                    permit.operation = Some(record);
+                    permit.operation = Some((record, operation.run()));
                 }
+                records.put_operation(index, operation);
             }
             Check::Breaker(spec) => {
                 let thresholds = Thresholds::from(spec);

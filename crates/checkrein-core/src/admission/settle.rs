@@ -97,7 +97,9 @@ fn report<R: Records>(permit: &Permit, health: Health, now: Timestamp, records: 
 }
 
 fn enter<R: Records>(permit: &Permit, state: OperationState, now: Timestamp, records: &mut R) {
-    if let Some(operation) = permit.operation.and_then(|at| records.operation(usize::from(at))) {
+    let Some((at, run)) = permit.operation else { return };
+    // A person may have resolved this run, and the key may have been run again since.
+    if let Some(operation) = records.operation(usize::from(at)).filter(|operation| operation.run() == run) {
         operation.enter(state, now);
     }
 }

@@ -52,10 +52,18 @@ impl From<&Once> for Keep {
     }
 }
 
+/// Which run of an operation a permit belongs to: the late outcome of an earlier one says nothing about this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    admitted: Timestamp,
+    number: u32,
+}
+
 /// The record behind a once key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     digest: RequestDigest,
+    run: Run,
     state: OperationState,
     since: Timestamp,
     keep: Keep,
@@ -73,10 +81,22 @@ pub enum OnceVerdict {
 }
 
 impl Operation {
-    /// An operation that is admitted now.
-    pub fn admitted(digest: RequestDigest, started: bool, now: Timestamp, keep: Keep) -> Self {
+    /// An operation that is admitted now, after `earlier` if the key is known.
+    pub fn admitted(
+        digest: RequestDigest,
+        started: bool,
+        now: Timestamp,
+        keep: Keep,
+        earlier: Option<&Self>,
+    ) -> Self {
         let state = if started { OperationState::Started } else { OperationState::Reserved };
-        Self { digest, state, since: now, keep }
+        let number = earlier.map_or(0, |earlier| earlier.run.number.wrapping_add(1));
+        Self { digest, run: Run { admitted: now, number }, state, since: now, keep }
+    }
+
+    /// Which run it stands for.
+    pub fn run(&self) -> Run {
+        self.run
     }
 
     /// Where it stands.

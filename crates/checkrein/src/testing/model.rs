@@ -66,6 +66,8 @@ enum Circuit {
 #[derive(Clone, Debug)]
 struct Operation {
     request: u8,
+    /// The number of the call that runs it.
+    run: usize,
     state: &'static str,
     result: u64,
     since: Timestamp,
@@ -78,7 +80,7 @@ struct Open {
     holds: Vec<(String, Amount)>,
     /// Breakers: how many changes each had seen when this call was admitted, its failures to open, pause and probes.
     circuits: Vec<(String, usize, (u32, Span, u32))>,
-    operation: Option<String>,
+    operation: Option<(String, usize)>,
     started: bool,
     lease_until: Timestamp,
 }
@@ -260,10 +262,11 @@ impl Model {
             GateSpecKind::Once { keep_result, keep_key } => {
                 let (key, request) = call.once.clone().unwrap_or_default();
                 let (keep_result, keep_key) = (*keep_result, *keep_key);
+                let (state, run) = ("started", self.calls);
                 let operation =
-                    Operation { request, state: "started", result: 0, since: now, keep_result, keep_key };
+                    Operation { request, run, state, result: 0, since: now, keep_result, keep_key };
                 self.operations.insert(key.clone(), operation);
-                open.operation = Some(key);
+                open.operation = Some((key, run));
             }
             GateSpecKind::Breaker { key, probe_lease, max_fails, reset, probes } => {
                 let name = record(gate, call, *key);
@@ -329,7 +332,8 @@ impl Model {
     }
 
     fn enter(&mut self, open: &Open, state: &'static str, result: u64, now: Timestamp) {
-        if let Some(operation) = open.operation.as_ref().and_then(|key| self.operations.get_mut(key)) {
+        let Some((key, run)) = &open.operation else { return };
+        if let Some(operation) = self.operations.get_mut(key).filter(|operation| operation.run == *run) {
             operation.state = state;
             operation.result = result;
             operation.since = now;

@@ -84,12 +84,16 @@ fn call<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>) -> PyRe
 /// An answer that is no bool: truthy allows, except a promise of an answer, which is none.
 fn judge(answer: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     let py = answer.py();
+    let kind = answer.get_type().name()?;
+    if kind == "generator" || kind == "async_generator" {
+        // A predicate with a `yield` in it has not even begun to answer.
+        return Ok(Some(format!(" (returned {kind}: predicates must not yield)")));
+    }
     if answer.hasattr(pyo3::intern!(py, "__await__"))? {
         // A coroutine nobody awaits would warn when it is collected.
         if let Ok(close) = answer.getattr(pyo3::intern!(py, "close")) {
             close.call0()?;
         }
-        let kind = answer.get_type().name()?;
         return Ok(Some(format!(" (returned {kind}: predicates must not be async)")));
     }
     Ok(if answer.is_truthy()? { None } else { Some(String::new()) })

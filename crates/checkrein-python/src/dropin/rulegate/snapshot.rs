@@ -9,8 +9,8 @@ use pyo3::types::{PyByteArray, PyDict, PyList, PySet, PyTuple};
 /// Copies already made, by address: shared and cyclic containers keep their shape.
 type Copies<'py> = HashMap<usize, (Bound<'py, PyAny>, Bound<'py, PyAny>)>;
 
-/// Deeper nesting is left to Python's own limit on what built it.
-const DEPTH: usize = 200;
+/// Deeper than any JSON arguments the runner reads. What a program nests deeper itself is shared with its predicates.
+const DEPTH: usize = 1_000;
 
 fn is_container(value: &Bound<'_, PyAny>) -> bool {
     value.is_exact_instance_of::<PyDict>()
