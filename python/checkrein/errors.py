@@ -59,7 +59,7 @@ class Denied(CheckreinError):
     @property
     def code(self) -> str:
         """The stable code of the first reason, as in `rate_limited`."""
-        return self.decision.code or "denied"
+        return (self.decision.code if self.args else None) or "denied"
 
     @property
     def retry_after(self) -> float | None:

@@ -47,6 +47,17 @@ pub(crate) fn is_debugging(py: Python<'_>) -> bool {
     asked.unwrap_or(false)
 }
 
+/// Reports an exception of a listener, where the call has to go on. Ctrl-C comes again where the call can end.
+#[cold]
+pub(crate) fn unraisable(py: Python<'_>, error: PyErr, owner: &Bound<'_, PyAny>) {
+    if error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) {
+        // SAFETY: the interpreter is attached; a flag is set that the main thread looks at between two instructions.
+        unsafe { pyo3::ffi::PyErr_SetInterrupt() };
+    } else {
+        error.write_unraisable(py, Some(owner));
+    }
+}
+
 /// A description that cannot work.
 pub(crate) fn config(py: Python<'_>, message: &str, code: &str, hint: &str) -> PyErr {
     let class = CONFIG.get_or_try_init(py, || class(py, "ConfigError").map(Bound::unbind));

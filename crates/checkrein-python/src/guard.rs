@@ -299,7 +299,7 @@ impl Guard {
     fn announce(&self, py: Python<'_>, decision: Bound<'_, PyAny>) {
         let owner = self.owner.bind(py);
         if let Err(error) = owner.call_method1("_announce", (self.tool(), decision)) {
-            error.write_unraisable(py, Some(owner.as_any()));
+            error::unraisable(py, error, owner.as_any());
         }
     }
 
@@ -308,7 +308,7 @@ impl Guard {
         let reasons = reason::tuple(py, observed)?;
         let owner = self.owner.bind(py);
         if let Err(error) = owner.call_method1("_observed", (self.tool(), reasons)) {
-            error.write_unraisable(py, Some(owner.as_any()));
+            error::unraisable(py, error, owner.as_any());
         }
         Ok(())
     }

@@ -183,7 +183,7 @@ impl Permit {
         let guard = self.guard.get();
         let owner = guard.owner.bind(py);
         if let Err(error) = owner.call_method1(method, (&*guard.reader.tool, text)) {
-            error.write_unraisable(py, Some(owner.as_any()));
+            error::unraisable(py, error, owner.as_any());
         }
     }
 

@@ -291,3 +291,23 @@ def test_an_amount_that_is_none_is_never_quoted(
     said = f"{decision} {decision!r} {decision.to_dict()} {decision.to_prompt()} {caplog.text}"
     assert secret not in said
     assert "actual" in caplog.text
+
+
+def test_ctrl_c_in_a_listener_is_not_lost(engine: checkrein.Engine) -> None:
+    def interrupted(event: checkrein.Event) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    @engine.guard(budget="10 usd", cost="1 usd", actual=lambda result: "1")
+    def act() -> None: ...
+
+    engine.add_listener(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        act()
+    engine.remove_listener(interrupted)
+    gc.collect()
+    assert meters(engine) == [("1", "0")]
+
+
+def test_a_refusal_without_a_decision_still_has_a_code() -> None:
+    assert checkrein.Denied().code == "denied"
