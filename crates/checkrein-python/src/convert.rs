@@ -112,6 +112,11 @@ pub(crate) fn amount(object: &Bound<'_, PyAny>, unit: Unit) -> Result<Amount, Un
         return wrong("a float; write exact amounts as text, an integer or a Decimal");
     }
     if type_name(object) == "Decimal" {
+        // Written out, `1E+999999999` would be a gigabyte of zeros.
+        let exponent: i64 = object.call_method0("adjusted")?.extract()?;
+        if !(-100..=100).contains(&exponent) {
+            return wrong("a Decimal that is out of range");
+        }
         let text = object.call_method1("__format__", ("f",))?;
         return fits(Amount::parse(utf8(&text)?));
     }

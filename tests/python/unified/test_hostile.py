@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from types import FrameType
 from typing import Any
 
@@ -311,3 +312,16 @@ def test_ctrl_c_in_a_listener_is_not_lost(engine: checkrein.Engine) -> None:
 
 def test_a_refusal_without_a_decision_still_has_a_code() -> None:
     assert checkrein.Denied().code == "denied"
+
+
+@pytest.mark.parametrize(
+    "exponent", ["1E+999999999", "1E-999999999", "0E+999999999", "NaN", "sNaN", "-Infinity"]
+)
+def test_a_decimal_is_refused_before_it_is_written_out(engine: checkrein.Engine, exponent: str) -> None:
+    @engine.guard(budget="10 usd", cost=lambda: Decimal(exponent))
+    def act() -> None: ...
+
+    started = time.monotonic()
+    assert_denied(act, code="invalid_action")
+    assert time.monotonic() - started < 1
+    assert engine.list() == []
