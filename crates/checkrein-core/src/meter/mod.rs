@@ -212,12 +212,12 @@ impl Meter {
             if amount == Amount::ZERO {
                 return Ok(());
             }
-            let large = self.large.get_or_insert_default();
-            large.count += self.inline.len() + 1;
-            for early in self.inline.drain() {
-                large.events.push(early, Amount::ONE, length);
+            if self.inline.len() > 0 {
+                self.spill(length);
             }
+            let large = self.large.get_or_insert_default();
             large.events.push(stamp, amount, length);
+            large.count += 1;
             large.sum = spent;
         } else {
             let large = self.large.get_or_insert_default();
@@ -225,6 +225,16 @@ impl Meter {
             large.sum = spent;
         }
         Ok(())
+    }
+
+    /// Moves the inline events to the heap. The caller writes the sum.
+    #[cold]
+    fn spill(&mut self, window: Span) {
+        let large = self.large.get_or_insert_default();
+        large.count += self.inline.len();
+        for early in self.inline.drain() {
+            large.events.push(early, Amount::ONE, window);
+        }
     }
 
     /// Records what was spent without asking: it may pass the limit, and is kept visible as forced.
