@@ -65,9 +65,11 @@ impl FakeClock {
         Timestamp::from_nanos(self.0.load(Ordering::Acquire))
     }
 
-    /// Moves it forward.
+    /// Moves it forward, at most to the end of time.
     pub fn advance(&self, span: Span) {
-        self.0.fetch_add(span.nanos(), Ordering::AcqRel);
+        let later = |now: i64| Some(now.saturating_add(span.nanos()));
+        // The closure always gives a value, so the update cannot fail.
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).unwrap_or_default();
     }
 
     /// Sets it, also backwards.

@@ -82,7 +82,8 @@ fn problem_of(gate: &Gate, inputs: &Inputs<'_>) -> Option<(Code, GateKind, Detai
     let invalid = |text: &str| Some((Code::InvalidAction, GateKind::Action, Detail::Text(text.into())));
     let key_problem = |key: Option<KeyValue<'_>>| match key {
         Some(KeyValue::Bytes(bytes)) if bytes.len() + inputs.tenant.len() > MAX_KEY_BYTES => {
-            let text = format!("a key of {} bytes, at most {MAX_KEY_BYTES} are allowed", bytes.len());
+            let length = bytes.len() + inputs.tenant.len();
+            let text = format!("key and tenant have {length} bytes, at most {MAX_KEY_BYTES} are allowed");
             Some((Code::TooLarge, GateKind::Action, Detail::Text(text.into())))
         }
         Some(KeyValue::Bytes(_)) => None,

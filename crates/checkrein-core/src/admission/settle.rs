@@ -71,10 +71,12 @@ pub fn finish<R: Records>(
     now: Timestamp,
     records: &mut R,
 ) -> Result<bool, PermitError> {
-    for (hold, position) in permit.holds.iter().zip(0..) {
-        let actual = settlement.actual.get(position).copied().unwrap_or(hold.amount);
-        let Some(meter) = records.meter(usize::from(hold.record)) else { continue };
-        meter.stage_settlement(actual)?;
+    if settlement.outcome != Outcome::FailedClean {
+        for (hold, position) in permit.holds.iter().zip(0..) {
+            let actual = settlement.actual.get(position).copied().unwrap_or(hold.amount);
+            let Some(meter) = records.meter(usize::from(hold.record)) else { continue };
+            meter.stage_settlement(hold.amount, actual)?;
+        }
     }
     if settlement.outcome == Outcome::InDoubt && permit.phase != PermitPhase::InDoubt {
         report(permit, settlement.health, now, records);

@@ -280,13 +280,20 @@ impl Meter {
         fits.map(|_| ()).ok_or(MeterError::Overflow)
     }
 
-    /// Checks that a hold could be settled at `actual`, without doing it.
+    /// Checks that `hold` could be settled at `actual`, without doing it.
     ///
     /// # Errors
     /// A negative amount, or a sum that would not fit.
-    pub fn stage_settlement(&self, actual: Amount) -> Result<(), MeterError> {
-        self.stage(actual)?;
-        self.account().overrun.checked_add(actual).map(|_| ()).ok_or(MeterError::Overflow)
+    pub fn stage_settlement(&self, hold: Amount, actual: Amount) -> Result<(), MeterError> {
+        if actual.is_negative() {
+            return Err(MeterError::Negative);
+        }
+        let account = self.account();
+        let others = account.held.checked_sub(hold).and_then(|held| held.checked_add(self.spent()));
+        let excess = actual.saturating_sub(hold).max(Amount::ZERO);
+        let fits =
+            others.and_then(|taken| taken.checked_add(actual)).and(account.overrun.checked_add(excess));
+        fits.and(account.settled.checked_add(hold)).map(|_| ()).ok_or(MeterError::Overflow)
     }
 
     /// Forgets what was spent and opens a closed meter; what is held stays held.

@@ -76,6 +76,16 @@ fn returning_more_than_is_held_closes_the_meter() {
 }
 
 #[test]
+fn the_largest_hold_can_be_settled_and_released() {
+    let mut meter = Meter::new();
+    meter.hold(at(1), Amount::MAX).unwrap();
+    meter.stage_settlement(Amount::MAX, Amount::MAX).unwrap();
+    assert_eq!(meter.clone().settle(at(2), Amount::MAX, Amount::MAX, ROLLING), Ok(()));
+    assert_eq!(meter.stage_settlement(Amount::MAX, Amount::from_pico(-1)), Err(MeterError::Negative));
+    assert_eq!(meter.release(Amount::MAX), Ok(()));
+}
+
+#[test]
 fn an_overrun_is_counted_and_shown() {
     let mut meter = Meter::new();
     meter.hold(at(1), Amount::ONE).unwrap();

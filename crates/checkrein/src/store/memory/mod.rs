@@ -35,6 +35,8 @@ const SWEEP_SLOTS: usize = 32;
 /// A new key counts as so many admissions: eight slots are looked at for each that is taken, so that keys that come
 /// once and never again do not pile up.
 const NEW_KEY: u32 = 16;
+/// Between two rounds over permits whose lease has ended, at least this much time passes.
+const EXPIRE_AGAIN: Span = Span::from_millis(100);
 /// At the cap all shards are swept before a key is refused, but not more often than this.
 const FULL_SWEEP_EVERY: Span = Span::from_millis(10);
 
@@ -346,7 +348,8 @@ impl MemoryStore {
         let moved = due.iter().filter(|&&id| self.expire(id, now).is_ok()).count();
         for shard in self.shards.iter() {
             let next = shard.lock().permits.iter().map(|(_, open)| open.permit.lease_until).min();
-            next.into_iter().for_each(|lease| self.expect_at(lease));
+            // One that could not be moved on is not tried again by every call that comes by.
+            next.into_iter().for_each(|lease| self.expect_at(lease.max(now.after(EXPIRE_AGAIN))));
         }
         moved
     }
