@@ -100,6 +100,10 @@ class Binder:
             raise ConfigError(
                 f"{what} is a float", "float_money", f'write it exactly: cost="0.30 {unit}" or a Decimal'
             )
+        if isinstance(cost, str) and cost in self.target.names:
+            # A bare name is the argument's value in the budget's unit, as it is for keys: never nano-dollars.
+            self.copies = True
+            return ("call", (_itself, (self.slot(cost),), (), None), cost)
         if isinstance(cost, str) and not _QUANTITY.fullmatch(cost):
             return self.expression(cost, what)
         if callable(cost):
@@ -183,6 +187,10 @@ class Binder:
 
     def _context(self, values: tuple[Any, ...]) -> Context:
         return Context(self.tool, MappingProxyType(dict(zip(self.slots, values, strict=True))))
+
+
+def _itself(value: object) -> object:
+    return value
 
 
 def fixed_amount(amount: object, unit: str) -> int:

@@ -102,7 +102,8 @@ class Engine(_native.EngineBase):
         rate: at most so many calls in a window, `"10/min"`; several are taken together.
         cooldown: what must pass between two calls.
         budget: at most so much of a unit in a window, `"50 usd/day"`; several are taken together.
-        cost: what a call costs: text, `Decimal`, integer, a callable of the arguments or CEL text. Never a float.
+        cost: what a call costs: text, `Decimal`, integer, an argument's name, a callable of the arguments or CEL text
+            (in dollars: integers of nano-dollars). Never a float.
         actual: what a result really cost; then the cost is held as an upper bound and settled at the end.
         rules: conditions; each must return exactly `True` or `False`.
         attempts: at most so many calls until `reset`.

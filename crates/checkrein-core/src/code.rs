@@ -97,7 +97,7 @@ table! {
         "This tool was called a moment ago. Wait before calling it again."
         "wait for `retry_after`, or shorten the cooldown";
     BudgetExceeded "budget_exceeded" 402 "BudgetExceeded" "the cost does not fit what is left of the budget"
-        "The budget does not allow this call. Do not retry it; finish without it or ask the user."
+        "The budget does not allow this call. Finish without it or ask the user."
         "raise the budget, or wait until spending leaves its window";
     RuleViolated "rule_violated" 403 "RuleViolated" "a rule refuses these arguments"
         "A rule refuses these arguments. Change them or do something else; the same call will be refused again."

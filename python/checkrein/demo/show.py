@@ -62,6 +62,8 @@ class Show(Watcher):
                 Agent(url, self.tools, self).work(TASK)
             verdict = trail.verify()
             self._finish(shop, trail, verdict)
+            if self.timeline is not None and not self.interactive and keep is None:
+                print("\nIts files are removed now; `--keep DIRECTORY` leaves them.")
             if self.interactive and keep is None:
                 with suppress(EOFError):
                     input(f"\nThe files are in {directory}. Press Enter to remove them. ")
