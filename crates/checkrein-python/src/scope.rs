@@ -245,7 +245,10 @@ impl<'a> Scope<'a> for Arguments<'_, 'a, '_> {
             let name = PyString::new(py, name);
             let item = ffi::PyDict_GetItemWithError(map.0.as_ptr(), name.as_ptr());
             if item.is_null() && !ffi::PyErr_Occurred().is_null() {
+                // A key that fails while it is compared: nobody knows whether the member is there, so `has` must not
+                // say that it is not.
                 ffi::PyErr_Clear();
+                return Operand::Unreadable;
             }
             operand(item)
         }

@@ -325,3 +325,23 @@ def test_a_decimal_is_refused_before_it_is_written_out(engine: checkrein.Engine,
     assert_denied(act, code="invalid_action")
     assert time.monotonic() - started < 1
     assert engine.list() == []
+
+
+@pytest.mark.parametrize("rule", ["!has(p.id)", "has(p.id)", "p.id == 1"])
+def test_a_key_that_fails_to_compare_is_not_a_missing_member(engine: checkrein.Engine, rule: str) -> None:
+    class Key:
+        def __hash__(self) -> int:
+            return hash("id")
+
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("no")
+
+    ran = []
+
+    @engine.guard(rules=rule)
+    def tool(p: object) -> None:
+        ran.append(p)
+
+    with pytest.raises(checkrein.Denied):
+        tool({Key(): 1})
+    assert ran == []
