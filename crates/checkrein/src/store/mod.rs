@@ -17,6 +17,7 @@ use checkrein_core::policy::RecordKind;
 use checkrein_core::time::Timestamp;
 
 mod action;
+pub mod durable;
 pub mod memory;
 
 pub use action::OwnedInputs;
