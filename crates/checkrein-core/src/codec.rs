@@ -36,24 +36,32 @@ pub trait Record: Sized {
 }
 
 /// Appends values.
-pub(crate) trait Write {
+pub trait Write {
+    /// A number of zero or more.
     fn number(&mut self, value: u128);
+    /// A number.
     fn signed(&mut self, value: i128);
+    /// Yes or no.
     fn flag(&mut self, value: bool);
+    /// Bytes after their length.
     fn blob(&mut self, bytes: &[u8]);
 
+    /// An instant.
     fn stamp(&mut self, value: Timestamp) {
         self.signed(value.nanos().into());
     }
 
+    /// A length of time.
     fn span(&mut self, value: Span) {
         self.signed(value.nanos().into());
     }
 
+    /// An amount.
     fn amount(&mut self, value: Amount) {
         self.signed(value.pico());
     }
 
+    /// A window.
     fn window(&mut self, value: Window) {
         match value {
             Window::Rolling(length) => {
@@ -65,6 +73,7 @@ pub(crate) trait Write {
         }
     }
 
+    /// An instant, or none.
     fn optional_stamp(&mut self, value: Option<Timestamp>) {
         self.flag(value.is_some());
         if let Some(value) = value {
@@ -100,22 +109,32 @@ impl Write for Vec<u8> {
 
 /// Takes values off the front of bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     /// Starts reading a record of this version.
-    pub(crate) fn new(bytes: &'a [u8], version: u8) -> Result<Self, Damaged> {
+    ///
+    /// # Errors
+    /// Another version.
+    pub fn new(bytes: &'a [u8], version: u8) -> Result<Self, Damaged> {
         let (&found, rest) = bytes.split_first().ok_or(Damaged::Short)?;
         if found == version { Ok(Self(rest)) } else { Err(Damaged::Version(found)) }
     }
 
-    /// Ends it: nothing may be left.
-    pub(crate) fn end(self) -> Result<(), Damaged> {
+    /// Ends it.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub fn end(self) -> Result<(), Damaged> {
         if self.0.is_empty() { Ok(()) } else { Err(Damaged::Long) }
     }
 
+    /// A number of zero or more.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
     #[inline]
-    pub(crate) fn number(&mut self) -> Result<u128, Damaged> {
+    pub fn number(&mut self) -> Result<u128, Damaged> {
         let (mut value, mut shift) = (0_u128, 0_u32);
         loop {
             let (&byte, rest) = self.0.split_first().ok_or(Damaged::Short)?;
@@ -134,16 +153,28 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn small<T: TryFrom<u128>>(&mut self) -> Result<T, Damaged> {
+    /// A number of a smaller type.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn small<T: TryFrom<u128>>(&mut self) -> Result<T, Damaged> {
         T::try_from(self.number()?).map_err(|_| Damaged::Value("a number is too large"))
     }
 
-    pub(crate) fn signed(&mut self) -> Result<i128, Damaged> {
+    /// A number.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn signed(&mut self) -> Result<i128, Damaged> {
         let value = self.number()?;
         Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
     }
 
-    pub(crate) fn flag(&mut self) -> Result<bool, Damaged> {
+    /// Yes or no.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn flag(&mut self) -> Result<bool, Damaged> {
         match self.small::<u8>()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -151,32 +182,56 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn blob(&mut self) -> Result<&'a [u8], Damaged> {
+    /// Bytes after their length.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn blob(&mut self) -> Result<&'a [u8], Damaged> {
         let length = self.small::<usize>()?;
         self.take(length)
     }
 
-    pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], Damaged> {
+    /// So many bytes.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn take(&mut self, length: usize) -> Result<&'a [u8], Damaged> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(Damaged::Short)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub(crate) fn stamp(&mut self) -> Result<Timestamp, Damaged> {
+    /// An instant.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn stamp(&mut self) -> Result<Timestamp, Damaged> {
         let nanos = i64::try_from(self.signed()?).map_err(|_| Damaged::Value("a time is out of range"))?;
         Ok(Timestamp::from_nanos(nanos))
     }
 
-    pub(crate) fn span(&mut self) -> Result<Span, Damaged> {
+    /// A length of time.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn span(&mut self) -> Result<Span, Damaged> {
         let nanos = i64::try_from(self.signed()?).ok().filter(|nanos| *nanos >= 0);
         nanos.map(Span::from_nanos).ok_or(Damaged::Value("a length of time is out of range"))
     }
 
-    pub(crate) fn amount(&mut self) -> Result<Amount, Damaged> {
+    /// An amount.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn amount(&mut self) -> Result<Amount, Damaged> {
         self.signed().map(Amount::from_pico)
     }
 
-    pub(crate) fn window(&mut self) -> Result<Window, Damaged> {
+    /// A window.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn window(&mut self) -> Result<Window, Damaged> {
         match self.small::<u8>()? {
             0 => self.span().map(Window::Rolling),
             1 => Ok(Window::Period),
@@ -185,7 +240,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn optional_stamp(&mut self) -> Result<Option<Timestamp>, Damaged> {
+    /// An instant, or none.
+    ///
+    /// # Errors
+    /// Bytes that end, or that no encoder writes.
+    pub fn optional_stamp(&mut self) -> Result<Option<Timestamp>, Damaged> {
         if self.flag()? { self.stamp().map(Some) } else { Ok(None) }
     }
 }

@@ -126,7 +126,7 @@ fn holds_settle_release_and_go_in_doubt() {
     let actual = [Amount::from_units(1)];
     let settlement = Settlement { actual: &actual, ..done("") };
     engine.finish(first.unwrap(), &settlement).unwrap();
-    assert_eq!(engine.finish(first.unwrap(), &settlement), Err(PermitError::Finished));
+    assert_eq!(engine.finish(first.unwrap(), &settlement), Err(PermitError::Finished.into()));
     let (_, second) = spend(9);
     engine.finish(second.unwrap(), &Settlement::new(Outcome::FailedClean, Health::Neutral)).unwrap();
     let (_, third) = spend(9);
@@ -180,9 +180,9 @@ fn idle_keys_go_and_the_cap_refuses_only_new_ones() {
     assert_eq!(call("one more"), "capacity unknown");
     assert_eq!(call("u7"), "allow");
     clock.advance(Span::from_secs(60));
-    assert_eq!(engine.collect(), 100);
-    assert_eq!(engine.store().usage().0, 0);
-    assert!(engine.store().usage().1 < 1_000, "{:?}", engine.store().usage());
+    assert_eq!(engine.collect(), Ok(100));
+    assert_eq!(engine.memory().unwrap().usage().0, 0);
+    assert!(engine.memory().unwrap().usage().1 < 1_000, "{:?}", engine.memory().unwrap().usage());
     assert_eq!(call("one more"), "allow");
 }
 
@@ -214,7 +214,7 @@ fn keys_that_come_once_do_not_pile_up() {
         assert_eq!(shown, "allow", "call {number}");
         engine.finish(permit.unwrap(), &done("")).unwrap();
         clock.advance(Span::from_millis(40));
-        most = most.max(engine.store().usage_of(RecordKind::Operation));
+        most = most.max(engine.memory().unwrap().usage_of(RecordKind::Operation));
     }
     // Each of 64 shards looks at eight slots of a chunk of 64 for every new key: about eight wait in each.
     assert!(most < 1_000, "{most} of 200,000 operations were kept for one that lived");

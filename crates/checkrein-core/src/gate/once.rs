@@ -237,6 +237,11 @@ impl Operation {
         asked && self.enter(state, now)
     }
 
+    /// Whether there is a result whose time is over.
+    pub fn is_prunable(&self, now: Timestamp) -> bool {
+        matches!(self.state, OperationState::Done(Some(_))) && now >= self.since.after(self.keep.result)
+    }
+
     /// Drops the result once its time is over; the key stays known.
     pub fn prune(&mut self, now: Timestamp) {
         let due = now >= self.since.after(self.keep.result);

@@ -11,7 +11,7 @@ use super::inline::InlineEvents;
 use super::{Account, Large, Meter, NEVER};
 use crate::amount::Amount;
 use crate::codec::{Damaged, Reader, Write};
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp, Window};
 
 /// Slots of a chunk.
 pub const CHUNK: u64 = 64;
@@ -76,6 +76,14 @@ impl Meter {
         let (meter, first_kept) = Self::decode_head(head)?;
         let Some(large) = &meter.large else { return Ok(0..0) };
         Ok(large.first / CHUNK..first_kept / CHUNK)
+    }
+
+    /// When the meter of this head may be forgotten; see [`expires`](Self::expires).
+    ///
+    /// # Errors
+    /// Bytes that no head has.
+    pub fn expiry_of(head: &[u8], window: Window, cooldown: Span) -> Result<Timestamp, Damaged> {
+        Self::decode_head(head).map(|(meter, _)| meter.expires(window, cooldown))
     }
 
     /// Reads a meter from its head and its chunks, in their order.

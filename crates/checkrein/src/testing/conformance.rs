@@ -139,14 +139,15 @@ fn owned(call: &Call) -> OwnedInputs {
         keys: call.keys.iter().map(|key| Ok(key.clone().into_bytes())).collect(),
         costs: call.costs.iter().map(|&amount| Cost::proven(amount)).collect(),
         verdicts: call.verdicts.iter().map(|pass| (!pass).then(|| (false, "no".to_owned()))).collect(),
-        once: once.map(|(key, byte)| (key.clone().into_bytes(), RequestDigest::from_bytes([*byte; 32]))),
+        once: once.map(|(key, byte)| (Ok(key.clone().into_bytes()), RequestDigest::from_bytes([*byte; 32]))),
         start: true,
+        action: None,
     }
 }
 
 fn admit(
     engine: &Engine,
-    policy: &CompiledPolicy,
+    policy: &Arc<CompiledPolicy>,
     call: &Call,
 ) -> (Verdict, Vec<(String, String)>, Option<PermitId>) {
     let admitted = owned(call).with(&[], |inputs| engine.admit(policy, inputs));
@@ -233,7 +234,7 @@ fn agrees_with_the_model(make: MakeEngine<'_>, seed: u64, steps: u64) -> Result<
     Ok(())
 }
 
-fn prove(engine: &Engine, policy: &CompiledPolicy, gates: &[GateSpec], call: &Call, model: &mut Model) {
+fn prove(engine: &Engine, policy: &Arc<CompiledPolicy>, gates: &[GateSpec], call: &Call, model: &mut Model) {
     let fact = policy.policy().gates().iter().find_map(|gate| match &gate.check {
         Check::Fact(fact) => Some(fact.family),
         _ => None,
@@ -247,7 +248,7 @@ fn prove(engine: &Engine, policy: &CompiledPolicy, gates: &[GateSpec], call: &Ca
 
 fn compare_standings(
     engine: &Engine,
-    policy: &CompiledPolicy,
+    policy: &Arc<CompiledPolicy>,
     gates: &[GateSpec],
     call: &Call,
     model: &Model,
@@ -422,7 +423,7 @@ fn a_finding_is_about_one_run(make: MakeEngine<'_>) -> Result<(), Violation> {
         };
         let late = runs
             .first()
-            .is_some_and(|earlier| engine.resolve(key, Some(*earlier), OperationState::FailedClean));
+            .is_some_and(|earlier| engine.resolve(key, Some(*earlier), OperationState::FailedClean) == Ok(true));
         ensure(case, !late, || "a finding about the first run resolved the second".to_owned())?;
         ensure(case, !runs.contains(run), || "two runs have one name".to_owned())?;
         runs.push(*run);

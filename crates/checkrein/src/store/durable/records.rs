@@ -47,9 +47,10 @@ impl StepRecords<'_> {
     /// Says of every record that a permit may have changed that it has been.
     pub(super) fn mark(&mut self) {
         for place in self.places {
-            let changes = self.cache.get(place.record).is_some_and(|cached| {
-                cached.value.is_some() && cached.table != Table::Fact
-            });
+            let changes = self
+                .cache
+                .get(place.record)
+                .is_some_and(|cached| cached.value.is_some() && cached.table != Table::Fact);
             if changes {
                 self.cache.mark(place.record);
             }

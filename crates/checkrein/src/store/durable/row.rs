@@ -72,7 +72,12 @@ fn digest_of(table: Table, key: &[u8], body: &[u8]) -> Digest {
 pub(super) fn damaged(table: Table, key: &[u8], why: Damaged) -> StoreError {
     let shown = match read_key(key) {
         Some(key) if !table.is_numbered() => {
-            format!("family {}, tenant `{}`, key `{}`", key.family.0, key.tenant.escape_ascii(), key.key.escape_ascii())
+            format!(
+                "family {}, tenant `{}`, key `{}`",
+                key.family.0,
+                key.tenant.escape_ascii(),
+                key.key.escape_ascii()
+            )
         }
         _ => match read_number(key) {
             Some(number) => format!("number {number}"),
