@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::amount::{Amount, Unit};
 use crate::code::Code;
+use crate::gate::once::Run;
 use crate::time::{Span, Window};
 
 /// The kinds of gate, in the order in which reasons are given.
@@ -111,6 +112,8 @@ pub enum Detail {
         /// What is counted.
         unit: Unit,
     },
+    /// The run of an operation whose outcome is unknown: whoever finds out resolves this one and no later one.
+    Doubt(Run),
     /// Words: the rule's name, what was raised, what was missing.
     Text(Box<str>),
     /// The code says it all.
@@ -136,7 +139,7 @@ impl Reason {
     /// The reason as one sentence for people: lower case, no full stop.
     pub fn message(&self) -> Cow<'static, str> {
         let text = match &self.detail {
-            Detail::None => return Cow::Borrowed(self.code.message()),
+            Detail::None | Detail::Doubt(_) => return Cow::Borrowed(self.code.message()),
             Detail::Text(text) => format!("{}: {text}", self.code.message()),
             Detail::Calls { count, limit, window } => match window {
                 Window::Rolling(length) => format!("{count} of {limit} calls in {length} are used"),

@@ -1,10 +1,11 @@
-//! Request digest and fingerprint: the two identities of an action that others may sign, store or compare.
+//! Request digest and fingerprint: the two identities of an action that others may sign, store or compare; and the
+//! idempotency key that a target gets.
 //!
-//! Both are SHA-256 over a domain tag and fields, each field preceded by its length as eight big-endian bytes;
+//! All are SHA-256 over a domain tag and fields, each field preceded by its length as eight big-endian bytes;
 //! an absent field is the length `2^64 - 1` and nothing else, so that it differs from an empty one and no two
 //! lists of fields share their bytes. The **request digest** says *what is asked*: it is what a once key
 //! is compared with, and a deploy or a key rotation does not change it. The **fingerprint** adds *under which
-//! definition, credential and policy*: it is what an approval signs.
+//! definition, credential and policy*: it is what an approval signs. The **idempotency key** says *which operation*.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,6 +13,7 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 
 const REQUEST_TAG: &[u8] = b"checkrein-request-v1";
+const IDEMPOTENCY_TAG: &[u8] = b"checkrein-idempotency-v1";
 const FINGERPRINT_TAG: &[u8] = b"checkrein-fingerprint-v1";
 
 /// What an action asks for.
@@ -84,7 +86,42 @@ impl Fingerprint {
     }
 }
 
-fn digest(tag: &[u8], fields: [Option<&[u8]>; 5]) -> [u8; 32] {
+/// What a target is given to tell the attempts of one operation apart from other operations: equal for equal scope,
+/// in every process and after every restart.
+///
+/// It is written as a UUID of version 8 (RFC 9562) over the first 128 bits of its SHA-256: 36 characters, which every
+/// interface that takes such keys accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey([u8; 16]);
+
+impl IdempotencyKey {
+    /// The key of the operation `key` of one tenant and one once gate.
+    #[must_use]
+    pub fn of(tenant: &[u8], namespace: &str, gate: &str, key: &[u8]) -> Self {
+        let fields = [Some(tenant), Some(namespace.as_bytes()), Some(gate.as_bytes()), Some(key)];
+        let hash = u128::from_be_bytes(first_half(digest(IDEMPOTENCY_TAG, fields)));
+        let (version, variant) = (0xf_u128 << 76, 0b11_u128 << 62);
+        Self((hash & !version & !variant | 8 << 76 | 0b10 << 62).to_be_bytes())
+    }
+}
+
+fn first_half(hash: [u8; 32]) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.iter_mut().zip(hash).for_each(|(slot, byte)| *slot = byte);
+    half
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (byte, position) in self.0.iter().zip(0..) {
+            let dash = if matches!(position, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(formatter, "{dash}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+fn digest<const N: usize>(tag: &[u8], fields: [Option<&[u8]>; N]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for field in std::iter::once(Some(tag)).chain(fields) {
         match field {
@@ -237,6 +274,17 @@ mod tests {
         for text in ["", "00", &"A".repeat(64), &"g".repeat(64), &"é".repeat(32), &"0".repeat(65)] {
             assert_eq!(text.parse::<Fingerprint>(), Err(InvalidDigest), "of {text}");
         }
+    }
+
+    /// The expected text was computed with Python's hashlib and uuid.
+    #[test]
+    fn an_operation_has_one_idempotency_key() {
+        let of = |tenant: &str, gate: &str, key: &str| {
+            IdempotencyKey::of(tenant.as_bytes(), "python", gate, key.as_bytes()).to_string()
+        };
+        assert_eq!(of("acme", "refund.once", "pay_1"), "324a64ed-5e56-81f7-9e85-01ceb727c93e");
+        assert_ne!(of("", "refund.once", "pay_1"), of("acme", "refund.once", "pay_1"));
+        assert_ne!(of("a", "bc", "d"), of("ab", "c", "d"));
     }
 
     #[test]

@@ -247,7 +247,7 @@ impl EngineBase {
                 "done" => OperationState::Done(result.as_deref().map(Arc::from)),
                 _ => OperationState::FailedClean,
             };
-            self.engine.resolve(KeyRef { family: family.family, tenant, key: &bytes }, state)
+            self.engine.resolve(KeyRef { family: family.family, tenant, key: &bytes }, None, state)
         }))
     }
 
@@ -350,7 +350,7 @@ fn row<'py>(
                 row.set_item("fails", fails)?;
             }
         }
-        RecordState::Operation { state, since } => {
+        RecordState::Operation { state, since, .. } => {
             row.set_item("state", state.name())?;
             row.set_item("since", since.nanos() as f64 / 1e9)?;
         }

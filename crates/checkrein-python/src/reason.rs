@@ -5,7 +5,8 @@ use std::sync::Arc;
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::code::Code;
 use checkrein_core::decision::{self as core, Detail, GateKind, Retry};
-use checkrein_core::time::{Span, Window};
+use checkrein_core::gate::once::Run;
+use checkrein_core::time::{Span, Timestamp, Window};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -161,6 +162,9 @@ fn pickled(detail: &Detail) -> Pickled {
             [spent, held, requested, limit].map(|amount| amount.pico()).to_vec(),
             unit.name().to_owned(),
         ),
+        Detail::Doubt(run) => {
+            ("doubt", vec![i128::from(run.admitted().nanos()), i128::from(run.number())], String::new())
+        }
         Detail::Text(text) => ("text", Vec::new(), text.to_string()),
         Detail::None => ("none", Vec::new(), String::new()),
     };
@@ -188,6 +192,10 @@ fn unpickled((word, numbers, text): Pickled) -> Option<Detail> {
             limit: Amount::from_pico(*limit),
             unit: Unit::parse(&text)?,
         },
+        ("doubt", [admitted, number]) => {
+            let admitted = Timestamp::from_nanos(i64::try_from(*admitted).ok()?);
+            Detail::Doubt(Run::new(admitted, u32::try_from(*number).ok()?))
+        }
         ("text", []) => Detail::Text(text.into()),
         ("none", []) => Detail::None,
         _ => return None,
@@ -216,6 +224,7 @@ fn detail<'py>(py: Python<'py>, detail: &Detail) -> PyResult<Bound<'py, PyDict>>
             }
             dict.set_item("unit", unit.name())?;
         }
+        Detail::Doubt(run) => dict.set_item("admitted", run.admitted().nanos() as f64 / 1e9)?,
         Detail::Text(text) => dict.set_item("text", &**text)?,
         Detail::None => {}
     }

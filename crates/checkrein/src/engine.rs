@@ -7,7 +7,7 @@ use checkrein_core::admission::{self, Admission, Inputs, PermitError, Verdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::gate::fact::Fact;
-use checkrein_core::gate::once::OperationState;
+use checkrein_core::gate::once::{OperationState, Run};
 use checkrein_core::key::{Family, KeyRef};
 use checkrein_core::permit::Settlement;
 use checkrein_core::policy::{
@@ -483,9 +483,10 @@ impl Engine {
         self.0.store.finish(permit, settlement, self.now())
     }
 
-    /// Says what became of an operation in doubt; `false` when there is none in doubt under this key.
-    pub fn resolve(&self, key: KeyRef<'_>, state: OperationState) -> bool {
-        self.0.store.resolve(key, state, self.now())
+    /// Says what became of an operation in doubt: of one `run` of it, as a look-up found, or of whichever is. `false`
+    /// when there is none in doubt under this key.
+    pub fn resolve(&self, key: KeyRef<'_>, run: Option<Run>, state: OperationState) -> bool {
+        self.0.store.resolve(key, run, state, self.now())
     }
 
     /// Records a proved value for `keep`; `false` at the cap on live keys.

@@ -185,7 +185,11 @@ fn check<R: Records>(
             match records.operation(index).map_or(OnceVerdict::Run, |op| op.verdict(digest, now)) {
                 OnceVerdict::Run => {}
                 OnceVerdict::Replay(result) => return Some(result),
-                OnceVerdict::Refuse(code, retry) => reasons.push(reason(code, retry, Detail::None)),
+                OnceVerdict::Refuse(code, retry) => {
+                    let run = records.operation(index).map(|operation| operation.run());
+                    let detail = run.filter(|_| code == Code::InDoubt).map_or(Detail::None, Detail::Doubt);
+                    reasons.push(reason(code, retry, detail));
+                }
             }
         }
         Check::Breaker(spec) => {

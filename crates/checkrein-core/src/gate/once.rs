@@ -80,6 +80,23 @@ pub enum OnceVerdict {
     Refuse(Code, Retry),
 }
 
+impl Run {
+    /// A run that was named earlier.
+    pub const fn new(admitted: Timestamp, number: u32) -> Self {
+        Self { admitted, number }
+    }
+
+    /// When it was admitted.
+    pub const fn admitted(self) -> Timestamp {
+        self.admitted
+    }
+
+    /// How many runs of the same key it follows.
+    pub const fn number(self) -> u32 {
+        self.number
+    }
+}
+
 impl Operation {
     /// An operation that is admitted now, after `earlier` if the key is known.
     pub fn admitted(
@@ -149,6 +166,13 @@ impl Operation {
             self.since = now;
         }
         allowed
+    }
+
+    /// Ends an operation in doubt; `false` (and nothing changed) when it is not, or when `run` names another run: what
+    /// somebody found out about one run says nothing about the next.
+    pub fn resolve(&mut self, run: Option<Run>, state: OperationState, now: Timestamp) -> bool {
+        let asked = self.state == OperationState::InDoubt && run.is_none_or(|run| run == self.run);
+        asked && self.enter(state, now)
     }
 
     /// Drops the result once its time is over; the key stays known.

@@ -86,7 +86,7 @@ impl MemoryStore {
                 moved(self.finish(*permit, &settlement, now))
             }
             Step::Expire(permit) => moved(self.expire(*permit, now)),
-            Step::Resolve(key, state) => done(self.resolve(key.borrow(), state.clone(), now)),
+            Step::Resolve(key, run, state) => done(self.resolve(key.borrow(), *run, state.clone(), now)),
             Step::Prove(key, fact) => done(self.prove(key.borrow(), *fact)),
             Step::Reset(kind, key) => done(self.reset(*kind, key.borrow())),
         }

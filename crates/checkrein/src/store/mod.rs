@@ -9,7 +9,7 @@ use checkrein_core::amount::Amount;
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::gate::breaker::{Health, Phase};
 use checkrein_core::gate::fact::Fact;
-use checkrein_core::gate::once::OperationState;
+use checkrein_core::gate::once::{OperationState, Run};
 use checkrein_core::key::Key;
 use checkrein_core::meter::Account;
 use checkrein_core::permit::{Outcome, PermitPhase};
@@ -50,8 +50,8 @@ pub enum Step {
     Finish(PermitId, OwnedSettlement),
     /// Move on a permit whose lease has ended.
     Expire(PermitId),
-    /// Say what became of an operation in doubt.
-    Resolve(Key, OperationState),
+    /// Say what became of an operation in doubt: of this run of it, or of whichever is in doubt.
+    Resolve(Key, Option<Run>, OperationState),
     /// Record a proved value.
     Prove(Key, Fact),
     /// Forget what a meter spent, or close a breaker.
@@ -145,6 +145,8 @@ pub enum RecordState {
         state: OperationState,
         /// Since when.
         since: Timestamp,
+        /// Which run of it this is.
+        run: Run,
     },
     /// A fact.
     Fact(Fact),

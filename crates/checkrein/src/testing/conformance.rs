@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use checkrein_core::admission::{Inputs, KeyValue, RuleVerdict, Verdict};
 use checkrein_core::amount::{Amount, Unit};
+use checkrein_core::code::Code;
+use checkrein_core::decision::{Detail, Reason};
 use checkrein_core::fingerprint::RequestDigest;
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::Cost;
+use checkrein_core::gate::once::OperationState;
+use checkrein_core::key::{Family, KeyRef};
 use checkrein_core::permit::{Outcome, Settlement};
 use checkrein_core::policy::{Charge, Check, Leases, Mode, RecordKind};
 use checkrein_core::time::{Span, Timestamp};
@@ -58,7 +62,8 @@ pub fn conformance(make: MakeEngine<'_>, seed: u64, histories: u64, steps: u64) 
     permits_are_finished_once(make)?;
     holds_are_never_forgotten(make)?;
     the_cap_refuses_only_new_keys(make)?;
-    batches_are_steps_in_order(make)
+    batches_are_steps_in_order(make)?;
+    a_finding_is_about_one_run(make)
 }
 
 fn start_clock() -> FakeClock {
@@ -391,6 +396,40 @@ fn the_cap_refuses_only_new_keys(make: MakeEngine<'_>) -> Result<(), Violation> 
     }
     let expected = "allow  allow  allow  capacity allow  rate_limited capacity ";
     ensure(case, seen == expected, || seen.clone())
+}
+
+fn a_finding_is_about_one_run(make: MakeEngine<'_>) -> Result<(), Violation> {
+    let case = "what was found out about one run of an operation resolves no later one";
+    let engine = make(start_clock(), 1_000);
+    let (keep_result, keep_key) = (Span::from_secs(20), Span::from_secs(60));
+    let kind = GateSpecKind::Once { keep_result, keep_key };
+    let gates = vec![GateSpec { name: "once".into(), mode: Mode::Enforce, kind }];
+    let policy = compile(&engine, case, gates)?;
+    let once = Some((KeyValue::Bytes(b"op"), RequestDigest::from_bytes([1; 32])));
+    let inputs = Inputs { once, start: true, ..Inputs::default() };
+    let family = engine.families().first().map_or(Family(0), |family| family.family);
+    let key = KeyRef { family, tenant: b"", key: b"op" };
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let Some(permit) = engine.admit(&policy, &inputs).permit else {
+            return ensure(case, false, || "an operation was not admitted".to_owned());
+        };
+        let settled = engine.finish(permit, &Settlement::new(Outcome::InDoubt, Health::Neutral));
+        ensure(case, settled.is_ok(), || format!("{settled:?}"))?;
+        let refused = engine.admit(&policy, &inputs).admission.reasons;
+        let [Reason { code: Code::InDoubt, detail: Detail::Doubt(run), .. }] = refused.as_slice() else {
+            return ensure(case, false, || format!("{refused:?}"));
+        };
+        let late = runs
+            .first()
+            .is_some_and(|earlier| engine.resolve(key, Some(*earlier), OperationState::FailedClean));
+        ensure(case, !late, || "a finding about the first run resolved the second".to_owned())?;
+        ensure(case, !runs.contains(run), || "two runs have one name".to_owned())?;
+        runs.push(*run);
+        let now = engine.resolve(key, Some(*run), OperationState::FailedClean);
+        ensure(case, now, || "a finding about the run in doubt was not taken".to_owned())?;
+    }
+    Ok(())
 }
 
 fn batches_are_steps_in_order(make: MakeEngine<'_>) -> Result<(), Violation> {

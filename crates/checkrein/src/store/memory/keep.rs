@@ -2,7 +2,7 @@
 
 use checkrein_core::gate::breaker::Phase;
 use checkrein_core::gate::fact::Fact;
-use checkrein_core::gate::once::{Operation, OperationState};
+use checkrein_core::gate::once::{Operation, OperationState, Run};
 use checkrein_core::key::{Family, Key, KeyRef};
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Timestamp, Window};
@@ -15,13 +15,12 @@ use crate::store::{Cursor, Page, RecordInfo, RecordState};
 
 impl MemoryStore {
     /// Ends an operation in doubt: a person or a look-up says what happened. `false` when there is none in doubt.
-    pub fn resolve(&self, key: KeyRef<'_>, state: OperationState, now: Timestamp) -> bool {
+    pub fn resolve(&self, key: KeyRef<'_>, run: Option<Run>, state: OperationState, now: Timestamp) -> bool {
         let hash = self.hash(key);
         let mut shard = self.lock_one(hash);
         let Some(slot) = shard.operations.find(hash, key) else { return false };
-        let in_doubt = |operation: &&mut Operation| *operation.state() == OperationState::InDoubt;
         let operation = shard.operations.get_mut(slot).and_then(Option::as_mut);
-        operation.filter(in_doubt).is_some_and(|operation| operation.enter(state, now))
+        operation.is_some_and(|operation| operation.resolve(run, state, now))
     }
 
     /// Records a proved value.
@@ -137,8 +136,11 @@ fn shard_records(shard: &Shard, kind: RecordKind, now: Timestamp) -> Vec<RecordI
             shard.breakers.entries().map(|e| info(e.key(), state(e.record.phase()))).collect()
         }
         RecordKind::Operation => {
-            let state =
-                |op: &Operation| RecordState::Operation { state: op.state().clone(), since: op.since() };
+            let state = |op: &Operation| RecordState::Operation {
+                state: op.state().clone(),
+                since: op.since(),
+                run: op.run(),
+            };
             let entries = shard.operations.entries();
             entries.filter_map(|e| Some(info(e.key(), state(e.record.as_ref()?)))).collect()
         }
