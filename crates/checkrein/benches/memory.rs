@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use checkrein::clock::{Clock, FakeClock};
 use checkrein::engine::{CompiledPolicy, Engine, GateSpec, GateSpecKind, WindowSpec};
+use checkrein::store::memory::MemoryStore;
 use checkrein_core::admission::{Inputs, KeyValue, Verdict};
 use checkrein_core::policy::{Leases, Mode};
 use checkrein_core::time::{Span, Timestamp};
@@ -102,7 +103,7 @@ fn measure(principals: usize, events: u64) -> Result<Value, Failure> {
     let calls = (events - 1) as usize * principals;
     let allocations = (all.allocations - known.allocations) as f64 / calls.max(1) as f64;
     clock.advance(WINDOW);
-    let removed = engine.collect();
+    let removed = engine.collect()?;
     let after = region.change();
     let left = after.bytes_allocated as i64 - after.bytes_deallocated as i64;
     let bytes = taken as f64 / principals as f64;
@@ -122,4 +123,9 @@ fn measure(principals: usize, events: u64) -> Result<Value, Failure> {
         "allocations_per_allowed_call": allocations,
         "goal": { "below": 200, "met": met },
     }))
+}
+
+/// Live records and the bytes they take, by the store's own account.
+fn usage(engine: &Engine) -> (usize, usize) {
+    engine.memory().map(MemoryStore::usage).unwrap_or_default()
 }

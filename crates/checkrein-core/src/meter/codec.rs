@@ -14,7 +14,7 @@ use crate::codec::{Damaged, Reader, Write};
 use crate::time::{Span, Timestamp, Window};
 
 /// Slots of a chunk.
-pub const CHUNK: u64 = 64;
+const CHUNK: u64 = 64;
 const VERSION: u8 = 1;
 /// More slots than a meter can have: what says so is damaged.
 const MAX_SLOTS: u64 = 4_096;

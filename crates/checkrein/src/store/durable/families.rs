@@ -103,10 +103,6 @@ impl Families {
         self.0.get(family.0 as usize)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = (Family, &KnownFamily)> {
         self.0.iter().zip(0..).map(|(known, number)| (Family(number), known))
     }

@@ -28,7 +28,7 @@ pub use check::Report;
 pub use epochs::{Liveness, ProcessInfo};
 pub use families::FamilyKey;
 pub use head::SCHEMA;
-pub use tables::{Rows, Table, Tables};
+pub use tables::{Row, Rows, Table, Tables};
 
 use cache::Cache;
 use families::Families;
