@@ -13,6 +13,7 @@ pub mod fingerprint;
 pub mod gate;
 pub mod json;
 pub mod key;
+pub mod ledger;
 pub mod meter;
 pub mod permit;
 pub mod policy;

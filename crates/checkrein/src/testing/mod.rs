@@ -1,5 +1,5 @@
-//! For tests of stores and of programs that use an engine: a clock that stands still, the reference model, and the
-//! suite that every store has to pass.
+//! For tests of stores and of programs that use an engine: a clock that stands still, a disk that breaks, the reference
+//! model, and the suite that every store has to pass.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 mod conformance;
+pub mod disk;
 pub mod model;
 mod random;
 

@@ -2,4 +2,4 @@
 
 mod tables;
 
-pub use tables::{Rows, Table, Tables};
+pub use tables::{Row, Rows, Table, Tables};

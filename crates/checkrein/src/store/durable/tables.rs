@@ -122,7 +122,7 @@ pub trait Tables {
     ///
     /// # Errors
     /// The disk cannot be read; the transaction must be rolled back.
-    fn last(&mut self, table: Table) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn last(&mut self, table: Table) -> Result<Option<Row>, StoreError>;
 
     /// Makes every change of the transaction last, and returns only when it does.
     ///
@@ -135,5 +135,8 @@ pub trait Tables {
     fn rollback(&mut self);
 }
 
-/// Rows of a table: key and body.
-pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+/// A row of a table: key and body.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// Rows of a table.
+pub type Rows = Vec<Row>;
