@@ -86,7 +86,8 @@ pub(crate) fn not_recorded(
     result: Bound<'_, PyAny>,
 ) -> PyErr {
     let class = NOT_RECORDED.get_or_try_init(py, || class(py, "OutcomeNotRecorded").map(Bound::unbind));
-    let text = format!("`{tool}` ran, but its outcome was not recorded: {text} (hint: its result is `.result`)");
+    let text =
+        format!("`{tool}` ran, but its outcome was not recorded: {text} (hint: its result is `.result`)");
     match class.and_then(|class| class.bind(py).call1((text, code, result))) {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,

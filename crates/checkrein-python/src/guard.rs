@@ -353,10 +353,7 @@ impl Guard {
         Ok(match self.hooks.codec.encode(result)? {
             Ok(stored) => Some(stored),
             Err(problem) => {
-                self.warn(
-                    py,
-                    &format!("the result was not stored: {problem}; repetitions will be refused"),
-                );
+                self.warn(py, &format!("the result was not stored: {problem}; repetitions will be refused"));
                 None
             }
         })

@@ -149,7 +149,6 @@ impl Permit {
         Ok(())
     }
 
-
     /// Ends the call; a problem is logged, and never hides what the tool raised.
     fn end(
         &self,
