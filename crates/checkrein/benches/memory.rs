@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use checkrein::clock::{Clock, FakeClock};
 use checkrein::engine::{CompiledPolicy, Engine, GateSpec, GateSpecKind, WindowSpec};
+use std::sync::Arc;
+
 use checkrein::store::memory::MemoryStore;
 use checkrein_core::admission::{Inputs, KeyValue, Verdict};
 use checkrein_core::policy::{Leases, Mode};
@@ -56,7 +58,7 @@ fn run() -> Result<(), Failure> {
     Ok(())
 }
 
-fn admit(engine: &Engine, policy: &CompiledPolicy, key: &[u8]) -> Result<(), Failure> {
+fn admit(engine: &Engine, policy: &Arc<CompiledPolicy>, key: &[u8]) -> Result<(), Failure> {
     let inputs = Inputs { keys: &[KeyValue::Bytes(key)], start: true, ..Inputs::default() };
     match engine.admit(policy, &inputs).admission.verdict {
         Verdict::Allow => Ok(()),

@@ -1,7 +1,5 @@
 //! The SQLite store passes the suite that every store passes.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use checkrein::engine::Engine;
 use checkrein::store::sqlite::{SqliteOptions, SqliteStore};
 use checkrein::testing::conformance;

@@ -56,7 +56,7 @@ struct Call<'a> {
 const CALL: Call<'static> = Call { key: "u1", cost: 0, once: None, verdict: RuleVerdict::Pass };
 
 /// Decides and returns `allow`, `replay <result>` or the codes of all reasons, and the permit.
-fn admit(engine: &Engine, policy: &CompiledPolicy, call: &Call<'_>) -> (String, Option<PermitId>) {
+fn admit(engine: &Engine, policy: &Arc<CompiledPolicy>, call: &Call<'_>) -> (String, Option<PermitId>) {
     let digest = |byte| RequestDigest::from_bytes([byte; 32]);
     let inputs = Inputs {
         keys: &[KeyValue::Bytes(call.key.as_bytes())],
@@ -136,7 +136,7 @@ fn holds_settle_release_and_go_in_doubt() {
     clock.advance(Span::from_secs(3_600));
     assert_eq!(spend(1).0, "allow");
     assert_eq!(spend(1).0, "budget_exceeded 1h");
-    let (records, _) = engine.list(RecordKind::Permit, Default::default(), 10);
+    let (records, _) = engine.list(RecordKind::Permit, Default::default(), 10).unwrap();
     assert_eq!(records.len(), 1);
     // Another hour: those nine have left, the open dollar of the last call has gone in doubt.
     clock.advance(Span::from_secs(3_600));
@@ -248,7 +248,7 @@ fn observed_gates_say_what_they_would_refuse_and_keep_it_visible() {
     };
     assert_eq!(decide(RuleVerdict::Pass), "");
     assert_eq!(decide(RuleVerdict::Violated("no")), "rule_violated+rate_limited+budget_exceeded");
-    let (records, _) = engine.list(RecordKind::Meter, Default::default(), 10);
+    let (records, _) = engine.list(RecordKind::Meter, Default::default(), 10).unwrap();
     let forced: Vec<String> = records
         .iter()
         .filter_map(|record| match &record.state {

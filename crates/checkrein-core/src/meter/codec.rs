@@ -97,17 +97,15 @@ impl Meter {
             let mut earlier = Events::like(&large.events);
             for chunk in chunks {
                 let mut bytes = Reader::new(chunk, VERSION)?;
-                let mut at = bytes.small::<u64>()?;
-                let last = None;
+                let start = bytes.small::<u64>()?;
                 let mut slots = Events::like(&large.events);
-                decode_slots(&mut bytes, &mut slots, last)?;
+                decode_slots(&mut bytes, &mut slots, None)?;
                 bytes.end()?;
-                for slot in slots.into_slots() {
-                    if at == next && next < tail {
+                for (number, slot) in (start..).zip(slots.into_slots()) {
+                    if number == next && next < tail {
                         earlier.append(slot);
                         next += 1;
                     }
-                    at += 1;
                 }
             }
             if next != tail {

@@ -164,10 +164,10 @@ impl Durable {
         });
         match done {
             Ok((result, true)) => match tables.commit() {
-                Ok(()) => return Ok(result),
+                Ok(()) => Ok(result),
                 Err(error) => {
                     self.stale = true;
-                    return Err(error);
+                    Err(error)
                 }
             },
             Ok((result, false)) => {

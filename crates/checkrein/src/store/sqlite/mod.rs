@@ -201,6 +201,15 @@ impl SqliteStore {
         self.call(Durable::collect)
     }
 
+    /// Copies the whole store into a new file, as of one instant, while it is in use.
+    ///
+    /// # Errors
+    /// The file exists or cannot be written, or the store is not to be had.
+    pub fn backup(&self, target: &Path) -> Result<(), StoreError> {
+        let target = target.to_owned();
+        self.call(move |_, tables, _| tables.copy_to(&target))
+    }
+
     /// Reads every record, and says what does not agree.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Tables of bytes in one SQLite file.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -197,9 +199,25 @@ impl SqliteTables {
         &self.path
     }
 
-    /// The connection, for what is not rows: backups, the sizes of things.
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
+    /// Copies everything into a new file, as of the last commit.
+    ///
+    /// # Errors
+    /// The new file exists or cannot be written.
+    pub(super) fn copy_to(&self, target: &Path) -> Result<(), StoreError> {
+        let failed = |error: std::io::Error| {
+            StoreError::NotCommitted(format!("`{}` cannot be written: {error}", target.display()))
+        };
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
+        let file = file.map_err(failed)?;
+        let name = target.as_os_str().to_string_lossy();
+        // SQLite takes an empty file for a new one.
+        let copied = self.connection.execute("VACUUM INTO ?1", [&*name]);
+        copied.map_err(|error| not_committed(&error))?;
+        file.sync_all().map_err(failed)?;
+        let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        std::fs::File::open(directory.unwrap_or(Path::new(".")))
+            .and_then(|file| file.sync_all())
+            .map_err(failed)
     }
 
     #[expect(clippy::indexing_slicing, reason = "there are as many statements as tables")]
@@ -232,7 +250,7 @@ impl SqliteTables {
     /// Keeps the log from growing without end behind a reader that does not end.
     fn tame_wal(&mut self) -> Result<(), StoreError> {
         self.commits += 1;
-        if self.commits % LOOK_AT_WAL != 0 {
+        if !self.commits.is_multiple_of(LOOK_AT_WAL) {
             return Ok(());
         }
         let mut wal = self.path.clone().into_os_string();
