@@ -8,7 +8,7 @@ use checkrein::engine::{Engine as CoreEngine, FamilyInfo};
 use checkrein::store::{Cursor, RecordState};
 use checkrein_core::gate::breaker::Phase;
 use checkrein_core::gate::once::OperationState;
-use checkrein_core::key::{KeyRef, decode_parts, encode_parts};
+use checkrein_core::key::{KeyRef, encode_parts};
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Timestamp};
 use pyo3::exceptions::PyValueError;
@@ -17,6 +17,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::convert::{self, Unusable};
 use crate::error;
+use crate::operation::{self, Operation};
 
 /// Counts the forks this process is a child of: an engine of another count was made by a parent.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -251,6 +252,34 @@ impl EngineBase {
         }))
     }
 
+    /// At most `limit` operations in doubt, those of one once gate or of all.
+    #[pyo3(signature = (gate, limit))]
+    fn _doubts(slf: &Bound<'_, Self>, gate: Option<&str>, limit: usize) -> PyResult<Vec<Operation>> {
+        let base = slf.get();
+        base.check_fork(slf.py())?;
+        let families = base.engine.families();
+        let (mut found, mut cursor) = (Vec::new(), Some(Cursor::default()));
+        while let Some(after) = cursor.filter(|_| found.len() < limit) {
+            let (records, next) = slf.py().detach(|| base.engine.list(RecordKind::Operation, after, 256));
+            for record in records {
+                let family = record.key.borrow().family;
+                let RecordState::Operation { state: OperationState::InDoubt, since, run } = record.state
+                else {
+                    continue;
+                };
+                let Some(family) = families.iter().find(|known| known.family == family) else { continue };
+                if found.len() < limit && gate.is_none_or(|gate| gate == family.name) {
+                    let owner = slf.clone().unbind();
+                    let name = family.name.as_str().into();
+                    let since = Some(since.nanos() as f64 / 1e9);
+                    found.push(Operation::new(owner, name, record.key, "in_doubt").doubt(run, since, None));
+                }
+            }
+            cursor = next;
+        }
+        Ok(found)
+    }
+
     /// At most `limit` records of a kind (`meter`, `breaker`, `operation`, `fact`) as dicts.
     fn _list<'py>(&self, py: Python<'py>, kind: &str, limit: usize) -> PyResult<Vec<Bound<'py, PyDict>>> {
         self.check_fork(py)?;
@@ -324,16 +353,10 @@ fn row<'py>(
     key: KeyRef<'_>,
     state: &RecordState,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let row = PyDict::new(py);
     row.set_item("gate", &family.name)?;
-    row.set_item("tenant", text(key.tenant))?;
-    // A key of several parts begins with the length of its first: a zero byte, which no text key has.
-    let parts = if key.key.first() == Some(&0) { decode_parts(key.key) } else { None };
-    match parts {
-        Some(parts) => row.set_item("key", PyTuple::new(py, parts.into_iter().map(text))?)?,
-        None => row.set_item("key", text(key.key))?,
-    }
+    row.set_item("tenant", String::from_utf8_lossy(key.tenant))?;
+    row.set_item("key", operation::shown(py, key.key)?)?;
     match state {
         RecordState::Meter { spent, count, account, newest } => {
             row.set_item("unit", family.unit.map(|unit| unit.name()))?;
@@ -353,6 +376,8 @@ fn row<'py>(
         RecordState::Operation { state, since, .. } => {
             row.set_item("state", state.name())?;
             row.set_item("since", since.nanos() as f64 / 1e9)?;
+            row.set_item("idempotency_key", operation::idempotency_key(&family.name, key))?;
+            row.set_item("result_kept", matches!(state, OperationState::Done(Some(_))))?;
         }
         RecordState::Fact(fact) => row.set_item("expires", fact.expires.nanos() as f64 / 1e9)?,
         RecordState::Permit { phase, .. } => row.set_item("phase", format!("{phase:?}"))?,

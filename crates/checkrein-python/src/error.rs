@@ -9,6 +9,7 @@ static DENIED: PyOnceLock<Vec<Py<PyType>>> = PyOnceLock::new();
 static CONFIG: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static FORKED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static NOT_RECORDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static PERMIT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 const MODULE: &str = "checkrein.errors";
@@ -73,6 +74,24 @@ pub(crate) fn forked(py: Python<'_>) -> PyErr {
     let text = "the engine was made before this process was forked; its limits would count once per process \
                 (hint: make the engine in the child)";
     message(py, &FORKED, "ForkedError", text)
+}
+
+/// The tool ran and nobody can be told so later; the exception carries its result.
+#[cold]
+pub(crate) fn not_recorded(
+    py: Python<'_>,
+    tool: &str,
+    code: &str,
+    text: &str,
+    result: Bound<'_, PyAny>,
+) -> PyErr {
+    let class = NOT_RECORDED.get_or_try_init(py, || class(py, "OutcomeNotRecorded").map(Bound::unbind));
+    let text =
+        format!("`{tool}` ran, but its outcome was not recorded: {text} (hint: its result is `.result`)");
+    match class.and_then(|class| class.bind(py).call1((text, code, result))) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    }
 }
 
 /// A permit that cannot be finished, or not any more.
