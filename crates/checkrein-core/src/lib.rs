@@ -8,6 +8,7 @@ pub mod admission;
 pub mod amount;
 pub mod canonical_json;
 pub mod code;
+pub mod codec;
 pub mod decision;
 pub mod fingerprint;
 pub mod gate;

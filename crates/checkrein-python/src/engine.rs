@@ -186,7 +186,7 @@ impl EngineBase {
     /// Forgets idle records and moves on permits whose lease has ended; returns how many records went.
     fn collect(&self, py: Python<'_>) -> PyResult<usize> {
         self.check_fork(py)?;
-        Ok(py.detach(|| self.engine.collect()))
+        py.detach(|| self.engine.collect()).map_err(|problem| error::store(py, &problem))
     }
 
     /// Raises when this process is a forked child of the engine's.
@@ -213,13 +213,17 @@ impl EngineBase {
                 continue;
             }
             let Some(key) = key else {
-                done = done.saturating_add(self.engine.reset_all(family.kind, family.family));
+                done = done.saturating_add(
+                    py.detach(|| self.engine.reset_all(family.kind, family.family))
+                        .map_err(|problem| error::store(py, &problem))?,
+                );
                 continue;
             };
             let bytes = encode_key(py, key)?;
             let tenant = tenant.unwrap_or(&self.tenant).as_bytes();
             let key = KeyRef { family: family.family, tenant, key: &bytes };
-            done = done.saturating_add(usize::from(self.engine.reset(family.kind, key)));
+            let reset = py.detach(|| self.engine.reset(family.kind, key));
+            done = done.saturating_add(usize::from(reset.map_err(|problem| error::store(py, &problem))?));
         }
         Ok(done)
     }
@@ -241,15 +245,20 @@ impl EngineBase {
         let bytes = encode_key(py, key)?;
         let tenant = tenant.unwrap_or(&self.tenant).as_bytes();
         let families = self.engine.families();
-        let mut operations =
+        let operations =
             families.iter().filter(|f| f.kind == RecordKind::Operation && belongs(&f.name, name, exact));
-        Ok(operations.any(|family| {
+        for family in operations {
             let state = match state {
                 "done" => OperationState::Done(result.as_deref().map(Arc::from)),
                 _ => OperationState::FailedClean,
             };
-            self.engine.resolve(KeyRef { family: family.family, tenant, key: &bytes }, None, state)
-        }))
+            let key = KeyRef { family: family.family, tenant, key: &bytes };
+            let resolved = py.detach(|| self.engine.resolve(key, None, state));
+            if resolved.map_err(|problem| error::store(py, &problem))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// At most `limit` operations in doubt, those of one once gate or of all.
@@ -260,7 +269,8 @@ impl EngineBase {
         let families = base.engine.families();
         let (mut found, mut cursor) = (Vec::new(), Some(Cursor::default()));
         while let Some(after) = cursor.filter(|_| found.len() < limit) {
-            let (records, next) = slf.py().detach(|| base.engine.list(RecordKind::Operation, after, 256));
+            let listed = slf.py().detach(|| base.engine.list(RecordKind::Operation, after, 256));
+            let (records, next) = listed.map_err(|problem| error::store(slf.py(), &problem))?;
             for record in records {
                 let family = record.key.borrow().family;
                 let RecordState::Operation { state: OperationState::InDoubt, since, run } = record.state
@@ -293,7 +303,9 @@ impl EngineBase {
         let families = self.engine.families();
         let (mut rows, mut cursor) = (Vec::new(), Some(Cursor::default()));
         while let Some(after) = cursor.filter(|_| rows.len() < limit) {
-            let (records, next) = self.engine.list(kind, after, (limit - rows.len()).min(256));
+            let most = (limit - rows.len()).min(256);
+            let listed = py.detach(|| self.engine.list(kind, after, most));
+            let (records, next) = listed.map_err(|problem| error::store(py, &problem))?;
             for record in records {
                 let borrowed = record.key.borrow();
                 let Some(family) = families.iter().find(|family| family.family == borrowed.family) else {

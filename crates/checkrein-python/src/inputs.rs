@@ -245,6 +245,7 @@ impl Reader {
             once,
             period_ends: &[],
             start: true,
+            action: None,
         }))
     }
 

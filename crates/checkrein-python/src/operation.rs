@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyMappingProxy, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::engine::EngineBase;
+use crate::error;
 
 /// The namespace of operations and actions of this door.
 pub(crate) const NAMESPACE: &str = "python";
@@ -123,6 +124,7 @@ impl Operation {
             run: self.run,
             arguments,
         };
+        let resolved = resolved.map_err(|problem| error::store(py, &problem))?;
         Ok(resolved.then(copy))
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use checkrein::engine::SettleError;
 use checkrein::store::PermitId;
 use checkrein_core::admission::PermitError;
 use checkrein_core::amount::{Amount, Unit};
@@ -126,7 +127,7 @@ impl Permit {
         outcome: Outcome,
         health: Health,
         actual: &[Amount],
-    ) -> Result<(), PermitError> {
+    ) -> Result<(), SettleError> {
         let guard = self.guard.get();
         // The parent of a forked process ends its calls itself.
         let Some(id) = self.id.filter(|_| !guard.shared.is_foreign()) else { return Ok(()) };
@@ -156,11 +157,11 @@ impl Permit {
         outcome: Outcome,
         health: Health,
         actual: &[Amount],
-    ) -> Result<(), PermitError> {
+    ) -> Result<(), SettleError> {
         let ended = match self.finish(py, outcome.clone(), health, actual) {
             // A permit in doubt may have been settled at the end of its lease: nothing is lost.
-            Err(PermitError::Finished) if self.late.load(Ordering::Acquire) => Ok(()),
-            Err(PermitError::Meter(problem)) => {
+            Err(SettleError::Permit(PermitError::Finished)) if self.late.load(Ordering::Acquire) => Ok(()),
+            Err(SettleError::Permit(PermitError::Meter(problem))) => {
                 let text = format!("the actual cost was not taken, the full hold was: {problem}");
                 self.guard.get().warn(py, &text);
                 self.finish(py, outcome, health, &[])
