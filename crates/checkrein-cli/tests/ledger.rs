@@ -1,10 +1,6 @@
 //! The ledger as a shell sees it: a store's file, exports, verification, proofs and keys, by real processes.
 #![cfg(unix)]
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test that cannot set itself up has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -68,7 +64,7 @@ impl Ledger {
                     permit: Some(self.size),
                     ..Decision::default()
                 })),
-                _ if self.size % 2 == 0 => self.append(Body::Decision(&Decision {
+                _ if self.size.is_multiple_of(2) => self.append(Body::Decision(&Decision {
                     verdict: Verdict::Refusal,
                     action,
                     reasons: std::slice::from_ref(&reason),
