@@ -69,9 +69,11 @@ class Engine(_native.EngineBase):
         max_keys: int | None = None,
         name: str = "default",
         tenant: str = "",
+        ledger_arguments: Literal["full", "digest", "none"] | None = None,
     ) -> None:
         # The native half reads the arguments in `__new__`.
         self.clock = clock
+        self._ledger_arguments = ledger_arguments or "digest"
         self.listener_errors = 0
         self.failed_open = 0
         self._listeners: tuple[Listener, ...] = ()
