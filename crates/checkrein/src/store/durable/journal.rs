@@ -274,9 +274,10 @@ impl Durable {
             return Ok(());
         }
         let due = |refusals: &Refusals| everything || refusals.since.after(COALESCE) <= now;
-        let gone: Vec<Refusals> =
-            self.journal.refusals.extract_if(.., |_, refusals| due(refusals)).map(|(_, r)| r).collect();
-        for refusals in gone {
+        let names = self.journal.refusals.iter().filter(|(_, refusals)| due(refusals));
+        let names: Vec<[u8; 16]> = names.map(|(name, _)| *name).collect();
+        for name in names {
+            let Some(refusals) = self.journal.refusals.remove(&name) else { continue };
             let Some(repeated) = refusals.more else { continue };
             let action = &refusals.action;
             let decision = Decision {
