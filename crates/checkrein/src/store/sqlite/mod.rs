@@ -346,7 +346,10 @@ impl Drop for Shared {
         // The sealer seals what is left, through the queue.
         drop(self.sealer.get_mut().take());
         self.queue.close();
-        if let Some(thread) = self.thread.get_mut().take() {
+        let thread = self.thread.get_mut().take();
+        // The last handle may go in a callback of the writer itself, which cannot wait for its own end.
+        let own = |thread: &std::thread::JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = thread.filter(|thread| !own(thread)) {
             // What is in the queue is still committed. A writer that waits for a lock that never comes is left alone.
             let patience = std::time::Instant::now() + self.patience * 2;
             while !thread.is_finished() && std::time::Instant::now() < patience {
