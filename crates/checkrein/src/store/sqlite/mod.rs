@@ -10,19 +10,22 @@ use std::time::Duration;
 
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::key::Family;
+use checkrein_core::ledger::entry::SALT_LENGTH;
 use checkrein_core::permit::Outcome;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Timestamp};
 use parking_lot::Mutex;
 
-use super::durable::{Durable, FamilyKey, Options, ProcessInfo, Report};
+use super::durable::{Durable, FamilyKey, KeepArguments, LedgerOptions, Options, ProcessInfo, Report};
 use super::{Cursor, OwnedSettlement, Page, Step, StepResult, StoreError};
 use crate::clock::Clock;
+use crate::ledger::{LedgerError, Sealer};
 
 mod clock;
 mod lock;
 mod place;
 mod queue;
+mod seal;
 mod tables;
 mod writer;
 
@@ -33,6 +36,7 @@ pub use tables::SqliteTables;
 
 use lock::{ProcessLocks, WriterLock};
 use queue::{Call, Job, Queue, Reply, Waiter};
+use seal::SealPlan;
 use writer::Writer;
 
 /// How long a caller waits for its turn before the store counts as gone; once its steps are being committed, as long
@@ -48,11 +52,42 @@ pub struct SqliteOptions {
     pub clock: Option<Clock>,
     /// How long a caller waits for its turn.
     pub patience: Duration,
+    /// What the ledger keeps of arguments; `None` keeps no ledger.
+    pub ledger: Option<KeepArguments>,
+    /// The file of the key that signs the ledger's checkpoints; beside the store's file by default, made at first use.
+    pub key: Option<PathBuf>,
+    /// A file or URL that is sent each checkpoint, and asked at the start whether the ledger is the one it saw.
+    pub witness: Option<String>,
+    /// How often the ledger is sealed.
+    pub seal: SealEvery,
+}
+
+/// When entries of the ledger are sealed by a signed checkpoint: until then a change of them cannot be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealEvery {
+    /// After so many entries ...
+    pub entries: u64,
+    /// ... and no later than this after the first of them.
+    pub time: Duration,
+}
+
+impl Default for SealEvery {
+    fn default() -> Self {
+        Self { entries: 1_000, time: Duration::from_secs(10) }
+    }
 }
 
 impl Default for SqliteOptions {
     fn default() -> Self {
-        Self { max_keys: crate::engine::DEFAULT_MAX_KEYS, clock: None, patience: DEFAULT_PATIENCE }
+        Self {
+            max_keys: crate::engine::DEFAULT_MAX_KEYS,
+            clock: None,
+            patience: DEFAULT_PATIENCE,
+            ledger: Some(KeepArguments::default()),
+            key: None,
+            witness: None,
+            seal: SealEvery::default(),
+        }
     }
 }
 
@@ -69,6 +104,7 @@ struct Shared {
     clock: Clock,
     patience: Duration,
     epoch: u64,
+    sealer: Mutex<Option<Sealer>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -104,6 +140,11 @@ impl SqliteStore {
     /// The store's time.
     pub fn clock(&self) -> &Clock {
         &self.0.clock
+    }
+
+    /// Whether it keeps a ledger.
+    pub fn keeps_ledger(&self) -> bool {
+        self.0.sealer.lock().is_some()
     }
 
     /// The number of this process in the store.
@@ -201,6 +242,12 @@ impl SqliteStore {
         self.call(Durable::collect)
     }
 
+    /// Why the last attempt to seal the ledger, or to tell the witness, failed; nothing if it did not.
+    #[must_use]
+    pub fn sealing_error(&self) -> Option<String> {
+        self.0.sealer.lock().as_ref().and_then(Sealer::error)
+    }
+
     /// Copies the whole store into a new file, as of one instant, while it is in use.
     ///
     /// # Errors
@@ -219,6 +266,10 @@ impl SqliteStore {
     }
 }
 
+fn refused(error: &LedgerError) -> StoreError {
+    StoreError::NotCommitted(error.to_string())
+}
+
 fn closed() -> StoreError {
     StoreError::NotCommitted("the store is closed".to_owned())
 }
@@ -227,6 +278,7 @@ impl Shared {
     fn start(path: PathBuf, options: SqliteOptions) -> Result<Self, StoreError> {
         let locks = lock::directory_of(&path);
         let (queue, patience) = (Arc::new(Queue::default()), options.patience);
+        let seal = SealPlan::of(&path, &options)?;
         let (send, receive) = std::sync::mpsc::sync_channel(1);
         let (file, jobs) = (path.clone(), Arc::clone(&queue));
         // Opened in the thread that will write: whoever waits for it can stop waiting.
@@ -254,8 +306,13 @@ impl Shared {
             )))
         });
         let (clock, epoch) = opened?;
-        let (process, thread) = (std::process::id(), Mutex::new(Some(thread)));
-        Ok(Self { path, process, queue, clock, patience, epoch, thread })
+        let (process, thread, sealer) = (std::process::id(), Mutex::new(Some(thread)), Mutex::new(None));
+        let shared = Self { path, process, queue, clock, patience, epoch, sealer, thread };
+        if let Some(seal) = seal {
+            let sealer = seal.start(&shared.path, Arc::clone(&shared.queue));
+            *shared.sealer.lock() = Some(sealer.map_err(|error| refused(&error))?);
+        }
+        Ok(shared)
     }
 
     /// The queue, unless this is a forked child: its parent's thread is not here, and its file must not be touched.
@@ -277,10 +334,22 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.process != std::process::id() {
+            // Their threads are the parent's.
+            std::mem::forget(self.sealer.get_mut().take());
             return;
         }
+        let (done, left) = std::sync::mpsc::sync_channel(1);
+        if self.queue.push(Job::Leave(done)).is_ok() {
+            // A writer that waits for a lock that never comes leaves the rest to the next process.
+            let _ = left.recv_timeout(self.patience);
+        }
+        // The sealer seals what is left, through the queue.
+        drop(self.sealer.get_mut().take());
         self.queue.close();
-        if let Some(thread) = self.thread.get_mut().take() {
+        let thread = self.thread.get_mut().take();
+        // The last handle may go in a callback of the writer itself, which cannot wait for its own end.
+        let own = |thread: &std::thread::JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = thread.filter(|thread| !own(thread)) {
             // What is in the queue is still committed. A writer that waits for a lock that never comes is left alone.
             let patience = std::time::Instant::now() + self.patience * 2;
             while !thread.is_finished() && std::time::Instant::now() < patience {
@@ -321,12 +390,21 @@ fn open(path: &Path, locks: &Path, options: &SqliteOptions) -> Result<(Writer, C
     let process = ProcessInfo { pid: std::process::id(), host };
     let durable = Durable::open(
         &mut tables,
-        Options { max_keys: options.max_keys },
+        Options {
+            max_keys: options.max_keys,
+            ledger: options.ledger.map(|arguments| LedgerOptions { arguments, salt }),
+        },
         clock.now(),
         &process,
         &mut liveness,
     )?;
     Ok((Writer::new(durable, tables, clock.clone(), liveness), clock))
+}
+
+/// A salt for one entry.
+fn salt() -> Option<[u8; SALT_LENGTH]> {
+    let mut salt = [0; SALT_LENGTH];
+    getrandom::fill(&mut salt).ok().map(|()| salt)
 }
 
 /// The step that ends an admission whose caller has stopped waiting: the action will not be started.
