@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -192,6 +193,8 @@ def read_json(line: bytes) -> Any:
 Check = Callable[[Any], bool]
 
 TIME = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{9}Z")
+# What 64 bits of nanoseconds reach.
+FIRST_TIME, LAST_TIME = "1677-09-21T00:12:44.000000000Z", "2262-04-11T23:47:16.854775807Z"
 AMOUNT = re.compile(r"-?(0|[1-9]\d{0,26})(\.\d{0,11}[1-9])?")
 HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -209,12 +212,12 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    if not isinstance(value, str) or TIME.fullmatch(value, re.ASCII if False else 0) is None:
+    if not isinstance(value, str) or not value.isascii() or TIME.fullmatch(value) is None:
         return False
     year, month, day = int(value[:4]), int(value[5:7]), int(value[8:10])
     leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
     last = (31, 29 if leap else 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)[month - 1]
-    return value.isascii() and day <= last
+    return day <= last and FIRST_TIME <= value <= LAST_TIME
 
 
 def _is_amount(value: Any) -> bool:
@@ -299,7 +302,9 @@ OUTCOME: dict[str, Check] = {
 
 
 def _fields(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) > 0 and all(isinstance(item, str) for item in value.values())
+    return (
+        isinstance(value, dict) and len(value) > 0 and all(isinstance(item, str) for item in value.values())
+    )
 
 
 FORMS: list[Check] = [
@@ -393,8 +398,10 @@ class Key:
         return bool(own)
 
     def _read(self, text: str) -> Checkpoint:
-        origin, size, root, *more = text[:-1].split("\n") + ["", ""]
-        more = more[:-2] if len(more) >= 2 else more
+        lines = text[:-1].split("\n")
+        if len(lines) < 3:
+            raise Refused("not a checkpoint")
+        origin, size, root, *more = lines
         if origin != self.name or not re.fullmatch("0|[1-9][0-9]*", size) or int(size) >= 2**64:
             raise Refused("not a checkpoint of this ledger")
         digest = unbase64(root)
@@ -511,7 +518,7 @@ def _open_header(line: bytes, key: Key) -> tuple[Header, int]:
         raise Refused("other hashes than entries")
     if first % GROUP or first > size or (first == size and size > 0):
         raise Refused("the first entry")
-    ascending = all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    ascending = all(a < b for a, b in itertools.pairwise(sizes))
     if not ascending or (sizes and sizes[0] <= first) or (sizes[-1] if sizes else 0) != size:
         raise Refused("the sizes of checkpoints")
     tree = Tree()
