@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     reason = "a test that cannot set itself up has failed"
 )]
+#![expect(clippy::disallowed_methods, reason = "tests read their cases; the core itself does no I/O")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
