@@ -7,6 +7,7 @@ __version__: str
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field
 from decimal import Decimal
+from os import PathLike
 from typing import Any, ClassVar, Self, final
 
 from typing_extensions import disjoint_base
@@ -961,6 +962,8 @@ class EngineBase:
         name: str = "default",
         tenant: str = "",
         ledger_arguments: str | None = None,
+        ledger_key: str | PathLike[str] | None = None,
+        witness: str | None = None,
     ) -> Self: ...
     @property
     def name(self) -> str: ...
