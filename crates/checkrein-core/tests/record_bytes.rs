@@ -1,5 +1,7 @@
 //! Records come back from their bytes, and nothing but those bytes is taken for one.
 
+#![expect(clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
 use checkrein_core::amount::Amount;
 use checkrein_core::codec::Record;
 use checkrein_core::fingerprint::RequestDigest;
@@ -59,7 +61,7 @@ fn permit(holds: &[(u8, i64)], phase: u8, history: &[(u8, i32)]) -> Permit {
         leases: Leases::default(),
         holds: holds.iter().map(hold).collect(),
         breakers: history.iter().map(|(record, _)| (*record % 64, ticket, thresholds)).collect(),
-        operation: (phase % 2 == 0).then(|| (phase % 64, operation(phase, 7, b"").run())),
+        operation: phase.is_multiple_of(2).then(|| (phase % 64, operation(phase, 7, b"").run())),
     }
 }
 
@@ -67,7 +69,7 @@ fn operation(steps: u8, seed: u8, result: &[u8]) -> Operation {
     let once = Once { family: Family(2), keep_result: Span::from_secs(9), keep_key: Span::from_secs(99) };
     let digest = RequestDigest::from_bytes([seed; 32]);
     let earlier = Operation::admitted(digest, false, at(-3), Keep::from(&once), None);
-    let mut operation = Operation::admitted(digest, steps % 2 == 0, at(4), Keep::from(&once), Some(&earlier));
+    let mut operation = Operation::admitted(digest, steps.is_multiple_of(2), at(4), Keep::from(&once), Some(&earlier));
     let to = match steps % 5 {
         0 => OperationState::Done(Some(result.into())),
         1 => OperationState::FailedClean,
