@@ -1,6 +1,6 @@
 //! The logic of a durable store, for several processes on one simulated disk.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
