@@ -1,0 +1,107 @@
+//! Looks at the disk after every commit, as a process of its own would see it.
+
+use std::collections::BTreeMap;
+
+use checkrein::core::amount::Amount;
+use checkrein::core::gate::breaker::Phase;
+use checkrein::core::gate::once::OperationState;
+use checkrein::core::policy::RecordKind;
+use checkrein::core::time::Timestamp;
+use checkrein::store::durable::{Durable, Liveness, ProcessInfo, Report, Table};
+use checkrein::store::{Cursor, RecordInfo, RecordState, StoreError};
+use checkrein::testing::disk::Disk;
+
+use crate::oracle::{Check, ensure};
+use crate::tools::Call;
+use crate::upstream::OnceKey;
+use crate::world::OPTIONS;
+
+/// Every process is alive, so that looking moves nothing on.
+struct Everybody;
+
+impl Liveness for Everybody {
+    fn claim(&mut self, _epoch: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn is_alive(&mut self, _epoch: u64) -> bool {
+        true
+    }
+
+    fn forget(&mut self, _epoch: u64) {}
+}
+
+/// What the last look found.
+#[derive(Debug, Default)]
+pub(crate) struct Audit {
+    version: u64,
+    half_open: BTreeMap<String, bool>,
+    /// Where each operation stands.
+    pub(crate) operations: BTreeMap<OnceKey, OperationState>,
+    pub(crate) looks: u64,
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a copy of the disk says: the full check, and every record.
+pub(crate) fn read(disk: &Disk, now: Timestamp) -> Result<(Report, Vec<RecordInfo>), StoreError> {
+    let mut handle = disk.copy().handle();
+    let info = ProcessInfo { pid: 0, host: "audit".to_owned() };
+    let mut durable = Durable::open(&mut handle, OPTIONS, now, &info, &mut Everybody)?;
+    let report = durable.check(&mut handle, now)?;
+    let mut records = Vec::new();
+    for kind in [RecordKind::Meter, RecordKind::Breaker, RecordKind::Operation, RecordKind::Permit] {
+        records.extend(durable.scan(&mut handle, kind, &Cursor::default(), usize::MAX, now)?.0);
+    }
+    Ok((report, records))
+}
+
+impl Audit {
+    /// Looks, if anything was committed since the last look.
+    pub(crate) fn look(&mut self, disk: &Disk, now: Timestamp) -> Check {
+        let version = disk.version();
+        if version == self.version || disk.rows(Table::Meta).is_empty() {
+            return Ok(());
+        }
+        self.version = version;
+        self.looks += 1;
+        let (report, records) = read(disk, now).map_err(|error| format!("the store does not read: {error}"))?;
+        ensure(report.is_sound(), || format!("the store is not sound: {report:?}"))?;
+        self.half_open.clear();
+        self.operations.clear();
+        for record in records {
+            let name = record.key.borrow();
+            match record.state {
+                RecordState::Meter { spent, account, .. } => {
+                    let gone = account.released.checked_add(account.settled);
+                    let known = gone.and_then(|gone| gone.checked_add(account.held));
+                    ensure(known == Some(account.ever_held) && account.held >= Amount::ZERO, || {
+                        format!("the books of {name:?} do not balance: {account:?}, spent {spent:?}")
+                    })?;
+                }
+                RecordState::Breaker { phase } => {
+                    self.half_open.insert(text(name.tenant), matches!(phase, Phase::HalfOpen { .. }));
+                }
+                RecordState::Operation { state, .. } => {
+                    self.operations.insert((text(name.tenant), text(name.key)), state);
+                }
+                RecordState::Fact(_) | RecordState::Permit { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a tenant's breaker was half-open at the last look.
+    pub(crate) fn is_half_open(&self, tenant: &str) -> bool {
+        self.half_open.get(tenant).copied().unwrap_or(false)
+    }
+
+    /// What allows a call to run must stand on the platter: a power cut right now would not take it away.
+    pub(crate) fn intent_is_durable(&self, disk: &Disk, permit: Option<u64>, call: &Call) -> Check {
+        let Some(permit) = permit else { return Ok(()) };
+        let durable = disk.durable_row(Table::Permit, &permit.to_be_bytes()).is_some();
+        ensure(durable, || format!("{call:?} runs, and a power cut would take its intent away"))
+    }
+}
