@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from checkrein._native import Decision, MeterStatus, Reason, __version__
+from checkrein._native import Decision, MeterStatus, Operation, Reason, __version__
 from checkrein.bind import Context
+from checkrein.current import current_operation
 from checkrein.engine import Engine, Event
 from checkrein.errors import (
     ApprovalRequired,
@@ -24,6 +25,7 @@ from checkrein.errors import (
     LoopDetected,
     MissingFact,
     NotExecuted,
+    OutcomeNotRecorded,
     PermitError,
     PolicyError,
     RateLimited,
@@ -37,6 +39,7 @@ from checkrein.errors import (
 )
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
+from checkrein.reconcile import Done
 from checkrein.spec import Breaker, Budget, Once, Rate, Rule
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "Context",
     "Decision",
     "Denied",
+    "Done",
     "Engine",
     "Event",
     "ForkedError",
@@ -69,6 +73,8 @@ __all__ = [
     "MissingFact",
     "NotExecuted",
     "Once",
+    "Operation",
+    "OutcomeNotRecorded",
     "PermitError",
     "PolicyError",
     "Rate",
@@ -83,6 +89,7 @@ __all__ = [
     "ToolChanged",
     "UnknownTool",
     "__version__",
+    "current_operation",
     "default_engine",
     "handle",
     "tool",

@@ -68,6 +68,7 @@ def describe(
     actual: Callable[[Any], Any] | None,
     observe: bool,
     raises: bool,
+    safe_errors: tuple[type[Exception], ...] = (),
 ) -> tuple[Description, dict[str, Any]]:
     """Describe a guard. Returns the description and what `_native.Guard` takes.
 
@@ -110,7 +111,7 @@ def describe(
         "slots": len(binder.slots),
         "copies": binder.copies,
         "raises": raises,
-        "hooks": (made.holds, classifier(hook), made.codec, gates.once is not None),
+        "hooks": (made.holds, classifier(hook, safe_errors), made.codec, gates.once is not None),
     }
     return made, description
 

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Unpack, overload
@@ -16,7 +17,8 @@ from checkrein.errors import ConfigError
 from checkrein.guard import Handle, handle, make_guard
 from checkrein.holds import BudgetHandle
 from checkrein.options import GuardOptions, Keeping, Returning
-from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Rule
+from checkrein.reconcile import Reconciler
+from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Reconcile, Rule
 
 _log = logging.getLogger("checkrein")
 
@@ -26,18 +28,26 @@ class Event:
     """What a listener is told.
 
     `kind` is `decision` (then `decision` is set) or `outcome` (then `outcome` is `done`, `failed_clean` or
-    `in_doubt`; only calls that have something to settle have one).
+    `in_doubt`; only calls that have something to settle have one). `stored` says of a `done` call with a once key
+    whether its result is kept for repetitions.
     """
 
     kind: Literal["decision", "outcome"]
     tool: str
     decision: _native.Decision | None = None
     outcome: str | None = None
+    stored: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything about it as plain JSON values."""
         decision = None if self.decision is None else self.decision.to_dict()
-        return {"kind": self.kind, "tool": self.tool, "decision": decision, "outcome": self.outcome}
+        return {
+            "kind": self.kind,
+            "tool": self.tool,
+            "decision": decision,
+            "outcome": self.outcome,
+            "stored": self.stored,
+        }
 
 
 Listener = Callable[[Event], object]
@@ -66,6 +76,9 @@ class Engine(_native.EngineBase):
         self._names: dict[str, int] = {}
         self._shapes: dict[str, int] = {}
         self._warned = False
+        # By once gate. Weak: a guard that is gone asks nobody any more.
+        self._reconcilers: weakref.WeakValueDictionary[str, Reconciler] = weakref.WeakValueDictionary()
+        self._reconciling: set[tuple[str, str, str | tuple[str, ...]]] = set()
         self._lock = threading.Lock()
 
     @overload
@@ -88,6 +101,8 @@ class Engine(_native.EngineBase):
         attempts: int | None = None,
         once: Key | Sequence[str] | Literal[True] | Once | None = None,
         exclude: str | Sequence[str] = (),
+        reconcile: Reconcile | None = None,
+        safe_errors: type[Exception] | Sequence[type[Exception]] | None = None,
         breaker: str | Breaker | None = None,
         timeout: Duration | None = None,
         key: Key | None = None,
@@ -109,6 +124,8 @@ class Engine(_native.EngineBase):
         attempts: at most so many calls until `reset`.
         once: the argument that names the operation; at most one run, repetitions get the stored result.
         exclude: arguments that `once` does not cover.
+        reconcile: looks up what became of an operation in doubt, and answers `Done(result)`, `NotExecuted` or `None`.
+        safe_errors: exceptions of the function that mean it had no effect, as `NotExecuted` does.
         breaker: stops calls to a failing dependency, `"stripe: 3 failures/60s"`.
         timeout: how long a caller waits for the function.
         key: whom rate, cooldown, attempts and own budgets count for.
@@ -155,17 +172,76 @@ class Engine(_native.EngineBase):
         *,
         tenant: str | None = None,
     ) -> bool:
-        """Say what became of an operation in doubt: `done` (with its result as plain JSON) or `failed` (run again).
+        """Say what became of an operation in doubt: `done` (with its result) or `failed` (run again).
 
+        The result of a function is stored by the function's own codec; that of a gate named by text is plain JSON.
         Returns whether there was such an operation.
         """
         if outcome not in ("done", "failed"):
             raise ConfigError("an outcome is `done` or `failed`", "outcome", "say what really happened")
-        stored = None if result is None else json.dumps(result, allow_nan=False).encode()
         if isinstance(name, str):
+            stored = None if result is None else json.dumps(result, allow_nan=False).encode()
             return self._resolve(name, key, outcome, stored, tenant)
-        gates = [gate for kind, gate in handle(name).policy if kind == "once"]
-        return any(self._resolve(gate, key, outcome, stored, tenant, exact=True) for gate in gates)
+        found = handle(name)
+        stored = None if result is None else found.guard._encode(result)
+        if stored is None and result is not None:
+            hint = "give what the function would have returned, or nothing to have repetitions refused"
+            raise ConfigError("the result cannot be stored", "result", hint)
+        return self._resolve(_once_gate(found), key, outcome, stored, tenant, exact=True)
+
+    def in_doubt(
+        self, function: Callable[..., Any] | None = None, *, limit: int = 1_000
+    ) -> Sequence[_native.Operation]:
+        """Return at most `limit` operations whose outcome is unknown: those of a guarded function, or all."""
+        return self._doubts(None if function is None else _once_gate(handle(function)), limit)
+
+    def reconcile(
+        self, function: Callable[..., Any] | None = None, *, limit: int = 1_000
+    ) -> Sequence[_native.Operation]:
+        """Ask the `reconcile` hooks about operations in doubt, those of a guarded function or all that have a hook.
+
+        Returns the operations whose outcome is known now; the others are still `in_doubt()`. The hooks get no
+        arguments: nobody calls. Raises ConfigError for hooks that are coroutine functions; see `areconcile`.
+        """
+        known = []
+        for doubt, reconciler in self._open_doubts(function, limit):
+            if reconciler.is_async:
+                hint = "await engine.areconcile(...) instead"
+                raise ConfigError(f"the hook of `{doubt.gate}` is a coroutine function", "reconcile", hint)
+            known.append(reconciler.look_up(doubt)[0])
+        return _known(known)
+
+    async def areconcile(
+        self, function: Callable[..., Any] | None = None, *, limit: int = 1_000
+    ) -> Sequence[_native.Operation]:
+        """Do the same as `reconcile` with hooks of either kind; those that are not async run in a thread."""
+        found = self._open_doubts(function, limit)
+        known = [(await reconciler.look_up_async(doubt))[0] for doubt, reconciler in found]
+        return _known(known)
+
+    def _open_doubts(
+        self, function: Callable[..., Any] | None, limit: int
+    ) -> Sequence[tuple[_native.Operation, Reconciler]]:
+        if function is not None and handle(function)._reconciler is None:
+            raise ConfigError(
+                "the function has no reconcile hook", "reconcile", "give its guard one: reconcile="
+            )
+        hooks = self._reconcilers
+        found = ((doubt, hooks.get(doubt.gate)) for doubt in self.in_doubt(function, limit=limit))
+        return [(doubt, reconciler) for doubt, reconciler in found if reconciler is not None]
+
+    def _begin_reconcile(self, doubt: _native.Operation) -> bool:
+        """Claim the look-up of an operation; `False` when one is under way in this process."""
+        name = (doubt.gate, doubt.tenant, doubt.key)
+        with self._lock:
+            if name in self._reconciling:
+                return False
+            self._reconciling.add(name)
+            return True
+
+    def _end_reconcile(self, doubt: _native.Operation) -> None:
+        with self._lock:
+            self._reconciling.discard((doubt.gate, doubt.tenant, doubt.key))
 
     def list(self, kind: str = "meter", *, limit: int = 1_000) -> list[dict[str, Any]]:
         """Return at most `limit` records as dicts: `meter`, `breaker`, `operation` or `fact`."""
@@ -244,8 +320,8 @@ class Engine(_native.EngineBase):
     def _announce(self, tool: str, decision: _native.Decision) -> None:
         self._tell(Event("decision", tool, decision=decision))
 
-    def _ended(self, tool: str, outcome: str) -> None:
-        self._tell(Event("outcome", tool, outcome=outcome))
+    def _ended(self, tool: str, outcome: str, stored: bool | None) -> None:
+        self._tell(Event("outcome", tool, outcome=outcome, stored=stored))
 
     def _refused(self, decision: _native.Decision) -> None:
         _log.debug("`%s` was refused: %s", decision.tool, decision)
@@ -263,6 +339,17 @@ class Engine(_native.EngineBase):
             except Exception:
                 self.listener_errors += 1
                 _log.exception("a listener failed on a %s of `%s`", event.kind, event.tool)
+
+
+def _known(found: Sequence[_native.Operation | None]) -> Sequence[_native.Operation]:
+    return [operation for operation in found if operation is not None and operation.state != "in_doubt"]
+
+
+def _once_gate(found: Handle) -> str:
+    for kind, gate in found.policy:
+        if kind == "once":
+            return gate
+    raise ConfigError(f"`{found.name}` has no once gate", "once", "guard it with once=")
 
 
 def _after_fork_in_child() -> None:

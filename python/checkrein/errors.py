@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from checkrein._native import Decision
@@ -26,6 +26,7 @@ __all__ = [
     "LoopDetected",
     "MissingFact",
     "NotExecuted",
+    "OutcomeNotRecorded",
     "PermitError",
     "PolicyError",
     "RateLimited",
@@ -169,6 +170,35 @@ class NotExecuted(CheckreinError):
 
     What was held for the call is given back, and a `once` key may run again.
     """
+
+
+class OutcomeNotRecorded(CheckreinError):
+    """The function ran and returned, but its outcome could not be committed.
+
+    What it did is done; `result` is what it returned. A `once` key stays in doubt until somebody says so:
+    `engine.resolve(..., "done", error.result)`. `code` says why: `permit_finished` (its lease ended while it ran) or
+    `store_error`.
+    """
+
+    def __init__(self, message: str, code: str = "store_error", result: Any = None) -> None:
+        super().__init__(message, code, result)
+
+    @property
+    def code(self) -> str:
+        """The stable code of the reason."""
+        return str(self.args[1])
+
+    @property
+    def result(self) -> Any:
+        """What the function returned."""
+        return self.args[2]
+
+    def __str__(self) -> str:
+        # The result is never printed: it may hold what does not belong into a log.
+        return str(self.args[0])
+
+    def __repr__(self) -> str:
+        return f"OutcomeNotRecorded({self.args[0]!r}, {self.args[1]!r})"
 
 
 class ForkedError(CheckreinError):

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from inspect import Signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from checkrein import _native, deadline, spec, wait
+from checkrein import _native, current, deadline, spec, wait
 from checkrein.compile import describe
 from checkrein.errors import ConfigError
+from checkrein.reconcile import Reconciler
 from checkrein.target import Target, inspect_target
 from checkrein.wrap import Shape, wrapper
 
@@ -31,12 +32,14 @@ class Handle:
         target: Target,
         slots: Sequence[str],
         bound_to: tuple[object, ...] = (),
+        reconciler: Reconciler | None = None,
     ) -> None:
         self.engine = engine
         self.guard = guard
         self._target = target
         self._slots = tuple(slots)
         self._bound_to = bound_to
+        self._reconciler = reconciler
 
     @property
     def name(self) -> str:
@@ -72,7 +75,7 @@ def handle(function: object) -> Handle:
         owner = getattr(function, "__self__", None)
         if owner is None:
             return found
-        return Handle(found.engine, found.guard, found._target, found._slots, (owner,))
+        return Handle(found.engine, found.guard, found._target, found._slots, (owner,), found._reconciler)
     raise ConfigError("the function is not guarded", "target", "put @engine.guard(...) above it")
 
 
@@ -80,6 +83,8 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
     """Make the decorator for the options of `Engine.guard`."""
     gates = _read_gates(options)
     on_block, deadline_s = _read_waiting(options)
+    safe_errors = spec.read_safe_errors(options["safe_errors"])
+    reconcile = None if gates.once is None else gates.once.reconcile
     timeout_ns = None if options["timeout"] is None else spec.span_ns("timeout", options["timeout"], least=1)
     if options["mode"] not in ("enforce", "observe"):
         raise ConfigError(
@@ -88,6 +93,8 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         target = inspect_target(function)
+        if gates.once is not None and gates.once.key_param is not None:
+            target = target.inject(gates.once.key_param)
         name = engine._claim(options["name"], target.name)
         made, description = describe(
             target,
@@ -98,7 +105,8 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             cost=options["cost"],
             actual=options["actual"],
             observe=options["mode"] == "observe",
-            raises=on_block == "raise",
+            raises=on_block == "raise" and reconcile is None,
+            safe_errors=safe_errors,
         )
         for gate, parts in made.shared.items():
             engine._claim_key(gate, parts)
@@ -117,16 +125,33 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             settles=guard.settles,
             once=gates.once is not None,
             returns_refusals=on_block == "result",
-            waits=on_block == "wait" and target.kind in ("async", "async_generator"),
+            waits=(on_block == "wait" or reconcile is not None)
+            and target.kind in ("async", "async_generator"),
             timed=timeout_ns is not None,
         )
-        handles: dict[str, Any] = {"admit": guard._admitter()}
+        admit: Callable[..., Any] = guard._admitter()
+        reconciler = None
+        if reconcile is not None:
+            reconciler = Reconciler(engine, guard, reconcile)
+            for kind, gate in guard.gates:
+                if kind == "once":
+                    engine._reconcilers[gate] = reconciler
+            admit = reconciler.admitter(admit, is_async=shape.waits, raises=on_block == "raise")
         if on_block == "wait":
-            handles["admit"] = wait.admitter(engine, handles["admit"], deadline_s, is_async=shape.waits)
+            admit = wait.admitter(
+                engine,
+                admit,
+                deadline_s,
+                is_async=shape.waits,
+                asks_async=shape.waits and reconcile is not None,
+            )
+        handles: dict[str, Any] = {"admit": admit, "enter": current.enter, "leave": current.leave}
         if timeout_ns is not None:
             handles["timed"] = deadline.timed(name, timeout_ns / 1e9, is_async=target.kind == "async")
         call = wrapper(target, shape, handles, name)
-        call.checkrein = Handle(engine, guard, target, shape.slots)  # type: ignore[attr-defined]
+        call.checkrein = Handle(  # type: ignore[attr-defined]
+            engine, guard, target, shape.slots, reconciler=reconciler
+        )
         return call  # type: ignore[return-value]
 
     return decorate
@@ -143,13 +168,15 @@ def _read_gates(options: dict[str, Any]) -> spec.Gates:
     once = options["once"]
     if exclude and once in (None, False):
         raise ConfigError("exclude without once", "exclude", "it names arguments that a once key leaves out")
+    if options["reconcile"] is not None and once in (None, False):
+        raise ConfigError("reconcile without once", "reconcile", "it answers for once keys in doubt")
     return spec.Gates(
         rates=spec.several("rate", options["rate"], spec.read_rate),
         budgets=spec.several("budget", options["budget"], spec.read_budget),
         rules=spec.several("rules", options["rules"], spec.read_rule),
         cooldown_ns=0 if options["cooldown"] is None else spec.span_ns("cooldown", options["cooldown"]),
         attempts=attempts,
-        once=None if once in (None, False) else spec.read_once(once, exclude),
+        once=None if once in (None, False) else spec.read_once(once, exclude, options["reconcile"]),
         breaker=None if options["breaker"] is None else spec.read_breaker(options["breaker"]),
     )
 

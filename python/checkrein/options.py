@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from checkrein._native import Decision
-from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Rule
+from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Reconcile, Rule
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,6 +25,8 @@ class GuardOptions(TypedDict, total=False):
     attempts: int | None
     once: Key | Sequence[str] | Literal[True] | Once | None
     exclude: str | Sequence[str]
+    reconcile: Reconcile | None
+    safe_errors: type[Exception] | Sequence[type[Exception]] | None
     breaker: str | Breaker | None
     timeout: Duration | None
     key: Key | None

@@ -38,14 +38,28 @@ _FAILURES: Final = frozenset(
 _GRPC_FAILURES: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL"})
 
 
-def classifier(hook: Callable[[BaseException], str | None] | None) -> Callable[[BaseException], str]:
+def classifier(
+    hook: Callable[[BaseException], str | None] | None, safe: tuple[type[Exception], ...] = ()
+) -> Callable[[BaseException], str]:
     """Make the function that the native code asks: the user's hook first, then the built-in list.
 
     It answers `success`, `failure`, `neutral`, `not_executed`, `unreachable` (not executed because the dependency is
-    down) or `timed_out`.
+    down) or `timed_out`. What is one of the `safe` exceptions was not executed, whatever it says of the dependency.
     """
-    if hook is None:
-        return classify
+    ask = classify if hook is None else _asking(hook)
+    if not safe:
+        return ask
+
+    def ask_safe(error: BaseException) -> str:
+        word = ask(error)
+        if not isinstance(error, safe):
+            return word
+        return "unreachable" if word in ("failure", "unreachable") else "not_executed"
+
+    return ask_safe
+
+
+def _asking(hook: Callable[[BaseException], str | None]) -> Callable[[BaseException], str]:
 
     def ask(error: BaseException) -> str:
         try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
 
 from checkrein import _native
-from checkrein.errors import ConfigError
+from checkrein.errors import ConfigError, TimedOut
 
 Duration: TypeAlias = str | int | float | timedelta
 """A length of time: text such as `"2s"` or `"10 min"`, a number of seconds, or a `timedelta`."""
@@ -26,6 +26,9 @@ Cost: TypeAlias = (
     Quantity | Callable[..., Any] | Sequence[Quantity] | Mapping[str, "Quantity | Callable[..., Any]"]
 )
 """What a call costs: a quantity, a callable of the arguments, CEL text, or one of these for each unit."""
+
+Reconcile: TypeAlias = Callable[[_native.Operation], Any]
+"""Looks up what became of an operation in doubt; may be a coroutine function."""
 
 Calendar: TypeAlias = Literal["day", "week", "month"]
 Mode: TypeAlias = Literal["enforce", "observe"]
@@ -165,15 +168,24 @@ class Once:
 
     `key` names arguments, is a callable or CEL text, or `True` for all arguments. `exclude` names arguments that have
     no canonical form (`self`, handles); they are not part of what is compared. `codec` says how results are stored:
-    `"json"` takes plain JSON values only, a pair `(dumps, loads)` anything that `dumps` turns into bytes or text.
+    `"json"` takes plain JSON values only, a pair `(dumps, loads)` anything that `dumps` turns into bytes or text and
+    that `loads` makes a value of the same type from. Results are kept for `keep_result`, the key itself for `keep_key`
+    after the operation ended, and for ever while its outcome is unknown.
+
+    `reconcile` is asked with the `Operation` when a call finds its own key in doubt. It looks up what happened and
+    returns `Done(result)`, `NotExecuted` (only if the earlier attempt can no longer take effect), or `None` when it
+    still does not know. `key_param` names the parameter that gets the operation's idempotency key; callers do not pass
+    it and do not see it in the signature.
     """
 
     key: Key | Literal[True] = True
     exclude: str | Sequence[str] = ()
     codec: Literal["json"] | tuple[Callable[[Any], bytes | str], Callable[[bytes], Any]] = "json"
     keep_result: Duration = "1d"
-    keep_key: Duration = "30d"
+    keep_key: Duration = "400d"
     scope: str | None = None
+    reconcile: Reconcile | None = None
+    key_param: str | None = None
 
     def __post_init__(self) -> None:
         span_ns("keep_result", self.keep_result)
@@ -184,6 +196,12 @@ class Once:
                 "the codec of a once gate is neither `json` nor a pair of callables",
                 "once_codec",
                 'use codec="json" or codec=(dumps, loads)',
+            )
+        if self.reconcile is not None and not callable(self.reconcile):
+            raise ConfigError(
+                f"`reconcile` is a {type(self.reconcile).__name__}",
+                "reconcile",
+                "give a callable of the operation that says what became of it",
             )
 
 
@@ -274,17 +292,41 @@ def read_rule(rule: object) -> Rule:
     raise ConfigError(f"`{_short(rule)}` is no rule", "rule", hint)
 
 
-def read_once(once: object, exclude: tuple[str, ...]) -> Once:
+def read_once(once: object, exclude: tuple[str, ...], reconcile: Reconcile | None) -> Once:
     """Read `True`, argument names, a callable, CEL text or a `Once`."""
     if isinstance(once, Once):
-        return once
+        for name, value, own in (
+            ("exclude", exclude, once.exclude),
+            ("reconcile", reconcile, once.reconcile),
+        ):
+            if value and own:
+                raise ConfigError(f"`{name}` is given twice", name, "give it to Once(...) or to the guard")
+        return replace(once, exclude=exclude or once.exclude, reconcile=once.reconcile or reconcile)
     if isinstance(once, list):
         once = tuple(once)
     if once is True or isinstance(once, (str, tuple)) or callable(once):
-        return Once(once, exclude=exclude)
+        return Once(once, exclude=exclude, reconcile=reconcile)
     raise ConfigError(
         f"`{_short(once)}` is no once key", "once", "name an argument, or use once=True for all of them"
     )
+
+
+def read_safe_errors(errors: object) -> tuple[type[Exception], ...]:
+    """Read which exceptions mean that the function provably had no effect.
+
+    Raises ConfigError for what would call an unknown outcome a clean one.
+    """
+    if errors is None:
+        return ()
+    kinds = errors if isinstance(errors, (list, tuple)) else (errors,)
+    for kind in kinds:
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            hint = "name classes of exceptions such as ConnectionRefusedError; a cancellation or Ctrl-C is never safe"
+            raise ConfigError(f"`{_short(kind)}` in safe_errors is no Exception", "safe_errors", hint)
+        if issubclass(TimedOut, kind):
+            hint = "name the exceptions that are raised before anything was sent"
+            raise ConfigError(f"{kind.__name__} in safe_errors covers unknown outcomes", "safe_errors", hint)
+    return tuple(kinds)
 
 
 def several(what: str, value: object, read: Callable[[object], Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -29,6 +30,25 @@ class Target:
     module: str
     qualname: str
     namespace: dict[str, Any]
+    injected: str | None = None
+    """A parameter that the guard fills in; it is none of `parameters`."""
+
+    @property
+    def passed(self) -> tuple[Parameter, ...]:
+        """The parameters with the injected one, in the order of the callable."""
+        return self.parameters if self.injected is None else _parameters(self.function)
+
+    def inject(self, name: str) -> Target:
+        """Return the target with a parameter taken out of its signature.
+
+        Raises ConfigError if it has no such parameter, or one that cannot be filled in.
+        """
+        self.require(name, "key_param")
+        rest = tuple(parameter for parameter in self.parameters if parameter.name != name)
+        found = self.parameters[self.names.index(name)]
+        if found.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+            raise ConfigError(f"key_param: `{name}` is no single parameter", "key_param", "name a plain one")
+        return dataclasses.replace(self, parameters=rest, injected=name)
 
     @property
     def names(self) -> list[str]:

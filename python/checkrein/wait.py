@@ -20,9 +20,12 @@ JITTER: Final = 0.05
 
 
 def admitter(
-    engine: Engine, admit: Callable[..., Any], deadline_s: float, *, is_async: bool
+    engine: Engine, admit: Callable[..., Any], deadline_s: float, *, is_async: bool, asks_async: bool = False
 ) -> Callable[..., Any]:
-    """Wrap a native admission that returns refusals into one that waits for them to end, then raises."""
+    """Wrap an admission that returns refusals into one that waits for them to end, then raises.
+
+    `asks_async`: the admission itself has to be awaited.
+    """
 
     def pause(decision: Decision, attempt: int, until: float) -> float:
         seconds = _pause(decision, attempt, until - engine.now())
@@ -44,7 +47,7 @@ def admitter(
         import asyncio
 
         until, attempt = engine.now() + deadline_s, 0
-        while isinstance(answer := admit(*slots), Decision):
+        while isinstance(answer := await admit(*slots) if asks_async else admit(*slots), Decision):
             seconds = pause(answer, attempt, until)
             await asyncio.sleep(_real(engine, seconds))
             attempt += 1

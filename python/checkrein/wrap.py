@@ -8,10 +8,11 @@ defaults and the globals of the guarded function; what it needs of Checkrein rea
 from __future__ import annotations
 
 import functools
+import inspect
 import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import Parameter
+from inspect import Parameter, Signature
 from types import FunctionType
 from typing import Any
 
@@ -35,10 +36,10 @@ class Shape:
 def wrapper(target: Target, shape: Shape, handles: dict[str, Any], title: str) -> Callable[..., Any]:
     """Compile the wrapper of `target`.
 
-    `handles` holds what the text names: `admit`, and `timed` where there is a timeout.
+    `handles` holds what the text names: `admit`, `timed` where there is a timeout, `enter` and `leave` for a once gate.
     """
-    names = _Names(set(target.names))
-    lines = _TEMPLATES[target.kind](_Text(target.parameters, shape, names))
+    names = _Names({parameter.name for parameter in target.passed})
+    lines = _TEMPLATES[target.kind](_Text(target, shape, names))
     cells = {names.of("fn"): target.function, names.of("Decision"): Decision, names.of("base"): BaseException}
     cells |= {names.of(name): value for name, value in handles.items()}
     cells |= {names.of("stop"): StopAsyncIteration, names.of("exit"): GeneratorExit}
@@ -75,6 +76,13 @@ def _dress(made: FunctionType, target: Target) -> Callable[..., Any]:
     call.__qualname__ = target.qualname
     call.__module__ = target.module
     functools.update_wrapper(call, target.function)
+    if target.injected is not None:
+        # Whoever builds a schema must not offer what callers do not pass; `__wrapped__` still shows it.
+        returns = inspect.signature(target.function).return_annotation
+        call.__signature__ = Signature(target.parameters, return_annotation=returns)  # type: ignore[attr-defined]
+        hints = dict(call.__annotations__)
+        hints.pop(target.injected, None)
+        call.__annotations__ = hints
     # What tracebacks and profilers print is in the code object.
     call.__code__ = call.__code__.replace(co_name=short, co_qualname=target.qualname)
     return call
@@ -95,11 +103,12 @@ class _Names:
 class _Text:
     """Pieces of a wrapper's text."""
 
-    def __init__(self, parameters: Sequence[Parameter], shape: Shape, names: _Names) -> None:
+    def __init__(self, target: Target, shape: Shape, names: _Names) -> None:
         self.shape = shape
         self.of = names.of
-        self.signature = _signature(parameters)
-        self.call = ", ".join(_passed(parameter) for parameter in parameters)
+        self.signature = _signature(target.parameters)
+        self.call = ", ".join(_passed(parameter) for parameter in target.passed)
+        self.injected = target.injected
         self.slots = ", ".join(shape.slots)
 
     def admit(self, waiting: str) -> list[str]:
@@ -135,15 +144,20 @@ class _Text:
         if not self.shape.settles:
             return [*lines, f"return {self.run(waiting)}"]
         permit, result = of("permit"), of("result")
-        return [
-            *lines,
+        run = [
             "try:",
             f"    {result} = {self.run(waiting)}",
             f"except {of('base')} as {of('error')}:",
             f"    {permit}.failed({of('error')})",
             "    raise",
-            f"return {permit}.done({result})",
         ]
+        if self.shape.once:
+            if self.injected is not None:
+                lines.append(f"{self.injected} = {permit}.idempotency_key")
+            token = of("token")
+            lines.append(f"{token} = {of('enter')}({permit})")
+            run = ["try:", *_indent(run), "finally:", f"    {of('leave')}({token})"]
+        return [*lines, *run, f"return {permit}.done({result})"]
 
 
 def _sync(text: _Text) -> list[str]:

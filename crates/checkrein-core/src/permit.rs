@@ -5,9 +5,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::amount::Amount;
+use crate::codec::{Damaged, Reader, Record, Write};
 use crate::gate::breaker::{Health, Thresholds, Ticket};
 use crate::gate::once::Run;
-use crate::policy::Leases;
+use crate::policy::{Leases, MAX_GATES};
 use crate::time::{Timestamp, Window};
 
 /// Where a permit stands. Finished permits are gone.
@@ -75,5 +76,69 @@ impl Settlement<'_> {
     /// A settlement without costs of its own.
     pub const fn new(outcome: Outcome, health: Health) -> Self {
         Self { outcome, health, actual: &[] }
+    }
+}
+
+const VERSION: u8 = 1;
+
+impl Record for Permit {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        out.push(match self.phase {
+            PermitPhase::Reserved => 0,
+            PermitPhase::Started => 1,
+            PermitPhase::InDoubt => 2,
+        });
+        out.stamp(self.lease_until);
+        out.span(self.leases.reserved);
+        out.span(self.leases.started);
+        out.span(self.leases.in_doubt);
+        out.number(self.holds.len() as u128);
+        for hold in &self.holds {
+            out.push(hold.record);
+            out.amount(hold.amount);
+            out.window(hold.window);
+        }
+        out.number(self.breakers.len() as u128);
+        for (record, ticket, thresholds) in &self.breakers {
+            out.push(*record);
+            ticket.encode(out);
+            thresholds.encode(out);
+        }
+        out.flag(self.operation.is_some());
+        if let Some((record, run)) = self.operation {
+            out.push(record);
+            run.encode(out);
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
+        let mut bytes = Reader::new(bytes, VERSION)?;
+        let phase = match bytes.small::<u8>()? {
+            0 => PermitPhase::Reserved,
+            1 => PermitPhase::Started,
+            2 => PermitPhase::InDoubt,
+            _ => return Err(Damaged::Value("no such phase of a permit")),
+        };
+        let lease_until = bytes.stamp()?;
+        let leases = Leases { reserved: bytes.span()?, started: bytes.span()?, in_doubt: bytes.span()? };
+        let position = |bytes: &mut Reader<'_>| match bytes.take(1)? {
+            [record] if usize::from(*record) < MAX_GATES => Ok(*record),
+            _ => Err(Damaged::Value("a position beyond the gates of a policy")),
+        };
+        let mut holds = SmallVec::new();
+        for _ in 0..bytes.small::<u8>()? {
+            let record = position(&mut bytes)?;
+            holds.push(Hold { record, amount: bytes.amount()?, window: bytes.window()? });
+        }
+        let mut breakers = SmallVec::new();
+        for _ in 0..bytes.small::<u8>()? {
+            let record = position(&mut bytes)?;
+            breakers.push((record, Ticket::decode(&mut bytes)?, Thresholds::decode(&mut bytes)?));
+        }
+        let operation =
+            if bytes.flag()? { Some((position(&mut bytes)?, Run::decode(&mut bytes)?)) } else { None };
+        bytes.end()?;
+        Ok(Self { phase, lease_until, leases, holds, breakers, operation })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use checkrein_core::admission::Verdict;
 use checkrein_core::code::Code;
 use checkrein_core::decision::{self as core, Detail, Retry, retry_of};
+use checkrein_core::gate::once::Run;
 use checkrein_core::time::Span;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -66,6 +67,14 @@ impl Decision {
     /// The code that names the exception.
     pub(crate) fn first_code(&self) -> Option<Code> {
         self.reasons.first().map(|reason| reason.code)
+    }
+
+    /// The run whose outcome is unknown, when that is the first reason.
+    pub(crate) fn doubt(&self) -> Option<Run> {
+        match self.reasons.first()?.detail {
+            Detail::Doubt(run) => Some(run),
+            _ => None,
+        }
     }
 
     fn retry(&self) -> Retry {

@@ -8,7 +8,7 @@ use checkrein::engine::{Engine as CoreEngine, FamilyInfo};
 use checkrein::store::{Cursor, RecordState};
 use checkrein_core::gate::breaker::Phase;
 use checkrein_core::gate::once::OperationState;
-use checkrein_core::key::{KeyRef, decode_parts, encode_parts};
+use checkrein_core::key::{KeyRef, encode_parts};
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Timestamp};
 use pyo3::exceptions::PyValueError;
@@ -17,6 +17,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::convert::{self, Unusable};
 use crate::error;
+use crate::operation::{self, Operation};
 
 /// Counts the forks this process is a child of: an engine of another count was made by a parent.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -185,7 +186,7 @@ impl EngineBase {
     /// Forgets idle records and moves on permits whose lease has ended; returns how many records went.
     fn collect(&self, py: Python<'_>) -> PyResult<usize> {
         self.check_fork(py)?;
-        Ok(py.detach(|| self.engine.collect()))
+        py.detach(|| self.engine.collect()).map_err(|problem| error::store(py, &problem))
     }
 
     /// Raises when this process is a forked child of the engine's.
@@ -212,13 +213,17 @@ impl EngineBase {
                 continue;
             }
             let Some(key) = key else {
-                done = done.saturating_add(self.engine.reset_all(family.kind, family.family));
+                done = done.saturating_add(
+                    py.detach(|| self.engine.reset_all(family.kind, family.family))
+                        .map_err(|problem| error::store(py, &problem))?,
+                );
                 continue;
             };
             let bytes = encode_key(py, key)?;
             let tenant = tenant.unwrap_or(&self.tenant).as_bytes();
             let key = KeyRef { family: family.family, tenant, key: &bytes };
-            done = done.saturating_add(usize::from(self.engine.reset(family.kind, key)));
+            let reset = py.detach(|| self.engine.reset(family.kind, key));
+            done = done.saturating_add(usize::from(reset.map_err(|problem| error::store(py, &problem))?));
         }
         Ok(done)
     }
@@ -240,15 +245,49 @@ impl EngineBase {
         let bytes = encode_key(py, key)?;
         let tenant = tenant.unwrap_or(&self.tenant).as_bytes();
         let families = self.engine.families();
-        let mut operations =
+        let operations =
             families.iter().filter(|f| f.kind == RecordKind::Operation && belongs(&f.name, name, exact));
-        Ok(operations.any(|family| {
+        for family in operations {
             let state = match state {
                 "done" => OperationState::Done(result.as_deref().map(Arc::from)),
                 _ => OperationState::FailedClean,
             };
-            self.engine.resolve(KeyRef { family: family.family, tenant, key: &bytes }, None, state)
-        }))
+            let key = KeyRef { family: family.family, tenant, key: &bytes };
+            let resolved = py.detach(|| self.engine.resolve(key, None, state));
+            if resolved.map_err(|problem| error::store(py, &problem))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// At most `limit` operations in doubt, those of one once gate or of all.
+    #[pyo3(signature = (gate, limit))]
+    fn _doubts(slf: &Bound<'_, Self>, gate: Option<&str>, limit: usize) -> PyResult<Vec<Operation>> {
+        let base = slf.get();
+        base.check_fork(slf.py())?;
+        let families = base.engine.families();
+        let (mut found, mut cursor) = (Vec::new(), Some(Cursor::default()));
+        while let Some(after) = cursor.filter(|_| found.len() < limit) {
+            let listed = slf.py().detach(|| base.engine.list(RecordKind::Operation, after, 256));
+            let (records, next) = listed.map_err(|problem| error::store(slf.py(), &problem))?;
+            for record in records {
+                let family = record.key.borrow().family;
+                let RecordState::Operation { state: OperationState::InDoubt, since, run } = record.state
+                else {
+                    continue;
+                };
+                let Some(family) = families.iter().find(|known| known.family == family) else { continue };
+                if found.len() < limit && gate.is_none_or(|gate| gate == family.name) {
+                    let owner = slf.clone().unbind();
+                    let name = family.name.as_str().into();
+                    let since = Some(since.nanos() as f64 / 1e9);
+                    found.push(Operation::new(owner, name, record.key, "in_doubt").doubt(run, since, None));
+                }
+            }
+            cursor = next;
+        }
+        Ok(found)
     }
 
     /// At most `limit` records of a kind (`meter`, `breaker`, `operation`, `fact`) as dicts.
@@ -264,7 +303,9 @@ impl EngineBase {
         let families = self.engine.families();
         let (mut rows, mut cursor) = (Vec::new(), Some(Cursor::default()));
         while let Some(after) = cursor.filter(|_| rows.len() < limit) {
-            let (records, next) = self.engine.list(kind, after, (limit - rows.len()).min(256));
+            let most = (limit - rows.len()).min(256);
+            let listed = py.detach(|| self.engine.list(kind, after, most));
+            let (records, next) = listed.map_err(|problem| error::store(py, &problem))?;
             for record in records {
                 let borrowed = record.key.borrow();
                 let Some(family) = families.iter().find(|family| family.family == borrowed.family) else {
@@ -324,16 +365,10 @@ fn row<'py>(
     key: KeyRef<'_>,
     state: &RecordState,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let row = PyDict::new(py);
     row.set_item("gate", &family.name)?;
-    row.set_item("tenant", text(key.tenant))?;
-    // A key of several parts begins with the length of its first: a zero byte, which no text key has.
-    let parts = if key.key.first() == Some(&0) { decode_parts(key.key) } else { None };
-    match parts {
-        Some(parts) => row.set_item("key", PyTuple::new(py, parts.into_iter().map(text))?)?,
-        None => row.set_item("key", text(key.key))?,
-    }
+    row.set_item("tenant", String::from_utf8_lossy(key.tenant))?;
+    row.set_item("key", operation::shown(py, key.key)?)?;
     match state {
         RecordState::Meter { spent, count, account, newest } => {
             row.set_item("unit", family.unit.map(|unit| unit.name()))?;
@@ -353,6 +388,8 @@ fn row<'py>(
         RecordState::Operation { state, since, .. } => {
             row.set_item("state", state.name())?;
             row.set_item("since", since.nanos() as f64 / 1e9)?;
+            row.set_item("idempotency_key", operation::idempotency_key(&family.name, key))?;
+            row.set_item("result_kept", matches!(state, OperationState::Done(Some(_))))?;
         }
         RecordState::Fact(fact) => row.set_item("expires", fact.expires.nanos() as f64 / 1e9)?,
         RecordState::Permit { phase, .. } => row.set_item("phase", format!("{phase:?}"))?,

@@ -1,14 +1,19 @@
 //! The one way from errors and refusals to Python exceptions: the classes of `checkrein.errors`.
 
+use checkrein::store::StoreError;
+use checkrein_core::admission::Admission;
 use checkrein_core::code::Code;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use crate::decision::Decision;
+
 static DENIED: PyOnceLock<Vec<Py<PyType>>> = PyOnceLock::new();
 static CONFIG: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static FORKED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static NOT_RECORDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static PERMIT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 const MODULE: &str = "checkrein.errors";
@@ -75,6 +80,24 @@ pub(crate) fn forked(py: Python<'_>) -> PyErr {
     message(py, &FORKED, "ForkedError", text)
 }
 
+/// The tool ran and nobody can be told so later; the exception carries its result.
+#[cold]
+pub(crate) fn not_recorded(
+    py: Python<'_>,
+    tool: &str,
+    code: &str,
+    text: &str,
+    result: Bound<'_, PyAny>,
+) -> PyErr {
+    let class = NOT_RECORDED.get_or_try_init(py, || class(py, "OutcomeNotRecorded").map(Bound::unbind));
+    let text =
+        format!("`{tool}` ran, but its outcome was not recorded: {text} (hint: its result is `.result`)");
+    match class.and_then(|class| class.bind(py).call1((text, code, result))) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    }
+}
+
 /// A permit that cannot be finished, or not any more.
 pub(crate) fn permit(py: Python<'_>, text: &str) -> PyErr {
     message(py, &PERMIT, "PermitError", text)
@@ -84,6 +107,16 @@ fn message(py: Python<'_>, cell: &'static PyOnceLock<Py<PyType>>, name: &str, te
     let class = cell.get_or_try_init(py, || class(py, name).map(Bound::unbind));
     match class.and_then(|class| class.bind(py).call1((text,))) {
         Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    }
+}
+
+/// A store that did not do what it was asked outside a decision.
+pub(crate) fn store(py: Python<'_>, problem: &StoreError) -> PyErr {
+    let admission = Admission::store_error(Code::StoreError, &problem.to_string());
+    let decision = Decision::block(&std::sync::Arc::from("store"), admission.reasons);
+    match decision.into_pyobject(py) {
+        Ok(decision) => denied(py, Code::StoreError, decision.into_any()),
         Err(error) => error,
     }
 }

@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 
 use checkrein::engine::{Admitted, CompiledPolicy, Engine as CoreEngine};
 use checkrein::store::PermitId;
-use checkrein_core::admission::{Admission, Verdict};
-use checkrein_core::amount::Amount;
+use checkrein_core::admission::{Admission, Inputs, KeyValue, Verdict};
 use checkrein_core::code::Code;
 use checkrein_core::decision::Reason;
+use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::policy::Check;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, ffi};
 use smallvec::SmallVec;
 
@@ -19,7 +20,8 @@ use crate::convert::{self, MAX_NODES, Unusable};
 use crate::decision::Decision;
 use crate::engine::{EngineBase, Shared};
 use crate::inputs::{Reader, Reading};
-use crate::permit::{Hooks, Permit};
+use crate::operation::Operation;
+use crate::permit::{Hooks, Permit, Taken};
 use crate::simple::Simple;
 use crate::{entry, error, reason, spec};
 
@@ -45,12 +47,14 @@ pub(crate) struct Guard {
     /// It reads nothing but text keys.
     pub(crate) simple: Option<Simple>,
     pub(crate) hooks: Hooks,
+    /// The records of its once gate, and the gate's name.
+    pub(crate) once: Option<(Family, Arc<str>)>,
 }
 
 /// How a call was decided.
 pub(crate) enum Decided<'py> {
     /// It runs, perhaps on copies of its arguments, and perhaps has something to settle.
-    Allowed(Option<PermitId>, Option<Bound<'py, PyTuple>>, SmallVec<[Amount; 2]>),
+    Allowed(Option<PermitId>, Option<Bound<'py, PyTuple>>, Taken),
     /// It ran before.
     Replay(Arc<[u8]>),
     /// It does not run.
@@ -71,6 +75,10 @@ impl Guard {
             error::config(py, &problem.to_string(), "policy", "look at the named gate of this guard")
         })?;
         let reader = described.take_reader(base.tenant.clone())?;
+        let once = policy.policy().gates().iter().find_map(|gate| match &gate.check {
+            Check::Once(once) => Some((once.family, Arc::clone(&gate.name))),
+            _ => None,
+        });
         Ok(Self {
             engine: base.engine.clone(),
             shared: Arc::clone(&base.shared),
@@ -82,6 +90,7 @@ impl Guard {
             copies: described.copies,
             raises: described.raises,
             hooks: described.hooks,
+            once,
             owner: owner.unbind(),
         })
     }
@@ -128,6 +137,45 @@ impl Guard {
             }
             Err(reasons) => Decision::block(tool, reasons),
         })
+    }
+
+    /// The operation that a refused call found in doubt; `None` if that is not the first reason of its decision.
+    #[pyo3(signature = (decision, *args))]
+    fn _doubt(
+        &self,
+        py: Python<'_>,
+        decision: &Decision,
+        args: &Bound<'_, PyTuple>,
+    ) -> PyResult<Option<Operation>> {
+        let (Some(run), Some((family, gate))) = (decision.doubt(), &self.once) else { return Ok(None) };
+        let pointers: SmallVec<[*mut ffi::PyObject; 8]> =
+            args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
+        let mut copies = Copies::new();
+        // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
+        let key = unsafe {
+            self.with_slots(py, &pointers, &mut copies, |reading| {
+                self.reader.decide(reading, |inputs| record_of(*family, inputs))
+            })?
+        };
+        let Ok(Some(key)) = key else { return Ok(None) };
+        let arguments = PyDict::new(py);
+        for (name, slot) in self.reader.once.iter().flat_map(|once| &once.covered) {
+            match copies.get(*slot).and_then(Option::as_ref) {
+                Some(copy) => arguments.set_item(name, copy)?,
+                None => arguments.set_item(name, args.get_item(*slot)?)?,
+            }
+        }
+        let operation = Operation::new(self.owner.clone_ref(py), Arc::clone(gate), *key, "in_doubt");
+        Ok(Some(operation.doubt(run, None, Some(arguments.unbind()))))
+    }
+
+    /// The bytes of a result, as a repetition would get it; `None` (and a warning) when it cannot be stored.
+    fn _encode<'py>(
+        &self,
+        py: Python<'py>,
+        result: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        Ok(self.encode(py, result)?.map(|stored| PyBytes::new(py, &stored)))
     }
 
     /// The function that wrappers call: a builtin without keyword arguments, bound to this guard.
@@ -203,16 +251,21 @@ impl Guard {
         // SAFETY: as for this function.
         let admitted = unsafe {
             self.with_slots(py, args, &mut copies, |reading| {
-                let costs = if self.hooks.holds.is_empty() {
+                let held = if self.hooks.holds.is_empty() {
                     SmallVec::new()
                 } else {
                     self.hooks.held(&reading.costs)
                 };
-                let admitted = self.reader.decide(reading, |inputs| self.engine.admit(&self.policy, inputs));
-                admitted.map(|admitted| (admitted, costs))
+                let admitted = self.reader.decide(reading, |inputs| {
+                    let admitted = self.engine.admit(&self.policy, inputs);
+                    let run = admitted.admission.verdict == Verdict::Allow;
+                    let once = self.once.as_ref().filter(|_| run);
+                    (admitted, once.and_then(|(family, _)| record_of(*family, inputs)))
+                });
+                admitted.map(|(admitted, key)| (admitted, Taken { held, key }))
             })?
         };
-        let (admitted, costs) = match admitted {
+        let (admitted, taken) = match admitted {
             Ok(admitted) => admitted,
             Err(reasons) => {
                 return Ok(Decided::Blocked(Box::new(Decision::block(&self.reader.tool, reasons))));
@@ -221,7 +274,7 @@ impl Guard {
         // SAFETY: as for this function.
         let copied =
             || if copies.is_empty() { Ok(None) } else { unsafe { merged(py, args, copies).map(Some) } };
-        self.decided(py, admitted, costs, copied)
+        self.decided(py, admitted, taken, copied)
     }
 
     /// What an admission means for the call.
@@ -230,7 +283,7 @@ impl Guard {
         &self,
         _py: Python<'py>,
         admitted: Admitted,
-        costs: SmallVec<[Amount; 2]>,
+        taken: Taken,
         copied: impl FnOnce() -> PyResult<Option<Bound<'py, PyTuple>>>,
     ) -> PyResult<Decided<'py>> {
         let Admission { verdict, reasons, observed, .. } = admitted.admission;
@@ -239,7 +292,7 @@ impl Guard {
             unsafe { Python::attach_unchecked(|py| self.observed(py, &observed))? };
         }
         match verdict {
-            Verdict::Allow => Ok(Decided::Allowed(admitted.permit, copied()?, costs)),
+            Verdict::Allow => Ok(Decided::Allowed(admitted.permit, copied()?, taken)),
             Verdict::Replay(result) => Ok(Decided::Replay(result)),
             Verdict::Block => {
                 let decision =
@@ -260,14 +313,14 @@ impl Guard {
         let tool = &self.reader.tool;
         let plain = |verdict: &Verdict| Decision::new(tool, verdict, Vec::new(), Vec::new(), Vec::new());
         match decided? {
-            Decided::Allowed(permit, copied, costs) => {
+            Decided::Allowed(permit, copied, taken) => {
                 if listening {
                     self.announce(py, Bound::new(py, plain(&Verdict::Allow))?.into_any());
                 }
                 if self.policy.policy().settles() {
                     let guard = slf.clone().unbind();
                     return Ok(
-                        Py::new(py, Permit::new(guard, permit, copied.map(Bound::unbind), costs))?.into_any()
+                        Py::new(py, Permit::new(guard, permit, copied.map(Bound::unbind), taken))?.into_any()
                     );
                 }
                 Ok(copied.map_or_else(|| py.None(), |copied| copied.unbind().into_any()))
@@ -295,6 +348,25 @@ impl Guard {
         }
     }
 
+    /// The bytes of a result; `None` (and a warning) when it cannot be stored.
+    pub(crate) fn encode(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<Option<Arc<[u8]>>> {
+        Ok(match self.hooks.codec.encode(result)? {
+            Ok(stored) => Some(stored),
+            Err(problem) => {
+                self.warn(py, &format!("the result was not stored: {problem}; repetitions will be refused"));
+                None
+            }
+        })
+    }
+
+    /// Has the engine log a warning; whatever happens there, the call goes on.
+    pub(crate) fn warn(&self, py: Python<'_>, text: &str) {
+        let owner = self.owner.bind(py);
+        if let Err(error) = owner.call_method1("_warn", (self.tool(), text)) {
+            error::unraisable(py, error, owner.as_any());
+        }
+    }
+
     /// Tells the engine's listeners; whatever happens there, the call goes on.
     fn announce(&self, py: Python<'_>, decision: Bound<'_, PyAny>) {
         let owner = self.owner.bind(py);
@@ -312,6 +384,12 @@ impl Guard {
         }
         Ok(())
     }
+}
+
+/// The record of the once key of these inputs.
+fn record_of(family: Family, inputs: &Inputs<'_>) -> Option<Box<Key>> {
+    let (KeyValue::Bytes(key), _) = inputs.once? else { return None };
+    Some(Box::new(Key::new(KeyRef { family, tenant: inputs.tenant.as_bytes(), key })))
 }
 
 /// Copies every container among the arguments; nothing is allocated when there is none.

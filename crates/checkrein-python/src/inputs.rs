@@ -18,6 +18,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use smallvec::SmallVec;
 
 use crate::convert::{self, MAX_NODES, Unusable};
+use crate::operation::NAMESPACE;
 use crate::reason;
 use crate::source::{Answer, Rule, Slots, Source};
 
@@ -41,7 +42,7 @@ pub(crate) struct OnceSource {
     /// `None`: all covered arguments are the key.
     key: Option<Source>,
     /// Names and slots of the arguments that are compared.
-    covered: Vec<(String, usize)>,
+    pub(crate) covered: Vec<(String, usize)>,
     /// The name of the tool in the digest.
     scope: String,
     gate: Arc<str>,
@@ -150,7 +151,7 @@ impl OnceSource {
         }
         let members = Object::from_members(members).map_err(|error| Unusable::Wrong(error.to_string()))?;
         let arguments = canonical_json::to_vec(&Value::Object(members));
-        let (namespace, name) = ("python", self.scope.as_str());
+        let (namespace, name) = (NAMESPACE, self.scope.as_str());
         Ok(RequestDigest::of(&Request {
             namespace,
             name,
@@ -244,6 +245,7 @@ impl Reader {
             once,
             period_ends: &[],
             start: true,
+            action: None,
         }))
     }
 
@@ -369,7 +371,8 @@ impl<'a> Reading<'a> {
             Some(source) => self.hold(py, source, slots, tool, "the once key")?,
             None => {
                 let start = self.scratch.len();
-                self.scratch.extend_from_slice(digest.as_bytes());
+                // Text, so that lists can show it and people can name it.
+                self.scratch.extend_from_slice(format!("sha256:{digest}").as_bytes());
                 Held::Scratch(start..self.scratch.len())
             }
         };

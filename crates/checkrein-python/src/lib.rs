@@ -10,8 +10,10 @@ mod entry;
 mod error;
 mod guard;
 mod inputs;
+mod operation;
 mod permit;
 mod reason;
+mod result;
 mod scope;
 mod simple;
 mod source;
@@ -24,6 +26,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<reason::MeterStatus>()?;
     module.add_class::<decision::Decision>()?;
     module.add_class::<guard::Guard>()?;
+    module.add_class::<operation::Operation>()?;
     module.add_class::<permit::Permit>()?;
     module.add_class::<scope::Expression>()?;
     module.add_function(wrap_pyfunction!(decision::timeout_decision, module)?)?;

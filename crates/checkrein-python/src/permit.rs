@@ -3,23 +3,26 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use checkrein::engine::SettleError;
 use checkrein::store::PermitId;
 use checkrein_core::admission::PermitError;
 use checkrein_core::amount::{Amount, Unit};
-use checkrein_core::canonical_json;
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::Cost;
-use checkrein_core::json::{Limits, Value, read};
+use checkrein_core::gate::once::OperationState;
+use checkrein_core::key::Key;
 use checkrein_core::permit::{Outcome, Settlement};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 use smallvec::SmallVec;
 
-use crate::convert::{self, MAX_DEPTH, MAX_NODES, Unusable};
+use crate::convert::{self, Unusable};
 use crate::error;
 use crate::guard::Guard;
+use crate::operation::Operation;
+use crate::result::Codec;
 
 /// What happens when a call ends, beyond the gates themselves.
 #[derive(Debug)]
@@ -28,10 +31,10 @@ pub(crate) struct Hooks {
     pub(crate) holds: Vec<(Unit, usize, Option<Py<PyAny>>)>,
     /// Says what an exception means.
     classify: Py<PyAny>,
-    /// Turns a result into bytes and back; `None` for plain JSON.
-    codec: Option<(Py<PyAny>, Py<PyAny>)>,
+    /// Turns a result into bytes and back.
+    pub(crate) codec: Codec,
     /// Whether there is a once gate, whose key stays in doubt when nobody knows the outcome.
-    once: bool,
+    pub(crate) once: bool,
 }
 
 impl Hooks {
@@ -42,7 +45,7 @@ impl Hooks {
         let (holds, classify, codec, once): Parts = spec.extract()?;
         let unit = |word: &str| Unit::parse(word).unwrap_or(Unit::Calls);
         let holds = holds.into_iter().map(|(word, cost, actual)| (unit(&word), cost, actual)).collect();
-        Ok(Self { holds, classify, codec, once })
+        Ok(Self { holds, classify, codec: Codec::read(codec), once })
     }
 
     /// The amounts a call will hold, in the order of the holds.
@@ -54,65 +57,29 @@ impl Hooks {
         for (_, _, actual) in &self.holds {
             actual.as_ref().map_or(Ok(()), |actual| visit.call(actual))?;
         }
-        if let Some((dumps, loads)) = &self.codec {
-            visit.call(dumps)?;
-            visit.call(loads)?;
-        }
+        self.codec.traverse(visit)?;
         visit.call(&self.classify)
     }
 }
 
-/// A stored result is as large as what was let in; it was not sent by anybody.
-const STORED: Limits =
-    Limits { bytes: usize::MAX, depth: MAX_DEPTH + 1, nodes: MAX_NODES + 1, number_bytes: 128 };
-
-/// Writes a result so that reading it gives the same value of the same type: canonical JSON has no `2.0`.
-fn write_result(value: &Value, out: &mut Vec<u8>) {
-    let start = out.len();
-    match value {
-        Value::Array(items) => {
-            out.push(b'[');
-            for item in items {
-                write_result(item, out);
-                out.push(b',');
-            }
-            close(out, start, b']');
-        }
-        Value::Object(object) => {
-            out.push(b'{');
-            for (name, value) in object.iter() {
-                out.extend(canonical_json::to_vec(&Value::String(name.to_owned())));
-                out.push(b':');
-                write_result(value, out);
-                out.push(b',');
-            }
-            close(out, start, b'}');
-        }
-        Value::Float(number) => {
-            // The shortest digits that come back as the same double, always with a point or an exponent.
-            out.extend(format!("{number:?}").into_bytes());
-        }
-        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::String(_) => {
-            out.extend(canonical_json::to_vec(value));
-        }
-    }
-}
-
-/// Ends a container in place of the last comma.
-fn close(out: &mut Vec<u8>, start: usize, bracket: u8) {
-    if out.len() > start + 1 {
-        out.pop();
-    }
-    out.push(bracket);
+/// What an admission took for a call, as its permit has to know it.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// The amounts it holds, in the order of the holds.
+    pub(crate) held: SmallVec<[Amount; 2]>,
+    /// The record of its once key.
+    pub(crate) key: Option<Box<Key>>,
 }
 
 /// What an admitted call holds; finished once.
-#[pyclass(name = "Permit", module = "checkrein._native", frozen)]
+#[pyclass(name = "Permit", module = "checkrein._native", frozen, weakref)]
 pub(crate) struct Permit {
     guard: Py<Guard>,
     id: Option<PermitId>,
     args: Option<Py<PyTuple>>,
     replay: Option<Arc<[u8]>>,
+    /// The record of its once key.
+    key: Option<Box<Key>>,
     held: SmallVec<[Amount; 2]>,
     /// It was put in doubt; what comes now is late.
     late: AtomicBool,
@@ -137,14 +104,14 @@ impl Permit {
         guard: Py<Guard>,
         id: Option<PermitId>,
         args: Option<Py<PyTuple>>,
-        held: SmallVec<[Amount; 2]>,
+        taken: Taken,
     ) -> Self {
         let (late, open) = (AtomicBool::new(false), AtomicBool::new(true));
-        Self { guard, id, args, replay: None, held, late, open }
+        Self { guard, id, args, replay: None, key: taken.key, held: taken.held, late, open }
     }
 
     pub(crate) fn replay(guard: Py<Guard>, result: Arc<[u8]>) -> Self {
-        let mut permit = Self::new(guard, None, None, SmallVec::new());
+        let mut permit = Self::new(guard, None, None, Taken::default());
         permit.replay = Some(result);
         permit
     }
@@ -160,10 +127,11 @@ impl Permit {
         outcome: Outcome,
         health: Health,
         actual: &[Amount],
-    ) -> Result<(), PermitError> {
+    ) -> Result<(), SettleError> {
         let guard = self.guard.get();
         // The parent of a forked process ends its calls itself.
         let Some(id) = self.id.filter(|_| !guard.shared.is_foreign()) else { return Ok(()) };
+        let stored = matches!(outcome, Outcome::Done(Some(_)));
         let word = match &outcome {
             Outcome::Done(_) => "done",
             Outcome::FailedClean => "failed_clean",
@@ -173,37 +141,45 @@ impl Permit {
         guard.engine.finish(id, &settlement)?;
         self.open.store(false, Ordering::Release);
         if guard.shared.listening.load(Ordering::Acquire) {
-            self.tell(py, "_ended", word);
+            let stored = (guard.hooks.once && word == "done").then_some(stored);
+            let owner = guard.owner.bind(py);
+            if let Err(error) = owner.call_method1("_ended", (&*guard.reader.tool, word, stored)) {
+                error::unraisable(py, error, owner.as_any());
+            }
         }
         Ok(())
     }
 
-    /// Tells the engine; whatever happens there, the call goes on.
-    fn tell(&self, py: Python<'_>, method: &str, text: &str) {
-        let guard = self.guard.get();
-        let owner = guard.owner.bind(py);
-        if let Err(error) = owner.call_method1(method, (&*guard.reader.tool, text)) {
-            error::unraisable(py, error, owner.as_any());
+    /// Ends the call; a problem is logged, and never hides what the tool raised.
+    fn end(
+        &self,
+        py: Python<'_>,
+        outcome: Outcome,
+        health: Health,
+        actual: &[Amount],
+    ) -> Result<(), SettleError> {
+        let ended = match self.finish(py, outcome.clone(), health, actual) {
+            // A permit in doubt may have been settled at the end of its lease: nothing is lost.
+            Err(SettleError::Permit(PermitError::Finished)) if self.late.load(Ordering::Acquire) => Ok(()),
+            Err(SettleError::Permit(PermitError::Meter(problem))) => {
+                let text = format!("the actual cost was not taken, the full hold was: {problem}");
+                self.guard.get().warn(py, &text);
+                self.finish(py, outcome, health, &[])
+            }
+            ended => ended,
+        };
+        if let Err(problem) = &ended {
+            self.guard.get().warn(py, &format!("the outcome was not recorded: {problem}"));
         }
+        ended
     }
 
-    /// Ends the call; a problem is logged and never hides what the tool returned or raised.
-    fn end(&self, py: Python<'_>, outcome: Outcome, health: Health, actual: &[Amount]) {
-        match self.finish(py, outcome.clone(), health, actual) {
-            Ok(()) => {}
-            // A permit in doubt may have been settled at the end of its lease: nothing is lost.
-            Err(PermitError::Finished) if self.late.load(Ordering::Acquire) => {}
-            Err(PermitError::Meter(problem)) => {
-                self.tell(
-                    py,
-                    "_warn",
-                    &format!("the actual cost was not taken, the full hold was: {problem}"),
-                );
-                if let Err(problem) = self.finish(py, outcome, health, &[]) {
-                    self.tell(py, "_warn", &format!("the outcome was not recorded: {problem}"));
-                }
-            }
-            Err(problem) => self.tell(py, "_warn", &format!("the outcome was not recorded: {problem}")),
+    /// The call raised this; ends it, and says so on the exception if that failed.
+    fn end_raised(&self, py: Python<'_>, raised: &Bound<'_, PyAny>, outcome: Outcome, health: Health) {
+        if let Err(problem) = self.end(py, outcome, health, &[]) {
+            let note = format!("checkrein: the outcome of this call was not recorded: {problem}");
+            // What the tool raised matters more than a note that cannot be put on it.
+            let _ = raised.call_method1("add_note", (note,));
         }
     }
 
@@ -231,46 +207,12 @@ impl Permit {
                             format!("`actual` returned {text}")
                         }
                     };
-                    self.tell(py, "_warn", &format!("{text}; the full hold was charged"));
+                    self.guard.get().warn(py, &format!("{text}; the full hold was charged"));
                     amounts.push(*held);
                 }
             }
         }
         Ok(amounts)
-    }
-
-    /// The bytes of a result; `None` (and a warning) when it cannot be stored.
-    fn encode(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<Option<Arc<[u8]>>> {
-        let hooks = &self.guard.get().hooks;
-        let problem = match &hooks.codec {
-            None if convert::is_plain_json(result, 0) => {
-                match convert::json_value(result, &mut { MAX_NODES }, 0) {
-                    Ok(value) => {
-                        let mut text = Vec::new();
-                        write_result(&value, &mut text);
-                        return Ok(Some(text.into()));
-                    }
-                    Err(Unusable::Raised(error)) => return Err(error),
-                    Err(Unusable::Wrong(text) | Unusable::TooLarge(text)) => text,
-                }
-            }
-            None => format!("a {} is no plain JSON value", convert::type_name(result)),
-            Some((dumps, _)) => match dumps.bind(py).call1((result,)) {
-                Ok(stored) => {
-                    if let Ok(bytes) = stored.cast::<PyBytes>() {
-                        return Ok(Some(bytes.as_bytes().into()));
-                    }
-                    match convert::utf8(&stored) {
-                        Ok(text) => return Ok(Some(text.as_bytes().into())),
-                        Err(_) => format!("the codec returned a {}", convert::type_name(&stored)),
-                    }
-                }
-                Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
-                Err(error) => format!("the codec raised {}", convert::type_name(error.value(py))),
-            },
-        };
-        self.tell(py, "_warn", &format!("the result was not stored: {problem}; repetitions will be refused"));
-        Ok(None)
     }
 }
 
@@ -291,38 +233,53 @@ impl Permit {
     /// The stored result of a replay.
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let Some(stored) = &self.replay else { return Err(error::permit(py, "the call is no replay")) };
-        if let Some((_, loads)) = &self.guard.get().hooks.codec {
-            return loads.bind(py).call1((PyBytes::new(py, stored),));
-        }
-        match read(stored, &STORED) {
-            Ok(value) => convert::from_json(py, &value),
-            Err(problem) => Err(error::permit(py, &format!("the stored result cannot be read: {problem}"))),
-        }
+        self.guard.get().hooks.codec.decode(py, stored)
     }
 
     /// The call returned; settles it and hands the result back.
     fn done<'py>(&self, py: Python<'py>, result: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let hooks = &self.guard.get().hooks;
         let ended = (|| {
-            let stored = if hooks.once { self.encode(py, &result)? } else { None };
+            let stored = if hooks.once { self.guard.get().encode(py, &result)? } else { None };
             Ok((stored, self.actual(py, &result)?))
         })();
         match ended {
-            Ok((stored, actual)) => {
-                self.end(py, Outcome::Done(stored), Health::Success, &actual);
-                Ok(result)
-            }
+            Ok((stored, actual)) => match self.end(py, Outcome::Done(stored), Health::Success, &actual) {
+                // An operation that is not known to be done must not look as if it were.
+                Err(problem) if hooks.once => {
+                    let tool = &self.guard.get().reader.tool;
+                    Err(error::not_recorded(py, tool, problem.code(), &problem.to_string(), result))
+                }
+                _ => Ok(result),
+            },
             Err(error) => {
                 // Ctrl-C in a hook: the tool is done all the same.
-                self.end(py, Outcome::Done(None), Health::Success, &[]);
+                let _ = self.end(py, Outcome::Done(None), Health::Success, &[]);
                 Err(error)
             }
         }
     }
 
+    /// The operation of its once key.
+    #[getter]
+    fn operation(&self, py: Python<'_>) -> PyResult<Operation> {
+        let guard = self.guard.get();
+        let (Some((_, gate)), Some(key)) = (&guard.once, &self.key) else {
+            return Err(error::permit(py, "the call has no once key"));
+        };
+        let owner = guard.owner.clone_ref(py);
+        Ok(Operation::new(owner, Arc::clone(gate), (**key).clone(), OperationState::Started.name()))
+    }
+
+    /// What to send as `Idempotency-Key` for its operation.
+    #[getter]
+    fn idempotency_key(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.operation(py)?.idempotency_key())
+    }
+
     /// The call ended without a result to store, as generators do.
     fn closed(&self, py: Python<'_>) {
-        self.end(py, Outcome::Done(None), Health::Neutral, &[]);
+        let _ = self.end(py, Outcome::Done(None), Health::Neutral, &[]);
     }
 
     /// The call raised; the caller raises on. Nothing happens to a call that was put in doubt: its outcome is late.
@@ -334,33 +291,34 @@ impl Permit {
     fn late_failed(&self, py: Python<'_>, raised: Bound<'_, PyAny>) -> PyResult<()> {
         let hooks = &self.guard.get().hooks;
         let unknown = self.unknown();
-        let word = hooks.classify.bind(py).call1((raised,)).and_then(|word| word.extract::<String>());
+        let word = hooks.classify.bind(py).call1((&raised,)).and_then(|word| word.extract::<String>());
         let word = match word {
             Ok(word) => word,
             Err(error) => {
                 // What the tool raised matters more than what cannot be said about it, except for Ctrl-C.
-                self.end(py, unknown, Health::Neutral, &[]);
+                self.end_raised(py, &raised, unknown, Health::Neutral);
                 if !error.is_instance_of::<PyException>(py) {
                     return Err(error);
                 }
                 let kind = convert::type_name(error.value(py));
-                self.tell(py, "_warn", &format!("the classification of an exception raised {kind}"));
+                self.guard.get().warn(py, &format!("the classification of an exception raised {kind}"));
                 return Ok(());
             }
         };
-        match word.as_str() {
-            "not_executed" => self.end(py, Outcome::FailedClean, Health::Neutral, &[]),
-            "unreachable" => self.end(py, Outcome::FailedClean, Health::Failure, &[]),
-            "failure" | "timed_out" => self.end(py, unknown, Health::Failure, &[]),
-            "success" => self.end(py, unknown, Health::Success, &[]),
-            _ => self.end(py, unknown, Health::Neutral, &[]),
-        }
+        let (outcome, health) = match word.as_str() {
+            "not_executed" => (Outcome::FailedClean, Health::Neutral),
+            "unreachable" => (Outcome::FailedClean, Health::Failure),
+            "failure" | "timed_out" => (unknown, Health::Failure),
+            "success" => (unknown, Health::Success),
+            _ => (unknown, Health::Neutral),
+        };
+        self.end_raised(py, &raised, outcome, health);
         Ok(())
     }
 
     /// The caller stopped waiting; a late outcome may still be recorded.
     fn in_doubt(&self, py: Python<'_>) {
-        self.end(py, Outcome::InDoubt, Health::Failure, &[]);
+        let _ = self.end(py, Outcome::InDoubt, Health::Failure, &[]);
         self.late.store(true, Ordering::Release);
     }
 

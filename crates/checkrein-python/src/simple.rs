@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::guard::{Decided, Guard};
 use crate::inputs::{CostSource, Reader};
-use crate::permit::Hooks;
+use crate::permit::{Hooks, Taken};
 use crate::scope;
 use crate::source::Source;
 
@@ -70,6 +70,6 @@ impl Simple {
         {
             return Some(None);
         }
-        Some(Some(guard.decided(py, admitted, self.held.clone(), || Ok(None))))
+        Some(Some(guard.decided(py, admitted, Taken { held: self.held.clone(), key: None }, || Ok(None))))
     }
 }

@@ -13,6 +13,7 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System { counter: quanta::Clock, origin: u64, anchor: i64 },
+    SinceBoot { anchor: i64 },
     Fake(FakeClock),
 }
 
@@ -24,6 +25,11 @@ impl Clock {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let anchor = i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX / 2);
         Self(Source::System { counter, origin, anchor })
+    }
+
+    /// A clock that shows the machine's time since it booted, after `anchor` nanoseconds since 1970.
+    pub(crate) fn since_boot(anchor: i64) -> Self {
+        Self(Source::SinceBoot { anchor })
     }
 
     /// A clock that stands still until its owner moves it.
@@ -38,6 +44,9 @@ impl Clock {
             Source::System { counter, origin, anchor } => {
                 let elapsed = counter.delta_as_nanos(*origin, counter.raw());
                 Timestamp::from_nanos(anchor.saturating_add_unsigned(elapsed))
+            }
+            Source::SinceBoot { anchor } => {
+                Timestamp::from_nanos(anchor.saturating_add(crate::store::sqlite::since_boot()))
             }
             Source::Fake(clock) => clock.now(),
         }

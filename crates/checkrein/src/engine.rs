@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
 use checkrein_core::admission::{self, Admission, Inputs, PermitError, Verdict};
 use checkrein_core::amount::{Amount, Unit};
+use checkrein_core::code::Code;
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{OperationState, Run};
-use checkrein_core::key::{Family, KeyRef};
+use checkrein_core::key::{Family, Key, KeyRef};
 use checkrein_core::permit::Settlement;
 use checkrein_core::policy::{
     Attempts, BreakerSpec, Budget, Charge, Check, FactSpec, Gate, KeySlot, Leases, Limit, Mode, Once, Policy,
@@ -20,8 +22,10 @@ use smallvec::SmallVec;
 
 use crate::calendar::Calendar;
 use crate::clock::Clock;
+use crate::store::durable::FamilyKey;
 use crate::store::memory::MemoryStore;
-use crate::store::{Batch, Cursor, Page, PermitId, Step, StepResult, Store, StoreError};
+use crate::store::sqlite::{Results, SqliteStore};
+use crate::store::{Cursor, OwnedInputs, OwnedSettlement, Page, PermitId, Step, StepResult, StoreError};
 
 /// The live keys per tenant and gate, unless the builder says otherwise.
 pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -160,16 +164,6 @@ impl CompiledPolicy {
     }
 }
 
-/// The records of one gate, across policies.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct FamilyKey {
-    kind: RecordKind,
-    name: String,
-    unit: Option<Unit>,
-    window: Option<Window>,
-    calendar: Option<(&'static str, String)>,
-}
-
 /// What an engine knows about a family of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FamilyInfo {
@@ -209,9 +203,48 @@ pub struct Engine(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    store: MemoryStore,
+    store: Backend,
     clock: Clock,
     families: Mutex<BTreeMap<FamilyKey, Family>>,
+}
+
+/// Where an engine keeps its records. An enum: the way through the memory store is nanoseconds long.
+#[derive(Debug)]
+enum Backend {
+    Memory(MemoryStore),
+    Sqlite(SqliteStore),
+}
+
+/// Why a policy cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// A gate cannot work as written.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The store does not know its families.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a permit could not be moved on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettleError {
+    /// It is not in a state for this; nothing was changed.
+    #[error(transparent)]
+    Permit(#[from] PermitError),
+    /// The store did not commit, or cannot say whether it did.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl SettleError {
+    /// The stable code of the error.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Permit(error) => error.code(),
+            Self::Store(_) => "store_error",
+        }
+    }
 }
 
 /// Configures an engine.
@@ -219,6 +252,7 @@ struct Inner {
 pub struct EngineBuilder {
     clock: Option<Clock>,
     max_keys: Option<usize>,
+    sqlite: Option<SqliteStore>,
 }
 
 impl EngineBuilder {
@@ -236,10 +270,26 @@ impl EngineBuilder {
         self
     }
 
+    /// Keeps the records in this store instead of in memory. Its clock and its cap count then.
+    #[must_use]
+    pub fn sqlite(mut self, store: SqliteStore) -> Self {
+        self.sqlite = Some(store);
+        self
+    }
+
     /// The engine.
     pub fn build(self) -> Engine {
-        let store = MemoryStore::new(self.max_keys.unwrap_or(DEFAULT_MAX_KEYS));
-        Engine(Arc::new(Inner { store, clock: self.clock.unwrap_or_default(), families: Mutex::default() }))
+        let (store, clock) = match self.sqlite {
+            Some(store) => {
+                let clock = store.clock().clone();
+                (Backend::Sqlite(store), clock)
+            }
+            None => {
+                let store = MemoryStore::new(self.max_keys.unwrap_or(DEFAULT_MAX_KEYS));
+                (Backend::Memory(store), self.clock.unwrap_or_default())
+            }
+        };
+        Engine(Arc::new(Inner { store, clock, families: Mutex::default() }))
     }
 }
 
@@ -266,20 +316,37 @@ impl Engine {
         self.0.clock.now()
     }
 
-    /// The engine's store.
-    pub fn store(&self) -> &MemoryStore {
-        &self.0.store
+    /// The engine's store, if it is in memory.
+    pub fn memory(&self) -> Option<&MemoryStore> {
+        match &self.0.store {
+            Backend::Memory(store) => Some(store),
+            Backend::Sqlite(_) => None,
+        }
+    }
+
+    /// The engine's store, if it is a SQLite file.
+    pub fn sqlite(&self) -> Option<&SqliteStore> {
+        match &self.0.store {
+            Backend::Memory(_) => None,
+            Backend::Sqlite(store) => Some(store),
+        }
+    }
+
+    /// Whether a decision may wait for a disk: then it must not be made on an event loop, nor with a lock held that
+    /// others need meanwhile.
+    pub fn waits(&self) -> bool {
+        self.sqlite().is_some()
     }
 
     /// Compiles gates into a policy of this engine.
     ///
     /// # Errors
-    /// A gate that cannot work as written; see [`PolicyError`].
-    pub fn compile(&self, gates: Vec<GateSpec>, leases: Leases) -> Result<Arc<CompiledPolicy>, PolicyError> {
+    /// A gate that cannot work as written, or a store that is not to be had.
+    pub fn compile(&self, gates: Vec<GateSpec>, leases: Leases) -> Result<Arc<CompiledPolicy>, CompileError> {
         let mut compiled = Vec::with_capacity(gates.len());
         let mut calendars = BTreeMap::new();
         for spec in gates {
-            let (check, calendar) = self.check_of(&spec);
+            let (check, calendar) = self.check_of(&spec)?;
             if let (Some((_, family, _)), Some(calendar)) = (check.record(), calendar) {
                 calendars.insert(family, calendar);
             }
@@ -299,20 +366,20 @@ impl Engine {
         Ok(Arc::new(CompiledPolicy { policy, only_limit, calendars }))
     }
 
-    fn check_of(&self, spec: &GateSpec) -> (Check, Option<Calendar>) {
+    fn check_of(&self, spec: &GateSpec) -> Result<(Check, Option<Calendar>), StoreError> {
         let plain = |kind| self.family(kind, &spec.name, None, None, Span::ZERO);
-        match &spec.kind {
+        Ok(match &spec.kind {
             GateSpecKind::Rule { verdict } => (Check::Rule(*verdict), None),
             GateSpecKind::Fact { key } => {
-                (Check::Fact(FactSpec { family: plain(RecordKind::Fact), key: KeySlot(*key) }), None)
+                (Check::Fact(FactSpec { family: plain(RecordKind::Fact)?, key: KeySlot(*key) }), None)
             }
             GateSpecKind::Once { keep_result, keep_key } => {
-                let family = plain(RecordKind::Operation);
+                let family = plain(RecordKind::Operation)?;
                 (Check::Once(Once { family, keep_result: *keep_result, keep_key: *keep_key }), None)
             }
             GateSpecKind::Breaker { key, max_fails, reset, probes, probe_lease } => {
                 let breaker = BreakerSpec {
-                    family: plain(RecordKind::Breaker),
+                    family: plain(RecordKind::Breaker)?,
                     key: KeySlot(*key),
                     max_fails: *max_fails,
                     reset: *reset,
@@ -324,13 +391,13 @@ impl Engine {
             GateSpecKind::Attempts { key, max } => {
                 let window = Some(&WindowSpec::Lifetime);
                 let name = format!("attempts:{}", spec.name);
-                let family = self.family(RecordKind::Meter, &name, Some(Unit::Calls), window, Span::ZERO);
+                let family = self.family(RecordKind::Meter, &name, Some(Unit::Calls), window, Span::ZERO)?;
                 (Check::Attempts(Attempts { family, key: KeySlot(*key), max: *max }), None)
             }
             GateSpecKind::Limit { key, max_calls, window, cooldown } => {
                 let name = format!("limit:{}", spec.name);
                 let family =
-                    self.family(RecordKind::Meter, &name, Some(Unit::Calls), Some(window), *cooldown);
+                    self.family(RecordKind::Meter, &name, Some(Unit::Calls), Some(window), *cooldown)?;
                 let limit = Limit {
                     family,
                     key: KeySlot(*key),
@@ -342,7 +409,7 @@ impl Engine {
             }
             GateSpecKind::Budget { key, limit, unit, window, cost, charge, hard } => {
                 let name = format!("budget:{}", spec.name);
-                let family = self.family(RecordKind::Meter, &name, Some(*unit), Some(window), Span::ZERO);
+                let family = self.family(RecordKind::Meter, &name, Some(*unit), Some(window), Span::ZERO)?;
                 let budget = Budget {
                     family,
                     key: KeySlot(*key),
@@ -355,7 +422,7 @@ impl Engine {
                 };
                 (Check::Budget(budget), window.calendar().cloned())
             }
-        }
+        })
     }
 
     /// The family of a definition; the same one for the same definition.
@@ -366,7 +433,7 @@ impl Engine {
         unit: Option<Unit>,
         window: Option<&WindowSpec>,
         cooldown: Span,
-    ) -> Family {
+    ) -> Result<Family, StoreError> {
         let calendar = window.and_then(WindowSpec::calendar);
         let key = FamilyKey {
             kind,
@@ -376,11 +443,20 @@ impl Engine {
             calendar: calendar.map(|c| (c.period().name(), c.zone().to_owned())),
         };
         let mut families = self.0.families.lock();
-        let next = Family(u32::try_from(families.len()).unwrap_or(u32::MAX - 1));
-        let family = *families.entry(key).or_insert(next);
-        let window = window.map_or(Window::Lifetime, WindowSpec::window);
-        self.0.store.retain(family, window, cooldown, calendar);
-        family
+        match &self.0.store {
+            Backend::Memory(store) => {
+                let next = Family(u32::try_from(families.len()).unwrap_or(u32::MAX - 1));
+                let family = *families.entry(key).or_insert(next);
+                let window = window.map_or(Window::Lifetime, WindowSpec::window);
+                store.retain(family, window, cooldown, calendar);
+                Ok(family)
+            }
+            Backend::Sqlite(store) => {
+                let family = store.family(key.clone(), cooldown)?;
+                families.insert(key, family);
+                Ok(family)
+            }
+        }
     }
 
     /// What this engine counts, by family.
@@ -403,7 +479,7 @@ impl Engine {
 
     /// Decides an action over all its gates and takes what it needs. [`Inputs::period_ends`] is filled in here.
     #[inline]
-    pub fn admit(&self, policy: &CompiledPolicy, inputs: &Inputs<'_>) -> Admitted {
+    pub fn admit(&self, policy: &Arc<CompiledPolicy>, inputs: &Inputs<'_>) -> Admitted {
         match self.decide(policy, inputs) {
             Decided::Allowed(permit) => Admitted { admission: Admission::allow(), permit },
             Decided::Noted(admitted) => *admitted,
@@ -411,42 +487,43 @@ impl Engine {
     }
 
     /// The same as [`admit`](Self::admit) in a form that costs an allowed action nothing: what there is to say about
-    /// any other is behind a box.
+    /// any other is behind a box. A store that cannot answer is a refusal of the code `store_error`.
     #[inline]
-    pub fn decide(&self, policy: &CompiledPolicy, inputs: &Inputs<'_>) -> Decided {
+    pub fn decide(&self, policy: &Arc<CompiledPolicy>, inputs: &Inputs<'_>) -> Decided {
+        let Backend::Memory(store) = &self.0.store else { return self.decide_on_disk(policy, inputs) };
         let now = self.now();
-        self.0.store.expire_due(now);
+        store.expire_due(now);
         if let Some(limit) = &policy.only_limit
-            && self.0.store.admit_call(limit, inputs, now)
+            && store.admit_call(limit, inputs, now)
         {
             return Decided::Allowed(None);
         }
-        self.decide_all(policy, inputs, now)
+        decide_in_memory(store, policy, inputs, now)
     }
 
-    fn decide_all(&self, policy: &CompiledPolicy, inputs: &Inputs<'_>, now: Timestamp) -> Decided {
-        let period_ends = policy.period_ends(now);
-        let with_ends;
-        let inputs = if period_ends.is_empty() {
-            inputs
-        } else {
-            with_ends = Inputs { period_ends: &period_ends, ..*inputs };
-            &with_ends
-        };
-        let (admission, permit) = self.0.store.admit(admission::plan(&policy.policy, inputs), now);
-        if admission.verdict == Verdict::Allow && admission.observed.is_empty() {
-            return Decided::Allowed(permit);
-        }
-        Decided::Noted(Box::new(Admitted { admission, permit }))
+    #[cold]
+    fn decide_on_disk(&self, policy: &Arc<CompiledPolicy>, inputs: &Inputs<'_>) -> Decided {
+        let step = Step::Admit(Arc::clone(policy), OwnedInputs::from(inputs));
+        decided(self.run_one(step))
     }
 
     /// Decides an action without taking anything, and says where its meters stand.
-    pub fn peek(&self, policy: &CompiledPolicy, inputs: &Inputs<'_>) -> (Admission, Vec<MeterStatus>) {
+    pub fn peek(&self, policy: &Arc<CompiledPolicy>, inputs: &Inputs<'_>) -> (Admission, Vec<MeterStatus>) {
+        let store = match &self.0.store {
+            Backend::Memory(store) => store,
+            Backend::Sqlite(_) => {
+                let step = Step::Peek(Arc::clone(policy), OwnedInputs::from(inputs));
+                return match self.run_one(step) {
+                    Ok(StepResult::Peeked(admission, status)) => (admission, status),
+                    other => (refusal_of(other), Vec::new()),
+                };
+            }
+        };
         let now = self.now();
-        self.0.store.expire_due(now);
+        store.expire_due(now);
         let period_ends = policy.period_ends(now);
         let inputs = Inputs { period_ends: &period_ends, ..*inputs };
-        self.0.store.peek(admission::plan(&policy.policy, &inputs), now)
+        store.peek(admission::plan(&policy.policy, &inputs), now)
     }
 
     /// Commits owned steps in their order, as doors with a batch of their own do.
@@ -454,66 +531,227 @@ impl Engine {
     /// # Errors
     /// The store did not commit, or cannot say whether it did.
     pub async fn submit(&self, steps: Vec<Step>) -> Result<Vec<StepResult>, StoreError> {
-        let now = self.now();
-        self.0.store.expire_due(now);
-        Store::submit(&self.0.store, Batch { now, steps }).await
+        let answer = Arc::new(Answer::default());
+        let sender = Arc::clone(&answer);
+        self.submit_then(steps, Box::new(move |results| sender.put(results)));
+        answer.future().await
+    }
+
+    /// Commits owned steps in their order without waiting: `then` is called when that is done or has failed, at once
+    /// or from another thread. It must not wait for anything.
+    pub fn submit_then(&self, steps: Vec<Step>, then: Box<dyn FnOnce(Results) + Send>) {
+        match &self.0.store {
+            Backend::Memory(store) => {
+                let now = self.now();
+                store.expire_due(now);
+                then(Ok(steps.iter().map(|step| store.run(step, now)).collect()));
+            }
+            Backend::Sqlite(store) => store.run_then(steps, then),
+        }
+    }
+
+    /// Runs one step and waits for it.
+    fn run_one(&self, step: Step) -> Result<StepResult, StoreError> {
+        match &self.0.store {
+            Backend::Memory(store) => Ok(store.run(&step, self.now())),
+            Backend::Sqlite(store) => {
+                let lost = || StoreError::Unknown("the store gave no result".to_owned());
+                store.run(vec![step])?.pop().ok_or_else(lost)
+            }
+        }
+    }
+
+    fn settled(result: Result<StepResult, StoreError>) -> Result<(), SettleError> {
+        match result? {
+            StepResult::Refused(error) => Err(error.into()),
+            StepResult::Failed(error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn done(result: Result<StepResult, StoreError>) -> Result<bool, StoreError> {
+        match result? {
+            StepResult::Failed(error) => Err(error),
+            result => Ok(matches!(result, StepResult::Done)),
+        }
     }
 
     /// Marks a reserved action as started.
     ///
     /// # Errors
-    /// The permit is not reserved any more.
-    pub fn start(&self, permit: PermitId) -> Result<(), PermitError> {
-        self.0.store.start(permit, self.now())
+    /// The permit is not reserved any more, or the store did not commit.
+    pub fn start(&self, permit: PermitId) -> Result<(), SettleError> {
+        match &self.0.store {
+            Backend::Memory(store) => Ok(store.start(permit, self.now())?),
+            Backend::Sqlite(_) => Self::settled(self.run_one(Step::Start(permit))),
+        }
     }
 
     /// Gives back everything: the action was admitted and did not start.
     ///
     /// # Errors
-    /// The action has started, or the permit is finished.
-    pub fn release(&self, permit: PermitId) -> Result<(), PermitError> {
-        self.0.store.release(permit, self.now())
+    /// The action has started, the permit is finished, or the store did not commit.
+    pub fn release(&self, permit: PermitId) -> Result<(), SettleError> {
+        match &self.0.store {
+            Backend::Memory(store) => Ok(store.release(permit, self.now())?),
+            Backend::Sqlite(_) => Self::settled(self.run_one(Step::Release(permit))),
+        }
     }
 
     /// Settles everything an action held.
     ///
     /// # Errors
-    /// The permit is finished, or a cost is negative or does not fit: the permit stays open then.
-    pub fn finish(&self, permit: PermitId, settlement: &Settlement<'_>) -> Result<(), PermitError> {
-        self.0.store.finish(permit, settlement, self.now())
+    /// The permit is finished, or a cost is negative or does not fit: the permit stays open then. Or the store did not
+    /// commit.
+    pub fn finish(&self, permit: PermitId, settlement: &Settlement<'_>) -> Result<(), SettleError> {
+        match &self.0.store {
+            Backend::Memory(store) => Ok(store.finish(permit, settlement, self.now())?),
+            Backend::Sqlite(_) => {
+                let settlement = OwnedSettlement {
+                    outcome: settlement.outcome.clone(),
+                    health: settlement.health,
+                    actual: settlement.actual.to_vec(),
+                };
+                Self::settled(self.run_one(Step::Finish(permit, settlement)))
+            }
+        }
     }
 
     /// Says what became of an operation in doubt: of one `run` of it, as a look-up found, or of whichever is. `false`
     /// when there is none in doubt under this key.
-    pub fn resolve(&self, key: KeyRef<'_>, run: Option<Run>, state: OperationState) -> bool {
-        self.0.store.resolve(key, run, state, self.now())
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub fn resolve(
+        &self,
+        key: KeyRef<'_>,
+        run: Option<Run>,
+        state: OperationState,
+    ) -> Result<bool, StoreError> {
+        Self::done(self.run_one(Step::Resolve(Key::new(key), run, state)))
     }
 
     /// Records a proved value for `keep`; `false` at the cap on live keys.
-    pub fn prove(&self, key: KeyRef<'_>, keep: Span) -> bool {
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub fn prove(&self, key: KeyRef<'_>, keep: Span) -> Result<bool, StoreError> {
         let now = self.now();
-        self.0.store.prove(key, Fact { proved: now, expires: now.after(keep) })
+        let fact = Fact { proved: now, expires: now.after(keep) };
+        Self::done(self.run_one(Step::Prove(Key::new(key), fact)))
     }
 
     /// Forgets what a meter spent, or closes a breaker; what is held stays held. `false` when there is no record.
-    pub fn reset(&self, kind: RecordKind, key: KeyRef<'_>) -> bool {
-        self.0.store.reset(kind, key)
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub fn reset(&self, kind: RecordKind, key: KeyRef<'_>) -> Result<bool, StoreError> {
+        Self::done(self.run_one(Step::Reset(kind, Key::new(key))))
     }
 
     /// Resets every record of a family; returns how many.
-    pub fn reset_all(&self, kind: RecordKind, family: Family) -> usize {
-        self.0.store.reset_all(kind, family)
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub fn reset_all(&self, kind: RecordKind, family: Family) -> Result<usize, StoreError> {
+        match &self.0.store {
+            Backend::Memory(store) => Ok(store.reset_all(kind, family)),
+            Backend::Sqlite(store) => store.reset_all(kind, family),
+        }
     }
 
     /// At most `limit` records of a kind after a cursor, and where to go on.
-    pub fn list(&self, kind: RecordKind, after: Cursor, limit: usize) -> Page {
-        self.0.store.scan(kind, after, limit, self.now())
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn list(&self, kind: RecordKind, after: Cursor, limit: usize) -> Result<Page, StoreError> {
+        match &self.0.store {
+            Backend::Memory(store) => Ok(store.scan(kind, after, limit, self.now())),
+            Backend::Sqlite(store) => store.scan(kind, after, limit),
+        }
     }
 
     /// Removes every idle record and moves on every permit whose lease has ended; returns how many records went.
-    pub fn collect(&self) -> usize {
-        let now = self.now();
-        self.0.store.expire_due(now);
-        self.0.store.collect(now)
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub fn collect(&self) -> Result<usize, StoreError> {
+        match &self.0.store {
+            Backend::Memory(store) => {
+                let now = self.now();
+                store.expire_due(now);
+                Ok(store.collect(now))
+            }
+            Backend::Sqlite(store) => store.collect(),
+        }
+    }
+}
+
+fn decide_in_memory(
+    store: &MemoryStore,
+    policy: &CompiledPolicy,
+    inputs: &Inputs<'_>,
+    now: Timestamp,
+) -> Decided {
+    let period_ends = policy.period_ends(now);
+    let with_ends;
+    let inputs = if period_ends.is_empty() {
+        inputs
+    } else {
+        with_ends = Inputs { period_ends: &period_ends, ..*inputs };
+        &with_ends
+    };
+    let (admission, permit) = store.admit(admission::plan(&policy.policy, inputs), now);
+    noted(admission, permit)
+}
+
+fn noted(admission: Admission, permit: Option<PermitId>) -> Decided {
+    if admission.verdict == Verdict::Allow && admission.observed.is_empty() {
+        return Decided::Allowed(permit);
+    }
+    Decided::Noted(Box::new(Admitted { admission, permit }))
+}
+
+/// What the result of a [`Step::Admit`] decides; a store that cannot answer refuses.
+pub fn decided(result: Result<StepResult, StoreError>) -> Decided {
+    match result {
+        Ok(StepResult::Admitted(admission, permit)) => noted(admission, permit),
+        other => noted(refusal_of(other), None),
+    }
+}
+
+fn refusal_of(result: Result<StepResult, StoreError>) -> Admission {
+    let text = match result {
+        Err(error) | Ok(StepResult::Failed(error)) => error.to_string(),
+        Ok(_) => "the store gave another result than was asked for".to_owned(),
+    };
+    Admission::store_error(Code::StoreError, &text)
+}
+
+/// A result that comes later, for those who await it.
+#[derive(Debug, Default)]
+struct Answer(Mutex<(Option<Results>, Option<Waker>)>);
+
+impl Answer {
+    fn put(&self, results: Results) {
+        let mut state = self.0.lock();
+        state.0 = Some(results);
+        let waker = state.1.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    async fn future(&self) -> Results {
+        std::future::poll_fn(|context| {
+            let mut state = self.0.lock();
+            match state.0.take() {
+                Some(results) => Poll::Ready(results),
+                None => {
+                    state.1 = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
     }
 }

@@ -285,7 +285,8 @@ impl Door {
         });
         let state = if state == "done" { OperationState::Done(None) } else { OperationState::FailedClean };
         family.is_some_and(|family| {
-            self.engine.resolve(KeyRef { family, tenant: b"", key: key.as_bytes() }, None, state)
+            let key = KeyRef { family, tenant: b"", key: key.as_bytes() };
+            self.engine.resolve(key, None, state) == Ok(true)
         })
     }
 }

@@ -56,7 +56,7 @@ struct Call<'a> {
 const CALL: Call<'static> = Call { key: "u1", cost: 0, once: None, verdict: RuleVerdict::Pass };
 
 /// Decides and returns `allow`, `replay <result>` or the codes of all reasons, and the permit.
-fn admit(engine: &Engine, policy: &CompiledPolicy, call: &Call<'_>) -> (String, Option<PermitId>) {
+fn admit(engine: &Engine, policy: &Arc<CompiledPolicy>, call: &Call<'_>) -> (String, Option<PermitId>) {
     let digest = |byte| RequestDigest::from_bytes([byte; 32]);
     let inputs = Inputs {
         keys: &[KeyValue::Bytes(call.key.as_bytes())],
@@ -126,7 +126,7 @@ fn holds_settle_release_and_go_in_doubt() {
     let actual = [Amount::from_units(1)];
     let settlement = Settlement { actual: &actual, ..done("") };
     engine.finish(first.unwrap(), &settlement).unwrap();
-    assert_eq!(engine.finish(first.unwrap(), &settlement), Err(PermitError::Finished));
+    assert_eq!(engine.finish(first.unwrap(), &settlement), Err(PermitError::Finished.into()));
     let (_, second) = spend(9);
     engine.finish(second.unwrap(), &Settlement::new(Outcome::FailedClean, Health::Neutral)).unwrap();
     let (_, third) = spend(9);
@@ -136,7 +136,7 @@ fn holds_settle_release_and_go_in_doubt() {
     clock.advance(Span::from_secs(3_600));
     assert_eq!(spend(1).0, "allow");
     assert_eq!(spend(1).0, "budget_exceeded 1h");
-    let (records, _) = engine.list(RecordKind::Permit, Default::default(), 10);
+    let (records, _) = engine.list(RecordKind::Permit, Default::default(), 10).unwrap();
     assert_eq!(records.len(), 1);
     // Another hour: those nine have left, the open dollar of the last call has gone in doubt.
     clock.advance(Span::from_secs(3_600));
@@ -180,9 +180,9 @@ fn idle_keys_go_and_the_cap_refuses_only_new_ones() {
     assert_eq!(call("one more"), "capacity unknown");
     assert_eq!(call("u7"), "allow");
     clock.advance(Span::from_secs(60));
-    assert_eq!(engine.collect(), 100);
-    assert_eq!(engine.store().usage().0, 0);
-    assert!(engine.store().usage().1 < 1_000, "{:?}", engine.store().usage());
+    assert_eq!(engine.collect(), Ok(100));
+    assert_eq!(engine.memory().unwrap().usage().0, 0);
+    assert!(engine.memory().unwrap().usage().1 < 1_000, "{:?}", engine.memory().unwrap().usage());
     assert_eq!(call("one more"), "allow");
 }
 
@@ -214,7 +214,7 @@ fn keys_that_come_once_do_not_pile_up() {
         assert_eq!(shown, "allow", "call {number}");
         engine.finish(permit.unwrap(), &done("")).unwrap();
         clock.advance(Span::from_millis(40));
-        most = most.max(engine.store().usage_of(RecordKind::Operation));
+        most = most.max(engine.memory().unwrap().usage_of(RecordKind::Operation));
     }
     // Each of 64 shards looks at eight slots of a chunk of 64 for every new key: about eight wait in each.
     assert!(most < 1_000, "{most} of 200,000 operations were kept for one that lived");
@@ -248,7 +248,7 @@ fn observed_gates_say_what_they_would_refuse_and_keep_it_visible() {
     };
     assert_eq!(decide(RuleVerdict::Pass), "");
     assert_eq!(decide(RuleVerdict::Violated("no")), "rule_violated+rate_limited+budget_exceeded");
-    let (records, _) = engine.list(RecordKind::Meter, Default::default(), 10);
+    let (records, _) = engine.list(RecordKind::Meter, Default::default(), 10).unwrap();
     let forced: Vec<String> = records
         .iter()
         .filter_map(|record| match &record.state {

@@ -23,7 +23,7 @@ use crate::time::{Timestamp, Window};
 mod plan;
 mod settle;
 
-pub use plan::{Inputs, KeyValue, Plan, RuleVerdict, plan};
+pub use plan::{Action, Inputs, KeyValue, Plan, RuleVerdict, plan};
 pub use settle::{PermitError, expire, finish, release, start};
 
 /// The records of one step, by position: for an admission the policy's gates that have one, in their order; for a

@@ -32,6 +32,29 @@ pub enum RuleVerdict<'a> {
     Error(&'a str),
 }
 
+/// Who does what, for the record: no gate reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Action<'a> {
+    /// The identity's namespace.
+    pub namespace: &'a str,
+    /// The identity's name: the tool.
+    pub name: &'a str,
+    /// The identity's principal.
+    pub principal: &'a str,
+    /// The user; empty when there is none, as for the following.
+    pub user: &'a str,
+    /// The agent.
+    pub agent: &'a str,
+    /// The run.
+    pub run: &'a str,
+    /// The session.
+    pub session: &'a str,
+    /// The arguments as canonical JSON.
+    pub arguments: Option<&'a [u8]>,
+    /// The digest of the request.
+    pub digest: Option<RequestDigest>,
+}
+
 /// Everything about an action that the gates of a policy ask for, resolved by the door.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inputs<'a> {
@@ -49,6 +72,8 @@ pub struct Inputs<'a> {
     pub period_ends: &'a [Timestamp],
     /// The door starts the action in the same step.
     pub start: bool,
+    /// Who does what, where a ledger is kept.
+    pub action: Option<&'a Action<'a>>,
 }
 
 /// An action ready to be decided: what its policy reads and takes, and what is wrong with it already.

@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use crate::codec::{Damaged, Reader, Record, Write};
 use crate::decision::Retry;
 use crate::policy::BreakerSpec;
 use crate::time::{Span, Timestamp};
@@ -195,6 +196,83 @@ impl Breaker {
         self.phase = phase;
         self.generation = self.generation.wrapping_add(1);
         self.changed = now;
+    }
+}
+
+const VERSION: u8 = 1;
+
+impl Record for Breaker {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        match &self.phase {
+            Phase::Closed { fails } => {
+                out.push(0);
+                out.number((*fails).into());
+            }
+            Phase::Open { until } => {
+                out.push(1);
+                out.stamp(*until);
+            }
+            Phase::HalfOpen { probes, succeeded } => {
+                out.push(2);
+                out.number((*succeeded).into());
+                out.number(probes.len() as u128);
+                for (probe, lease) in probes {
+                    out.number((*probe).into());
+                    out.stamp(*lease);
+                }
+            }
+        }
+        out.number(self.generation.into());
+        out.number(self.next_probe.into());
+        out.number(self.running.into());
+        out.stamp(self.changed);
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
+        let mut bytes = Reader::new(bytes, VERSION)?;
+        let phase = match bytes.small::<u8>()? {
+            0 => Phase::Closed { fails: bytes.small()? },
+            1 => Phase::Open { until: bytes.stamp()? },
+            2 => {
+                let (succeeded, count) = (bytes.small()?, bytes.small::<u32>()?);
+                let probe = |_| Ok((bytes.small()?, bytes.stamp()?));
+                Phase::HalfOpen { probes: (0..count).map(probe).collect::<Result<_, Damaged>>()?, succeeded }
+            }
+            _ => return Err(Damaged::Value("no such phase of a breaker")),
+        };
+        let (generation, next_probe, running) = (bytes.small()?, bytes.small()?, bytes.small()?);
+        let changed = bytes.stamp()?;
+        bytes.end()?;
+        Ok(Self { phase, generation, next_probe, running, changed })
+    }
+}
+
+impl Ticket {
+    pub(crate) fn encode(self, out: &mut Vec<u8>) {
+        out.number(self.generation.into());
+        out.flag(self.probe.is_some());
+        self.probe.into_iter().for_each(|probe| out.number(probe.into()));
+    }
+
+    pub(crate) fn decode(bytes: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let generation = bytes.small()?;
+        let probe = if bytes.flag()? { Some(bytes.small()?) } else { None };
+        Ok(Self { generation, probe })
+    }
+}
+
+impl Thresholds {
+    pub(crate) fn encode(self, out: &mut Vec<u8>) {
+        out.number(self.max_fails.into());
+        out.number(self.probes.into());
+        out.span(self.reset);
+        out.span(self.probe_lease);
+    }
+
+    pub(crate) fn decode(bytes: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let (max_fails, probes) = (bytes.small()?, bytes.small()?);
+        Ok(Self { max_fails, probes, reset: bytes.span()?, probe_lease: bytes.span()? })
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::code::Code;
+use crate::codec::{Damaged, Reader, Write};
 use crate::decision::Retry;
 use crate::fingerprint::RequestDigest;
 use crate::policy::Once;
@@ -95,9 +96,70 @@ impl Run {
     pub const fn number(self) -> u32 {
         self.number
     }
+
+    pub(crate) fn encode(self, out: &mut Vec<u8>) {
+        out.stamp(self.admitted);
+        out.number(self.number.into());
+    }
+
+    pub(crate) fn decode(bytes: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(Self { admitted: bytes.stamp()?, number: bytes.small()? })
+    }
 }
 
+const VERSION: u8 = 1;
+
 impl Operation {
+    /// Appends the record's bytes. A stored result is not among them, only that there is one: it is kept for a shorter
+    /// time, in a place of its own.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        out.extend_from_slice(self.digest.as_bytes());
+        self.run.encode(out);
+        out.push(match &self.state {
+            OperationState::Reserved => 0,
+            OperationState::Started => 1,
+            OperationState::Done(None) => 2,
+            OperationState::Done(Some(_)) => 3,
+            OperationState::FailedClean => 4,
+            OperationState::InDoubt => 5,
+        });
+        out.stamp(self.since);
+        out.span(self.keep.result);
+        out.span(self.keep.key);
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; `result` is asked for the stored result if there is one.
+    ///
+    /// # Errors
+    /// Bytes that it does not write, or a result that is not there.
+    pub fn decode(bytes: &[u8], result: impl FnOnce() -> Option<Arc<[u8]>>) -> Result<Self, Damaged> {
+        let mut bytes = Reader::new(bytes, VERSION)?;
+        let digest = bytes.take(32)?.try_into().map_err(|_| Damaged::Short)?;
+        let run = Run::decode(&mut bytes)?;
+        let state = match bytes.small::<u8>()? {
+            0 => OperationState::Reserved,
+            1 => OperationState::Started,
+            2 => OperationState::Done(None),
+            3 => OperationState::Done(Some(result().ok_or(Damaged::Value("its result is missing"))?)),
+            4 => OperationState::FailedClean,
+            5 => OperationState::InDoubt,
+            _ => return Err(Damaged::Value("no such state of an operation")),
+        };
+        let since = bytes.stamp()?;
+        let keep = Keep { result: bytes.span()?, key: bytes.span()? };
+        bytes.end()?;
+        Ok(Self { digest: RequestDigest::from_bytes(digest), run, state, since, keep })
+    }
+
+    /// The stored result, if there is one.
+    pub fn result(&self) -> Option<&Arc<[u8]>> {
+        match &self.state {
+            OperationState::Done(result) => result.as_ref(),
+            _ => None,
+        }
+    }
+
     /// An operation that is admitted now, after `earlier` if the key is known.
     pub fn admitted(
         digest: RequestDigest,
@@ -173,6 +235,11 @@ impl Operation {
     pub fn resolve(&mut self, run: Option<Run>, state: OperationState, now: Timestamp) -> bool {
         let asked = self.state == OperationState::InDoubt && run.is_none_or(|run| run == self.run);
         asked && self.enter(state, now)
+    }
+
+    /// Whether there is a result whose time is over.
+    pub fn is_prunable(&self, now: Timestamp) -> bool {
+        matches!(self.state, OperationState::Done(Some(_))) && now >= self.since.after(self.keep.result)
     }
 
     /// Drops the result once its time is over; the key stays known.

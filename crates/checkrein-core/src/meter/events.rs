@@ -32,13 +32,17 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn new(stamp: i64, count: u64, amount: Amount) -> Self {
+    pub(super) fn new(stamp: i64, count: u64, amount: Amount) -> Self {
         let pico = amount.pico();
         Self { stamp, count, high: (pico >> 64) as i64, low: pico as u64 }
     }
 
     fn amount(self) -> Amount {
         Amount::from_pico(i128::from(self.high) << 64 | i128::from(self.low))
+    }
+
+    pub(super) fn parts(self) -> (i64, u64, Amount) {
+        (self.stamp, self.count, self.amount())
     }
 
     fn merge(&mut self, stamp: i64, count: u64, amount: Amount) {
@@ -58,6 +62,15 @@ fn cell_of(stamp: i64, window: Span) -> i64 {
 }
 
 impl Events {
+    /// Slots, merged ones counted once.
+    #[inline]
+    pub(super) fn slots(&self) -> usize {
+        match self {
+            Self::Calls(stamps) => stamps.len(),
+            Self::Amounts { slots, .. } => slots.len(),
+        }
+    }
+
     /// Removes everything stamped at or before `cutoff`; returns how many events and how much that was.
     #[inline]
     pub(super) fn forget_until(&mut self, cutoff: Timestamp) -> (u64, Amount) {
@@ -107,26 +120,30 @@ impl Events {
         }
     }
 
-    /// Adds an event; its caller keeps count and sum.
-    pub(super) fn push(&mut self, stamp: Timestamp, amount: Amount, window: Span) {
+    /// Adds an event; its caller keeps count and sum. Returns the first slot that is not what it was.
+    pub(super) fn push(&mut self, stamp: Timestamp, amount: Amount, window: Span) -> usize {
         let stamp = stamp.nanos();
+        let mut rewritten = false;
         if let Self::Calls(stamps) = self {
             if amount == Amount::ONE && stamps.len() < EXACT_EVENTS {
                 if stamps.back().is_none_or(|&last| last <= stamp) {
                     stamps.push_back(stamp);
-                } else {
-                    stamps.insert(stamps.partition_point(|&other| other <= stamp), stamp);
+                    return stamps.len() - 1;
                 }
-                return;
+                let place = stamps.partition_point(|&other| other <= stamp);
+                stamps.insert(place, stamp);
+                return place;
             }
             let slots: VecDeque<Slot> = stamps.iter().map(|&at| Slot::new(at, 1, Amount::ONE)).collect();
             *self = Self::Amounts { count: slots.len() as u64, slots, merging: false };
+            rewritten = true;
         }
-        let Self::Amounts { slots, merging, count } = self else { return };
+        let Self::Amounts { slots, merging, count } = self else { return 0 };
         *count += 1;
         if slots.len() >= EXACT_EVENTS && !*merging {
             *merging = true;
             merge_cells(slots, window);
+            rewritten = true;
         }
         let position = match slots.back() {
             Some(last) if last.stamp > stamp => slots.partition_point(|slot| slot.stamp <= stamp),
@@ -138,7 +155,7 @@ impl Events {
             for near in [position.checked_sub(1), Some(position)].into_iter().flatten() {
                 if let Some(slot) = slots.get_mut(near).filter(|slot| cell_of(slot.stamp, window) == cell) {
                     slot.merge(stamp, 1, amount);
-                    return;
+                    return if rewritten { 0 } else { near };
                 }
             }
             if slots.len() >= 2 * EXACT_EVENTS {
@@ -146,10 +163,11 @@ impl Events {
                 merge_cells(slots, window);
                 let last = slots.partition_point(|slot| slot.stamp <= stamp);
                 slots.insert(last, Slot::new(stamp, 1, amount));
-                return;
+                return 0;
             }
         }
         slots.insert(position, Slot::new(stamp, 1, amount));
+        if rewritten { 0 } else { position }
     }
 
     /// The stamp of the event with whose leaving at least `excess` has left; `None` if that much is not here.
@@ -168,6 +186,36 @@ impl Events {
             }
         };
         stamp.map(Timestamp::from_nanos)
+    }
+
+    /// No events, kept in the same way.
+    pub(super) fn like(other: &Self) -> Self {
+        match other {
+            Self::Calls(_) => Self::default(),
+            Self::Amounts { merging, .. } => {
+                Self::Amounts { slots: VecDeque::new(), merging: *merging, count: 0 }
+            }
+        }
+    }
+
+    /// Puts a slot at the end, as it is.
+    pub(super) fn append(&mut self, slot: Slot) {
+        match self {
+            Self::Calls(stamps) => stamps.push_back(slot.stamp),
+            Self::Amounts { slots, count, .. } => {
+                *count += slot.count;
+                slots.push_back(slot);
+            }
+        }
+    }
+
+    /// All slots, oldest first.
+    pub(super) fn into_slots(self) -> impl Iterator<Item = Slot> {
+        let (calls, amounts) = match self {
+            Self::Calls(stamps) => (stamps, VecDeque::new()),
+            Self::Amounts { slots, .. } => (VecDeque::new(), slots),
+        };
+        calls.into_iter().map(|stamp| Slot::new(stamp, 1, Amount::ONE)).chain(amounts)
     }
 
     pub(super) fn heap_bytes(&self) -> usize {

@@ -121,6 +121,11 @@ impl InlineEvents {
         Some(Timestamp::from_nanos(self.stamp(position)))
     }
 
+    /// All stamps, oldest first.
+    pub(super) fn stamps(&self) -> impl ExactSizeIterator<Item = i64> + DoubleEndedIterator {
+        (0..usize::from(self.length)).map(|position| self.stamp(position as u8))
+    }
+
     /// Takes all stamps out, oldest first.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Timestamp> + use<> {
         let taken = std::mem::take(self);

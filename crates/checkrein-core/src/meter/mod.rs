@@ -8,6 +8,7 @@
 use crate::amount::Amount;
 use crate::time::{Span, Timestamp, Window};
 
+pub(crate) mod codec;
 mod events;
 mod inline;
 
@@ -31,6 +32,10 @@ pub struct Meter {
 #[derive(Clone, Debug, Default)]
 struct Large {
     events: Events,
+    /// The number of the first slot of `events`: slots are numbered from the beginning of time.
+    first: u64,
+    /// No slot before this number has changed since the meter was last written to a disk.
+    touched: u64,
     /// Events and amounts in `events`, or of the current period, or of all time.
     count: u64,
     sum: Amount,
@@ -132,7 +137,9 @@ impl Meter {
 
     fn forget_large(&mut self, cutoff: Timestamp) {
         let Some(large) = &mut self.large else { return };
+        let before = large.events.slots();
         let (count, sum) = large.events.forget_until(cutoff);
+        large.first += (before - large.events.slots()) as u64;
         large.count -= count;
         large.sum = large.sum.saturating_sub(sum);
         if large.is_vacant() {
@@ -216,7 +223,7 @@ impl Meter {
                 self.spill(length);
             }
             let large = self.large.get_or_insert_default();
-            large.events.push(stamp, amount, length);
+            large.push(stamp, amount, length);
             large.count += 1;
             large.sum = spent;
         } else {
@@ -233,7 +240,7 @@ impl Meter {
         let large = self.large.get_or_insert_default();
         large.count += self.inline.len();
         for early in self.inline.drain() {
-            large.events.push(early, Amount::ONE, window);
+            large.push(early, Amount::ONE, window);
         }
     }
 
@@ -406,6 +413,11 @@ impl Meter {
 }
 
 impl Large {
+    fn push(&mut self, stamp: Timestamp, amount: Amount, window: Span) {
+        let changed = self.events.push(stamp, amount, window);
+        self.touched = self.touched.min(self.first + changed as u64);
+    }
+
     /// Nothing here that the meter could not do without.
     fn is_vacant(&self) -> bool {
         self.count == 0

@@ -151,3 +151,133 @@ proptest! {
         }
     }
 }
+
+/// A meter as a store keeps it: the head, and only those chunks written again that changed.
+#[derive(Default)]
+struct Kept {
+    head: Vec<u8>,
+    chunks: std::collections::BTreeMap<u64, Vec<u8>>,
+}
+
+impl Kept {
+    fn keep(&mut self, meter: &mut Meter) -> usize {
+        let changed = meter.changed_chunks();
+        let written = (changed.end - changed.start) as usize;
+        for number in changed {
+            let mut row = Vec::new();
+            meter.encode_chunk(number, &mut row);
+            self.chunks.insert(number, row);
+        }
+        let live = meter.chunks();
+        self.chunks.retain(|number, _| live.contains(number));
+        self.head.clear();
+        meter.encode_head(&mut self.head);
+        meter.mark_kept();
+        written
+    }
+
+    fn read(&self) -> Meter {
+        assert!(Meter::needed_chunks(&self.head).unwrap().eq(self.chunks.keys().copied()));
+        Meter::decode(&self.head, self.chunks.values().map(Vec::as_slice)).unwrap()
+    }
+}
+
+/// Everything a meter knows; where its ring begins is not part of it.
+fn said(meter: &Meter) -> String {
+    let stamps: Vec<i64> = meter.inline.stamps().collect();
+    format!("{:?} {stamps:?} {:?}", meter.newest, meter.large)
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Record(u32, u8),
+    Hold(u8),
+    Settle(u8),
+    Pass(u32),
+    Early(u32),
+    Reset,
+    Keep,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let many = prop_oneof![
+        20 => (0..20_u32, prop_oneof![9 => Just(1_u8), 1 => 0..5_u8]).prop_map(|(dt, n)| Act::Record(dt, n)),
+        2 => any::<u8>().prop_map(Act::Hold),
+        2 => any::<u8>().prop_map(Act::Settle),
+        1 => (0..3_000_u32).prop_map(Act::Pass),
+        1 => (0..200_u32).prop_map(Act::Early),
+        5 => Just(Act::Keep),
+    ];
+    let rare = prop_oneof![400 => many, 1 => Just(Act::Reset)];
+    proptest::collection::vec(rare, 0..3_000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_meter_comes_back_from_its_rows(acts in acts(), start: i64) {
+        let window = Window::Rolling(Span::from_nanos(20_000));
+        let (mut meter, mut kept) = (Meter::new(), Kept::default());
+        let mut now = start / 2;
+        let mut held = Vec::new();
+        for act in acts {
+            match act {
+                Act::Record(dt, amount) => {
+                    now += i64::from(dt);
+                    meter.advance(Timestamp::from_nanos(now), window, Timestamp::MIN);
+                    meter.record(Timestamp::from_nanos(now), Amount::from_units(amount.into()), window).unwrap();
+                }
+                Act::Early(back) => {
+                    let stamp = Timestamp::from_nanos(now - i64::from(back));
+                    meter.record(stamp, Amount::ONE, window).unwrap();
+                }
+                Act::Hold(amount) => {
+                    meter.hold(Timestamp::from_nanos(now), Amount::from_units(amount.into())).unwrap();
+                    held.push(amount);
+                }
+                Act::Settle(actual) => {
+                    let Some(hold) = held.pop() else { continue };
+                    let units = |n: u8| Amount::from_units(n.into());
+                    meter.settle(Timestamp::from_nanos(now), units(hold), units(actual), window).unwrap();
+                }
+                Act::Pass(time) => {
+                    now += i64::from(time) * 10;
+                    meter.advance(Timestamp::from_nanos(now), window, Timestamp::MIN);
+                }
+                Act::Reset => meter.reset(),
+                Act::Keep => {
+                    kept.keep(&mut meter);
+                    prop_assert_eq!(said(&kept.read()), said(&meter));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_meter_with_many_events_is_written_like_one_with_few() {
+    let window = Window::Rolling(Span::from_secs(1));
+    let (mut meter, mut kept) = (Meter::new(), Kept::default());
+    let mut written = 0;
+    for call in 0..1_000 {
+        meter.record(Timestamp::from_nanos(call * 1_000), Amount::from_units(2), window).unwrap();
+        written += kept.keep(&mut meter);
+        assert!(kept.head.len() < 64 * 12 + 64, "{}", kept.head.len());
+    }
+    assert_eq!(written, 15);
+}
+
+#[test]
+fn damaged_rows_are_errors() {
+    let window = Window::Rolling(Span::from_secs(1));
+    let (mut meter, mut kept) = (Meter::new(), Kept::default());
+    for call in 0..200 {
+        meter.record(Timestamp::from_nanos(call * 1_000), Amount::ONE, window).unwrap();
+    }
+    kept.keep(&mut meter);
+    assert!(Meter::decode(&kept.head, []).is_err());
+    for cut in 0..kept.head.len() {
+        let chunks = kept.chunks.values().map(Vec::as_slice);
+        assert!(Meter::decode(&kept.head[..cut], chunks).is_err(), "cut at {cut}");
+    }
+}

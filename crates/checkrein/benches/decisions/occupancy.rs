@@ -74,7 +74,7 @@ fn prefilled(events: u64) -> Result<impl Fn(u32) -> u64, Failure> {
         refused
     };
     let refused = run(u32::try_from(events * 2)?);
-    let (records, _) = store.list(RecordKind::Meter, Default::default(), 2);
+    let (records, _) = store.list(RecordKind::Meter, Default::default(), 2)?;
     let held = records.iter().map(|record| match record.state {
         RecordState::Meter { count, .. } => count,
         _ => 0,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use checkrein_core::admission::{self, Inputs, KeyValue, RuleVerdict};
+use checkrein_core::admission::{self, Action, Inputs, KeyValue, RuleVerdict};
 use checkrein_core::fingerprint::RequestDigest;
 use checkrein_core::gate::budget::Cost;
 use checkrein_core::permit::Settlement;
@@ -24,22 +24,91 @@ pub struct OwnedInputs {
     /// The verdicts of rules: `None` passes, else the code is `rule_error` if the flag is set.
     pub verdicts: Vec<Option<(bool, String)>>,
     /// The once key and the digest of its request.
-    pub once: Option<(Vec<u8>, RequestDigest)>,
+    pub once: Option<(Result<Vec<u8>, String>, RequestDigest)>,
     /// The door starts the action in the same step.
     pub start: bool,
+    /// Who does what, where a ledger is kept.
+    pub action: Option<Box<OwnedAction>>,
+}
+
+/// [`Action`] that owns what it names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of `Action`")]
+pub struct OwnedAction {
+    pub namespace: String,
+    pub name: String,
+    pub principal: String,
+    pub user: String,
+    pub agent: String,
+    pub run: String,
+    pub session: String,
+    pub arguments: Option<Vec<u8>>,
+    pub digest: Option<RequestDigest>,
+}
+
+impl From<&Action<'_>> for OwnedAction {
+    fn from(action: &Action<'_>) -> Self {
+        Self {
+            namespace: action.namespace.to_owned(),
+            name: action.name.to_owned(),
+            principal: action.principal.to_owned(),
+            user: action.user.to_owned(),
+            agent: action.agent.to_owned(),
+            run: action.run.to_owned(),
+            session: action.session.to_owned(),
+            arguments: action.arguments.map(<[u8]>::to_vec),
+            digest: action.digest,
+        }
+    }
+}
+
+impl OwnedAction {
+    fn borrow(&self) -> Action<'_> {
+        Action {
+            namespace: &self.namespace,
+            name: &self.name,
+            principal: &self.principal,
+            user: &self.user,
+            agent: &self.agent,
+            run: &self.run,
+            session: &self.session,
+            arguments: self.arguments.as_deref(),
+            digest: self.digest,
+        }
+    }
+}
+
+impl From<&Inputs<'_>> for OwnedInputs {
+    fn from(inputs: &Inputs<'_>) -> Self {
+        let key = |key: &KeyValue<'_>| match key {
+            KeyValue::Bytes(bytes) => Ok(bytes.to_vec()),
+            KeyValue::Missing(what) => Err((*what).to_owned()),
+        };
+        let verdict = |verdict: &RuleVerdict<'_>| match verdict {
+            RuleVerdict::Pass => None,
+            RuleVerdict::Error(text) => Some((true, (*text).to_owned())),
+            RuleVerdict::Violated(text) => Some((false, (*text).to_owned())),
+        };
+        Self {
+            tenant: inputs.tenant.to_owned(),
+            keys: inputs.keys.iter().map(key).collect(),
+            costs: inputs.costs.to_vec(),
+            verdicts: inputs.verdicts.iter().map(verdict).collect(),
+            once: inputs.once.map(|(value, digest)| (key(&value), digest)),
+            start: inputs.start,
+            action: inputs.action.map(|action| Box::new(OwnedAction::from(action))),
+        }
+    }
 }
 
 impl OwnedInputs {
     /// Runs `use_inputs` with these inputs, borrowed.
     pub fn with<T>(&self, period_ends: &[Timestamp], use_inputs: impl FnOnce(&Inputs<'_>) -> T) -> T {
-        let keys: Vec<KeyValue<'_>> = self
-            .keys
-            .iter()
-            .map(|key| match key {
-                Ok(bytes) => KeyValue::Bytes(bytes),
-                Err(what) => KeyValue::Missing(what),
-            })
-            .collect();
+        fn value(key: &Result<Vec<u8>, String>) -> KeyValue<'_> {
+            key.as_ref().map_or_else(|what| KeyValue::Missing(what), |bytes| KeyValue::Bytes(bytes))
+        }
+        let keys: Vec<KeyValue<'_>> = self.keys.iter().map(value).collect();
+        let action = self.action.as_ref().map(|action| action.borrow());
         let verdicts: Vec<RuleVerdict<'_>> = self
             .verdicts
             .iter()
@@ -54,9 +123,10 @@ impl OwnedInputs {
             keys: &keys,
             costs: &self.costs,
             verdicts: &verdicts,
-            once: self.once.as_ref().map(|(key, digest)| (KeyValue::Bytes(key), *digest)),
+            once: self.once.as_ref().map(|(key, digest)| (value(key), *digest)),
             period_ends,
             start: self.start,
+            action: action.as_ref(),
         })
     }
 }

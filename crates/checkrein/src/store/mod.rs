@@ -19,8 +19,9 @@ use checkrein_core::time::Timestamp;
 mod action;
 pub mod durable;
 pub mod memory;
+pub mod sqlite;
 
-pub use action::OwnedInputs;
+pub use action::{OwnedAction, OwnedInputs};
 
 use crate::engine::CompiledPolicy;
 
@@ -91,6 +92,8 @@ pub enum StepResult {
     NotFound,
     /// The permit could not be moved on; nothing was changed.
     Refused(PermitError),
+    /// A record that the step needs cannot be read; nothing was changed.
+    Failed(StoreError),
 }
 
 /// Why a batch did not commit. Never vague about whether it may have.
@@ -102,13 +105,18 @@ pub enum StoreError {
     /// It may or may not have been committed.
     #[error("unknown whether it was committed: {0}")]
     Unknown(String),
+    /// Nothing was committed: a record on the disk is not what was written there.
+    #[error("a record is damaged: {0}")]
+    Damaged(String),
 }
 
 /// Where a scan goes on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     pub(crate) shard: usize,
     pub(crate) offset: usize,
+    /// In a durable store: the last key of the page before.
+    pub(crate) after: Option<Box<[u8]>>,
 }
 
 /// A record as lists show it.

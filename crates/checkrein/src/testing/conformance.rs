@@ -22,7 +22,7 @@ use super::{Random, wait};
 use crate::calendar::{Calendar, Period};
 use crate::clock::FakeClock;
 use crate::engine::{CompiledPolicy, Engine, GateSpec, GateSpecKind, WindowSpec};
-use crate::store::{Cursor, OwnedInputs, PermitId, Step, StepResult};
+use crate::store::{Cursor, OwnedInputs, PermitId, Step, StepResult, StoreError};
 
 /// What a store did that it must not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,14 +139,15 @@ fn owned(call: &Call) -> OwnedInputs {
         keys: call.keys.iter().map(|key| Ok(key.clone().into_bytes())).collect(),
         costs: call.costs.iter().map(|&amount| Cost::proven(amount)).collect(),
         verdicts: call.verdicts.iter().map(|pass| (!pass).then(|| (false, "no".to_owned()))).collect(),
-        once: once.map(|(key, byte)| (key.clone().into_bytes(), RequestDigest::from_bytes([*byte; 32]))),
+        once: once.map(|(key, byte)| (Ok(key.clone().into_bytes()), RequestDigest::from_bytes([*byte; 32]))),
         start: true,
+        action: None,
     }
 }
 
 fn admit(
     engine: &Engine,
-    policy: &CompiledPolicy,
+    policy: &Arc<CompiledPolicy>,
     call: &Call,
 ) -> (Verdict, Vec<(String, String)>, Option<PermitId>) {
     let admitted = owned(call).with(&[], |inputs| engine.admit(policy, inputs));
@@ -200,7 +201,8 @@ fn agrees_with_the_model(make: MakeEngine<'_>, seed: u64, steps: u64) -> Result<
             ensure(&case, finished.is_ok(), || at(&format!("finish: {finished:?}")))?;
         } else if random.once_in(6) {
             let call = random_call(&mut random);
-            prove(&engine, &policy, &gates, &call, &mut model);
+            let proved = prove(&engine, &policy, &gates, &call, &mut model);
+            ensure(&case, proved.is_ok(), || at(&format!("prove: {proved:?}")))?;
         } else {
             let call = random_call(&mut random);
             compare_standings(&engine, &policy, &gates, &call, &model)
@@ -227,27 +229,38 @@ fn agrees_with_the_model(make: MakeEngine<'_>, seed: u64, steps: u64) -> Result<
             })?;
         }
         if random.once_in(100) {
-            engine.collect();
+            let collected = engine.collect();
+            ensure(&case, collected.is_ok(), || at(&format!("collect: {collected:?}")))?;
         }
     }
     Ok(())
 }
 
-fn prove(engine: &Engine, policy: &CompiledPolicy, gates: &[GateSpec], call: &Call, model: &mut Model) {
+fn prove(
+    engine: &Engine,
+    policy: &Arc<CompiledPolicy>,
+    gates: &[GateSpec],
+    call: &Call,
+    model: &mut Model,
+) -> Result<bool, StoreError> {
     let fact = policy.policy().gates().iter().find_map(|gate| match &gate.check {
         Check::Fact(fact) => Some(fact.family),
         _ => None,
     });
-    let (Some(family), Some(gate)) = (fact, gates.iter().find(|gate| gate.name == "fact")) else { return };
+    let (Some(family), Some(gate)) = (fact, gates.iter().find(|gate| gate.name == "fact")) else {
+        return Ok(true);
+    };
     let key = call.keys.first().map_or("", String::as_str);
     let keep = Span::from_secs(30);
-    engine.prove(checkrein_core::key::KeyRef { family, tenant: b"", key: key.as_bytes() }, keep);
+    let name = KeyRef { family, tenant: b"", key: key.as_bytes() };
+    let proved = engine.prove(name, keep)?;
     model.prove(gate, call, engine.now().after(keep));
+    Ok(proved)
 }
 
 fn compare_standings(
     engine: &Engine,
-    policy: &CompiledPolicy,
+    policy: &Arc<CompiledPolicy>,
     gates: &[GateSpec],
     call: &Call,
     model: &Model,
@@ -378,7 +391,8 @@ fn holds_are_never_forgotten(make: MakeEngine<'_>) -> Result<(), Violation> {
     let keys = [KeyValue::Bytes(b"a"), KeyValue::Bytes(b"b")];
     engine.admit(&policy, &inputs(&keys, &ONE));
     clock.advance(Span::from_secs(1_800));
-    engine.collect();
+    let collected = engine.collect();
+    ensure(case, collected.is_ok(), || format!("{collected:?}"))?;
     let second = engine.admit(&policy, &inputs(&keys, &ONE));
     ensure(case, second.admission.verdict == Verdict::Block, || format!("{second:?}"))
 }
@@ -420,14 +434,14 @@ fn a_finding_is_about_one_run(make: MakeEngine<'_>) -> Result<(), Violation> {
         let [Reason { code: Code::InDoubt, detail: Detail::Doubt(run), .. }] = refused.as_slice() else {
             return ensure(case, false, || format!("{refused:?}"));
         };
-        let late = runs
-            .first()
-            .is_some_and(|earlier| engine.resolve(key, Some(*earlier), OperationState::FailedClean));
+        let late = runs.first().is_some_and(|earlier| {
+            engine.resolve(key, Some(*earlier), OperationState::FailedClean) == Ok(true)
+        });
         ensure(case, !late, || "a finding about the first run resolved the second".to_owned())?;
         ensure(case, !runs.contains(run), || "two runs have one name".to_owned())?;
         runs.push(*run);
         let now = engine.resolve(key, Some(*run), OperationState::FailedClean);
-        ensure(case, now, || "a finding about the run in doubt was not taken".to_owned())?;
+        ensure(case, now == Ok(true), || "a finding about the run in doubt was not taken".to_owned())?;
     }
     Ok(())
 }

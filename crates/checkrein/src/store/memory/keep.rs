@@ -71,7 +71,7 @@ impl MemoryStore {
             let taken = found.len();
             found.extend(records.into_iter().skip(skip).take(limit - taken));
             if found.len() >= limit {
-                return (found, Some(Cursor { shard: number, offset: skip + limit - taken }));
+                return (found, Some(Cursor { shard: number, offset: skip + limit - taken, after: None }));
             }
         }
         (found, None)

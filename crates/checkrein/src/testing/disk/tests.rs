@@ -115,7 +115,7 @@ fn faults_come_when_they_are_due_and_say_what_they_did() {
                 handle.rollback();
                 "no"
             }
-            Err(StoreError::Unknown(_)) => "unknown",
+            Err(StoreError::Unknown(_) | StoreError::Damaged(_)) => "unknown",
         });
         assert_eq!(format!("{} [{}]", results.join(" "), shown(&disk)), expected, "{access:?} {fault:?}");
     };

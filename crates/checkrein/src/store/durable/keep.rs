@@ -1,0 +1,186 @@
+//! What people and housekeeping do with records outside an admission: look at them, reset, resolve, prove.
+
+use checkrein_core::codec::Damaged;
+use checkrein_core::gate::fact::Fact;
+use checkrein_core::gate::once::{OperationState, Run};
+use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::policy::RecordKind;
+use checkrein_core::time::{Timestamp, Window};
+
+use super::cache::{Slot, Value, table_of};
+use super::row::{self, read_key, write_key};
+use super::{Durable, Table, Tables};
+use crate::store::{Cursor, Page, RecordInfo, RecordState, StoreError};
+
+/// Rows read at a time.
+const PAGE: usize = 256;
+
+impl Durable {
+    fn find(
+        &mut self,
+        tables: &mut impl Tables,
+        kind: RecordKind,
+        name: KeyRef<'_>,
+    ) -> Result<Slot, StoreError> {
+        let mut key = Vec::new();
+        write_key(name, &mut key);
+        self.cache.load(tables, table_of(kind), &key)
+    }
+
+    pub(super) fn resolve(
+        &mut self,
+        tables: &mut impl Tables,
+        key: KeyRef<'_>,
+        run: Option<Run>,
+        state: OperationState,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let slot = self.find(tables, RecordKind::Operation, key)?;
+        let Some(Value::Operation(operation)) = self.cache.value(slot) else { return Ok(false) };
+        let resolved = operation.resolve(run, state, now);
+        if resolved {
+            self.cache.mark(slot);
+        }
+        Ok(resolved)
+    }
+
+    pub(super) fn prove(
+        &mut self,
+        tables: &mut impl Tables,
+        key: KeyRef<'_>,
+        fact: Fact,
+    ) -> Result<bool, StoreError> {
+        let slot = self.find(tables, RecordKind::Fact, key)?;
+        if let Some(Value::Fact(known)) = self.cache.value(slot) {
+            known.expires = known.expires.max(fact.expires);
+            self.cache.mark(slot);
+            return Ok(true);
+        }
+        let mut name = Vec::new();
+        write_key(KeyRef { key: b"", ..key }, &mut name);
+        let usage = self.cache.load(tables, Table::Usage, &name)?;
+        let live = match self.cache.value(usage) {
+            Some(Value::Usage(live)) => *live,
+            _ => 0,
+        };
+        if live >= self.options.max_keys as u64 {
+            return Ok(false);
+        }
+        self.cache.put(usage, Some(Value::Usage(live + 1)));
+        self.cache.put(slot, Some(Value::Fact(fact)));
+        Ok(true)
+    }
+
+    pub(super) fn reset(
+        &mut self,
+        tables: &mut impl Tables,
+        kind: RecordKind,
+        key: KeyRef<'_>,
+    ) -> Result<bool, StoreError> {
+        let slot = self.find(tables, kind, key)?;
+        Ok(self.reset_slot(slot))
+    }
+
+    fn reset_slot(&mut self, slot: Slot) -> bool {
+        match self.cache.value(slot) {
+            Some(Value::Meter(meter)) => meter.reset(),
+            Some(Value::Breaker(breaker)) => breaker.reset(),
+            _ => return false,
+        }
+        self.cache.mark(slot);
+        true
+    }
+
+    /// Resets every record of a family; returns how many.
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub fn reset_all(
+        &mut self,
+        tables: &mut impl Tables,
+        kind: RecordKind,
+        family: Family,
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
+        self.transact(tables, now, |durable, tables, _| {
+            let (table, prefix) = (table_of(kind), family.0.to_be_bytes());
+            let (mut count, mut after) = (0, prefix.to_vec());
+            loop {
+                let rows = tables.scan(table, Some(&after), PAGE)?;
+                for (key, _) in rows.iter().filter(|(key, _)| key.starts_with(&prefix)) {
+                    let slot = durable.cache.load(tables, table, key)?;
+                    count += usize::from(durable.reset_slot(slot));
+                }
+                match rows.last() {
+                    Some((key, _)) if key.starts_with(&prefix) => after.clone_from(key),
+                    _ => return Ok(count),
+                }
+            }
+        })
+    }
+
+    /// At most `limit` records of a kind after `after`, with the cursor to go on from; `None` at the end. Rows that do
+    /// not read are left out: [`check`](Self::check) names them.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn scan(
+        &mut self,
+        tables: &mut impl Tables,
+        kind: RecordKind,
+        after: &Cursor,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Page, StoreError> {
+        self.transact(tables, now, |durable, tables, now| {
+            let table = table_of(kind);
+            let rows = tables.scan(table, after.after.as_deref(), limit)?;
+            let last = rows.last().map(|(key, _)| key.clone().into_boxed_slice());
+            let next = last
+                .filter(|_| rows.len() == limit)
+                .map(|key| Cursor { after: Some(key), ..Cursor::default() });
+            let mut found = Vec::new();
+            for (key, _) in rows {
+                let slot = match durable.cache.load(tables, table, &key) {
+                    Err(StoreError::Damaged(_)) => continue,
+                    slot => slot?,
+                };
+                found.extend(durable.info(slot, &key, now)?);
+            }
+            Ok((found, next))
+        })
+    }
+
+    fn info(&mut self, slot: Slot, key: &[u8], now: Timestamp) -> Result<Option<RecordInfo>, StoreError> {
+        let Some(cached) = self.cache.get(slot) else { return Ok(None) };
+        let state = match &cached.value {
+            Some(Value::Meter(meter)) => {
+                let family = read_key(key).and_then(|key| self.families.get(key.family));
+                let window = family.map_or(Window::Lifetime, |known| known.window());
+                let cutoff = window.cutoff(now);
+                let (spent, count) = match window {
+                    Window::Rolling(_) => (meter.spent_after(cutoff), meter.count_after(cutoff)),
+                    Window::Period | Window::Lifetime => (meter.spent(), meter.count()),
+                };
+                RecordState::Meter { spent, count, account: meter.account(), newest: meter.newest() }
+            }
+            Some(Value::Breaker(breaker)) => RecordState::Breaker { phase: breaker.phase().clone() },
+            Some(Value::Operation(operation)) => RecordState::Operation {
+                state: operation.state().clone(),
+                since: operation.since(),
+                run: operation.run(),
+            },
+            Some(Value::Fact(fact)) => RecordState::Fact(*fact),
+            Some(Value::Permit(open)) => {
+                RecordState::Permit { phase: open.permit.phase, lease_until: open.permit.lease_until }
+            }
+            Some(Value::Usage(_)) | None => return Ok(None),
+        };
+        let name = match &cached.value {
+            Some(Value::Permit(_)) => Some(KeyRef { family: Family(u32::MAX), tenant: b"", key }),
+            _ => read_key(key),
+        };
+        let bad = || row::damaged(cached.table, key, Damaged::Value("its key does not read"));
+        Ok(Some(RecordInfo { key: Key::new(name.ok_or_else(bad)?), state }))
+    }
+}

@@ -1,0 +1,46 @@
+//! The store's time: an instant on the calendar, kept in the store, and the machine's time since it booted.
+//!
+//! No step of the machine's clock touches it while the machine runs. At a new boot it is taken from the machine's clock
+//! again, and never shows less than the store has seen.
+
+use checkrein_core::time::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::clock::Clock;
+use crate::store::StoreError;
+use crate::store::durable::{Table, Tables};
+
+const KEY: &[u8] = b"clock";
+
+/// Nanoseconds since the machine booted, suspended time included.
+pub(crate) fn since_boot() -> i64 {
+    #[cfg(target_os = "linux")]
+    let time = clock_gettime(ClockId::Boottime);
+    #[cfg(not(target_os = "linux"))]
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
+}
+
+/// What tells one boot of the machine from another; empty where the system does not say, and then every start of the
+/// store counts as one.
+fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// The clock of a store, anchored anew if the machine has been booted since, within a transaction.
+pub(super) fn of(tables: &mut impl Tables, seen: Timestamp) -> Result<Clock, StoreError> {
+    let boot = boot();
+    let kept = tables.get(Table::Meta, KEY)?.and_then(|row| String::from_utf8(row).ok());
+    let kept = kept.as_deref().and_then(|row| row.split_once(' '));
+    if let Some((anchor, name)) = kept
+        && name == boot
+        && !boot.is_empty()
+        && let Ok(anchor) = anchor.parse()
+    {
+        return Ok(Clock::since_boot(anchor));
+    }
+    let now = Clock::system().now().max(seen);
+    let anchor = now.nanos().saturating_sub(since_boot());
+    tables.put(Table::Meta, KEY, format!("{anchor} {boot}").as_bytes())?;
+    Ok(Clock::since_boot(anchor))
+}

@@ -1,0 +1,113 @@
+//! Which file a store is: its canonical path, and whether that is a place where a store can be.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::store::StoreError;
+
+/// What a store's URL says, e.g. `sqlite:checkrein.db`.
+///
+/// # Errors
+/// It is no URL of a SQLite store; the error says what to write.
+pub fn path_of(url: &str) -> Result<PathBuf, StoreError> {
+    let bad = |text: String| Err(StoreError::NotCommitted(text));
+    let Some(rest) = url.strip_prefix("sqlite:") else {
+        return bad(format!("`{}` is no store; write `sqlite:PATH`", url.escape_debug()));
+    };
+    // `sqlite:///abs/path` as SQLAlchemy and others write it.
+    let path = rest.strip_prefix("//").map_or(rest, |rest| rest.strip_prefix("localhost").unwrap_or(rest));
+    match path {
+        "" => bad("`sqlite:` names no file; write `sqlite:PATH`".to_owned()),
+        ":memory:" => bad(
+            "`sqlite::memory:` would be forgotten at the end and shared with nobody; leave `store` out for memory, or name a file"
+                .to_owned(),
+        ),
+        path if path.contains('\0') => bad("the path contains a NUL byte".to_owned()),
+        path if path.contains('?') => {
+            bad(format!("`{}` has options; a store takes none", url.escape_debug()))
+        }
+        path => Ok(PathBuf::from(path)),
+    }
+}
+
+/// The canonical path of a store's file, made with mode 0600 if it does not exist.
+pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
+    let error = |what: String| StoreError::NotCommitted(format!("`{}`: {what}", path.display()));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent
+        .canonicalize()
+        .map_err(|why| error(format!("its directory `{}` cannot be used: {why}", parent.display())))?;
+    refuse_network(&parent).map_err(error)?;
+    let name = path.file_name().ok_or_else(|| error("it names no file".to_owned()))?;
+    let path = parent.join(name);
+    // A link leads to the file whose name counts: the log and the locks lie beside that one.
+    let path = path.canonicalize().unwrap_or(path);
+    let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
+    match opened.and_then(|file| file.metadata()) {
+        Ok(about) if about.is_file() => Ok(path),
+        Ok(_) => Err(error("it is not a file".to_owned())),
+        Err(why) => Err(error(format!("it cannot be opened for writing: {why}"))),
+    }
+}
+
+/// What one file is, whatever its names.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|about| (about.dev(), about.ino()))
+}
+
+/// File systems on other machines: their locks and their syncs do not hold what a store needs.
+#[cfg(target_os = "linux")]
+fn refuse_network(directory: &Path) -> Result<(), String> {
+    const NETWORK: [(u32, &str); 9] = [
+        (0x6969, "NFS"),
+        (0x517B, "SMB"),
+        (0xFF53_4D42, "CIFS"),
+        (0xFE53_4D42, "SMB2"),
+        (0x0102_1997, "9P"),
+        (0x00C3_6400, "Ceph"),
+        (0x5346_414F, "AFS"),
+        (0x0BD0_0BD0, "Lustre"),
+        (0x4750_4653, "GPFS"),
+    ];
+    let Ok(about) = rustix::fs::statfs(directory) else { return Ok(()) };
+    // The field's type differs between machines; the numbers all have 32 bits.
+    let kind = about.f_type as u32;
+    match NETWORK.iter().find(|(number, _)| *number == kind) {
+        Some((_, name)) => Err(format!("it lies on a network file system ({name}); put it on a local disk")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn refuse_network(_directory: &Path) -> Result<(), String> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        for (url, path) in [
+            ("sqlite:checkrein.db", "checkrein.db"),
+            ("sqlite:/var/lib/x.db", "/var/lib/x.db"),
+            ("sqlite:///var/lib/x.db", "/var/lib/x.db"),
+            ("sqlite:a b/ü.db", "a b/ü.db"),
+        ] {
+            assert_eq!(path_of(url), Ok(PathBuf::from(path)), "{url}");
+        }
+        for url in [
+            "",
+            "checkrein.db",
+            "sqlite:",
+            "sqlite::memory:",
+            "sqlite:x.db?mode=ro",
+            "redis://h",
+            "sqlite:a\0b",
+        ] {
+            assert!(path_of(url).is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Tables of bytes in one SQLite file.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+
+use super::lock::WriterLock;
+use crate::store::StoreError;
+use crate::store::durable::{Rows, Table, Tables};
+
+/// The first version without the bug that two connections could corrupt a file by writing and resetting its log at once
+/// (<https://sqlite.org/wal.html>, "the WAL-reset bug").
+const OLDEST_SQLITE: i32 = 3_051_003;
+/// "CKRN", so that `file` and other programs know whose file it is.
+const APPLICATION: i32 = 0x434B_524E;
+/// How long somebody else may hold the file before a transaction gives up.
+const BUSY: Duration = Duration::from_millis(800);
+/// A log larger than this is brought back into the file by force ...
+const WAL_SOFT: u64 = 64 << 20;
+/// ... and one larger than this, because a reader does not end, refuses further writes.
+const WAL_HARD: u64 = 1 << 30;
+/// The size of the log is looked at after so many commits.
+const LOOK_AT_WAL: u32 = 256;
+
+/// The tables of a store in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteTables {
+    connection: Connection,
+    path: PathBuf,
+    lock: WriterLock,
+    statements: Vec<Statements>,
+    seen: Option<i64>,
+    commits: u32,
+    /// A sync failed: nothing is known of what the disk holds, and nothing more is written.
+    failed: Option<String>,
+}
+
+#[derive(Debug)]
+struct Statements {
+    get: String,
+    put: String,
+    delete: String,
+    first: String,
+    after: String,
+    last: String,
+}
+
+impl Statements {
+    fn of(table: Table) -> Self {
+        let name = table.name();
+        Self {
+            get: format!("SELECT body FROM {name} WHERE key = ?1"),
+            put: format!(
+                "INSERT INTO {name} (key, body) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET body = ?2"
+            ),
+            delete: format!("DELETE FROM {name} WHERE key = ?1"),
+            first: format!("SELECT key, body FROM {name} ORDER BY key LIMIT ?1"),
+            after: format!("SELECT key, body FROM {name} WHERE key > ?2 ORDER BY key LIMIT ?1"),
+            last: format!("SELECT key, body FROM {name} ORDER BY key DESC LIMIT 1"),
+        }
+    }
+}
+
+/// A key as the table has it.
+enum Key<'a> {
+    Number(i64),
+    Bytes(&'a [u8]),
+}
+
+impl rusqlite::ToSql for Key<'_> {
+    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+        match self {
+            Self::Number(number) => number.to_sql(),
+            Self::Bytes(bytes) => bytes.to_sql(),
+        }
+    }
+}
+
+fn key_of(table: Table, key: &[u8]) -> Key<'_> {
+    match key.try_into() {
+        Ok(bytes) if table.is_numbered() => Key::Number(i64::from_be_bytes(bytes)),
+        _ => Key::Bytes(key),
+    }
+}
+
+fn not_committed(error: &rusqlite::Error) -> StoreError {
+    StoreError::NotCommitted(explain(error))
+}
+
+/// What to tell a person about an error of SQLite.
+pub(super) fn explain(error: &rusqlite::Error) -> String {
+    let hint = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another program holds the file; close it, or wait until it is done"
+        }
+        Some(ErrorCode::DiskFull) => "the disk is full; make room",
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            "the file or its directory cannot be written; look at their permissions"
+        }
+        Some(ErrorCode::NotADatabase) => "the file is not a checkrein store; name another one",
+        Some(ErrorCode::DatabaseCorrupt) => "the file is damaged; restore a backup, then `checkrein doctor`",
+        Some(ErrorCode::CannotOpen) => "the file cannot be opened; look at its directory",
+        Some(ErrorCode::SystemIoFailure) => "the disk failed; look at the system's log",
+        _ => return error.to_string(),
+    };
+    format!("{error} ({hint})")
+}
+
+impl SqliteTables {
+    /// Opens the file, and makes its tables if it is new.
+    ///
+    /// # Errors
+    /// It cannot be opened, is not ours, or is of a later version.
+    pub(super) fn open(path: &Path, lock: WriterLock) -> Result<Self, StoreError> {
+        if rusqlite::version_number() < OLDEST_SQLITE {
+            let version = rusqlite::version();
+            return Err(StoreError::NotCommitted(format!("SQLite {version} is too old; 3.51.3 is needed")));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let connection = Connection::open_with_flags(path, flags).map_err(|error| not_committed(&error))?;
+        let statements = Table::ALL.into_iter().map(Statements::of).collect();
+        let path = path.to_owned();
+        let mut tables = Self { connection, path, lock, statements, seen: None, commits: 0, failed: None };
+        tables.set_up().map_err(|error| not_committed(&error))?;
+        tables.make_tables()?;
+        Ok(tables)
+    }
+
+    fn set_up(&mut self) -> rusqlite::Result<()> {
+        let connection = &self.connection;
+        connection.busy_timeout(BUSY)?;
+        connection.set_prepared_statement_cache_capacity(128);
+        connection.pragma_update(None, "trusted_schema", false)?;
+        connection.pragma_update(None, "cell_size_check", true)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "cache_size", -16_384)?;
+        connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
+        Ok(())
+    }
+
+    fn make_tables(&mut self) -> Result<(), StoreError> {
+        let read = |name: &str| -> Result<i32, StoreError> {
+            let value = self.connection.pragma_query_value(None, name, |row| row.get(0));
+            value.map_err(|error| not_committed(&error))
+        };
+        let (application, version) = (read("application_id")?, read("user_version")?);
+        let count = "SELECT count(*) FROM sqlite_schema";
+        let objects: i64 =
+            self.connection.query_row(count, [], |row| row.get(0)).map_err(|error| not_committed(&error))?;
+        let path = self.path.display();
+        match (application, version) {
+            (APPLICATION, version) if version > crate::store::durable::SCHEMA.cast_signed() => {
+                return Err(StoreError::NotCommitted(format!(
+                    "`{path}` was written by a later version of checkrein (schema {version}); use that one"
+                )));
+            }
+            (APPLICATION, _) => {}
+            (0, 0) if objects == 0 => {}
+            _ => {
+                return Err(StoreError::NotCommitted(format!(
+                    "`{path}` is a database of another program; name another file"
+                )));
+            }
+        }
+        if application == APPLICATION && version == crate::store::durable::SCHEMA.cast_signed() {
+            return self.use_wal();
+        }
+        self.use_wal()?;
+        self.lock.acquire()?;
+        let made = self.connection.execute_batch(&schema()).map_err(|error| not_committed(&error));
+        if made.is_err() && !self.connection.is_autocommit() {
+            // The error that matters is the one above.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        self.lock.release();
+        made
+    }
+
+    fn use_wal(&self) -> Result<(), StoreError> {
+        let mode: Result<String, _> =
+            self.connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0));
+        match mode.map_err(|error| not_committed(&error))?.as_str() {
+            "wal" => Ok(()),
+            mode => Err(StoreError::NotCommitted(format!(
+                "`{}` cannot use a write-ahead log (SQLite chose `{mode}`); put it on a local disk",
+                self.path.display()
+            ))),
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Copies everything into a new file, as of the last commit.
+    ///
+    /// # Errors
+    /// The new file exists or cannot be written.
+    pub(super) fn copy_to(&self, target: &Path) -> Result<(), StoreError> {
+        let failed = |error: std::io::Error| {
+            StoreError::NotCommitted(format!("`{}` cannot be written: {error}", target.display()))
+        };
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
+        let file = file.map_err(failed)?;
+        let name = target.as_os_str().to_string_lossy();
+        // SQLite takes an empty file for a new one.
+        let copied = self.connection.execute("VACUUM INTO ?1", [&*name]);
+        copied.map_err(|error| not_committed(&error))?;
+        file.sync_all().map_err(failed)?;
+        let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        std::fs::File::open(directory.unwrap_or(Path::new(".")))
+            .and_then(|file| file.sync_all())
+            .map_err(failed)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "there are as many statements as tables")]
+    fn statements(&self, table: Table) -> &Statements {
+        &self.statements[table as usize]
+    }
+
+    fn query(
+        &self,
+        sql: &str,
+        table: Table,
+        limit: i64,
+        after: Option<&[u8]>,
+    ) -> Result<Rows, rusqlite::Error> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let key = match row.get_ref(0)? {
+                rusqlite::types::ValueRef::Integer(number) => number.to_be_bytes().to_vec(),
+                other => other.as_bytes().map(<[u8]>::to_vec).unwrap_or_default(),
+            };
+            Ok((key, row.get_ref(1)?.as_bytes().map(<[u8]>::to_vec).unwrap_or_default()))
+        };
+        let rows = match after {
+            Some(after) => statement.query_map(params![limit, key_of(table, after)], read)?,
+            None => statement.query_map(params![limit], read)?,
+        };
+        rows.collect()
+    }
+
+    /// Keeps the log from growing without end behind a reader that does not end.
+    fn tame_wal(&mut self) -> Result<(), StoreError> {
+        self.commits += 1;
+        if !self.commits.is_multiple_of(LOOK_AT_WAL) {
+            return Ok(());
+        }
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        let size = std::fs::metadata(&wal).map_or(0, |about| about.len());
+        if size > WAL_SOFT {
+            let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+            // It fails while somebody reads; then the next look tries again.
+            let _ = self.connection.query_row(truncate, [], |_| Ok(()));
+        }
+        if size > WAL_HARD {
+            let left = std::fs::metadata(&wal).map_or(0, |about| about.len());
+            if left > WAL_HARD {
+                self.commits -= 1;
+                return Err(StoreError::NotCommitted(format!(
+                    "the write-ahead log has {left} bytes because a reader of the file does not end; find it and end it"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tables of the current version.
+fn schema() -> String {
+    let mut sql = String::from("BEGIN IMMEDIATE;\n");
+    for table in Table::ALL {
+        let (name, key, rest) = (table.name(), "BLOB", " WITHOUT ROWID");
+        let (key, rest) = if table.is_numbered() { ("INTEGER", "") } else { (key, rest) };
+        sql += &format!(
+            "CREATE TABLE IF NOT EXISTS {name} (key {key} PRIMARY KEY NOT NULL, body BLOB NOT NULL){rest};\n"
+        );
+    }
+    let version = crate::store::durable::SCHEMA;
+    sql + &format!("PRAGMA application_id = {APPLICATION};\nPRAGMA user_version = {version};\nCOMMIT;")
+}
+
+impl Tables for SqliteTables {
+    fn begin(&mut self) -> Result<bool, StoreError> {
+        if let Some(failed) = &self.failed {
+            return Err(StoreError::NotCommitted(format!(
+                "the store has stopped because the disk failed: {failed}; look at the disk, then start again"
+            )));
+        }
+        self.lock.acquire()?;
+        let begin = self.tame_wal().and_then(|()| {
+            let mut begin =
+                self.connection.prepare_cached("BEGIN IMMEDIATE").map_err(|e| not_committed(&e))?;
+            begin.execute([]).map_err(|error| not_committed(&error))
+        });
+        if let Err(error) = begin {
+            self.lock.release();
+            return Err(error);
+        }
+        let version = self.connection.prepare_cached("PRAGMA data_version");
+        let version = version.and_then(|mut pragma| pragma.query_row([], |row| row.get::<_, i64>(0)));
+        match version {
+            Ok(version) => Ok(self.seen.replace(version) != Some(version)),
+            Err(error) => {
+                self.rollback();
+                Err(not_committed(&error))
+            }
+        }
+    }
+
+    fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self.connection.prepare_cached(&self.statements(table).get).and_then(|mut statement| {
+            statement
+                .query_row([key_of(table, key)], |row| Ok(row.get_ref(0)?.as_bytes().map(<[u8]>::to_vec)))
+                .optional()
+        });
+        match row.map_err(|error| not_committed(&error))? {
+            None => Ok(None),
+            Some(Ok(body)) => Ok(Some(body)),
+            Some(Err(_)) => Err(StoreError::Damaged(format!("a row of {} is not bytes", table.name()))),
+        }
+    }
+
+    fn put(&mut self, table: Table, key: &[u8], row: &[u8]) -> Result<(), StoreError> {
+        let put = self.connection.prepare_cached(&self.statements(table).put);
+        let put = put.and_then(|mut put| put.execute(params![key_of(table, key), row]));
+        put.map(drop).map_err(|error| not_committed(&error))
+    }
+
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        let delete = self.connection.prepare_cached(&self.statements(table).delete);
+        let delete = delete.and_then(|mut delete| delete.execute([key_of(table, key)]));
+        delete.map(drop).map_err(|error| not_committed(&error))
+    }
+
+    fn scan(&mut self, table: Table, after: Option<&[u8]>, limit: usize) -> Result<Rows, StoreError> {
+        let statements = self.statements(table);
+        let sql = if after.is_some() { &statements.after } else { &statements.first };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.query(sql, table, limit, after).map_err(|error| not_committed(&error))
+    }
+
+    fn last(&mut self, table: Table) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached(&self.statements(table).last)
+            .map_err(|error| not_committed(&error))?;
+        let row = statement.query_row([], |row| {
+            let key = match row.get_ref(0)? {
+                rusqlite::types::ValueRef::Integer(number) => number.to_be_bytes().to_vec(),
+                other => other.as_bytes().map(<[u8]>::to_vec).unwrap_or_default(),
+            };
+            Ok((key, row.get_ref(1)?.as_bytes().map(<[u8]>::to_vec).unwrap_or_default()))
+        });
+        row.optional().map_err(|error| not_committed(&error))
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        let commit = self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        let result = match commit {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let text = explain(&error);
+                if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+                    // What a failed sync left on the disk cannot be known, and asking again may say "done" to what is lost.
+                    self.failed = Some(text.clone());
+                    Err(StoreError::Unknown(text))
+                } else {
+                    Err(StoreError::NotCommitted(text))
+                }
+            }
+        };
+        if !self.connection.is_autocommit() {
+            // The transaction did not commit; that it cannot even be rolled back changes nothing about that.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        self.lock.release();
+        result
+    }
+
+    fn rollback(&mut self) {
+        if !self.connection.is_autocommit() {
+            // A transaction that cannot be rolled back is rolled back by the next one that opens the file.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        self.lock.release();
+    }
+}

@@ -1,0 +1,111 @@
+//! The one thread of a process that writes: it takes what has come in, and commits it in one transaction.
+
+use std::time::{Duration, Instant};
+
+use checkrein_core::time::Timestamp;
+
+use super::lock::ProcessLocks;
+use super::queue::{Job, Queue, Reply};
+use super::tables::SqliteTables;
+use super::{not_started, permits_of};
+use crate::clock::Clock;
+use crate::store::durable::Durable;
+use crate::store::{Step, StepResult, StoreError};
+
+/// The most steps in one transaction.
+const BATCH: usize = 256;
+/// The longest sleep: leases end and other processes die without anybody saying so.
+const IDLE: Duration = Duration::from_millis(500);
+/// Between two looks for processes that have died.
+const LOOK_FOR_DEAD: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    durable: Durable,
+    tables: SqliteTables,
+    clock: Clock,
+    liveness: ProcessLocks,
+}
+
+impl Writer {
+    pub(super) fn new(durable: Durable, tables: SqliteTables, clock: Clock, liveness: ProcessLocks) -> Self {
+        Self { durable, tables, clock, liveness }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.durable.epoch()
+    }
+
+    /// Works until the queue is closed and empty.
+    pub(super) fn run(mut self, queue: &Queue) {
+        let (mut jobs, mut looked) = (Vec::new(), Instant::now());
+        while queue.take(&mut jobs, BATCH, self.sleep()) {
+            let mut steps = Vec::new();
+            let mut replies = Vec::new();
+            for job in jobs.drain(..) {
+                match job {
+                    Job::Steps(batch, reply) => {
+                        if reply.take() {
+                            replies.push((reply, batch.len()));
+                            steps.extend(batch);
+                        }
+                    }
+                    Job::Call(call) => {
+                        self.commit(std::mem::take(&mut steps), std::mem::take(&mut replies));
+                        call(&mut self.durable, &mut self.tables, self.clock.now());
+                    }
+                }
+            }
+            self.commit(steps, replies);
+            if looked.elapsed() >= LOOK_FOR_DEAD {
+                // A file that cannot be had now is looked at again later; whoever decides meanwhile is told.
+                let _ = self.durable.recover(&mut self.tables, self.clock.now(), &mut self.liveness);
+                looked = Instant::now();
+            }
+        }
+        // What is left open is moved on by the next process, if this one cannot.
+        let _ = self.durable.close(&mut self.tables, self.clock.now(), &mut self.liveness);
+    }
+
+    /// Until the next lease ends, but not for long.
+    fn sleep(&self) -> Duration {
+        let due = self.durable.next_due().map(|due| due.since(self.clock.now()).nanos());
+        due.and_then(|nanos| u64::try_from(nanos).ok()).map_or(IDLE, Duration::from_nanos).min(IDLE)
+    }
+
+    fn commit(&mut self, steps: Vec<Step>, replies: Vec<(Reply, usize)>) {
+        let lease_over = self.durable.next_due().is_some_and(|due| due <= self.clock.now());
+        if steps.is_empty() && !lease_over {
+            return;
+        }
+        match self.durable.run(&mut self.tables, &steps, self.clock.now()) {
+            Err(error) => self.tell_all(replies, &error),
+            Ok(results) => {
+                let mut results = results.into_iter();
+                let mut unwanted: Vec<StepResult> = Vec::new();
+                for (reply, count) in replies {
+                    let own = results.by_ref().take(count).collect();
+                    unwanted.extend(reply.end(Ok(own)).and_then(Result::ok).into_iter().flatten());
+                }
+                self.give_back(&unwanted);
+            }
+        }
+    }
+
+    fn tell_all(&self, replies: Vec<(Reply, usize)>, error: &StoreError) {
+        for (reply, _) in replies {
+            // Whoever gave up has been told already.
+            let _ = reply.end(Err(error.clone()));
+        }
+    }
+
+    /// Ends admissions whose callers have stopped waiting.
+    fn give_back(&mut self, unwanted: &[StepResult]) {
+        let steps: Vec<Step> = permits_of(unwanted).map(not_started).collect();
+        if !steps.is_empty() {
+            // If it cannot be committed, the leases of the permits end by themselves.
+            let now: Timestamp = self.clock.now();
+            let _ = self.durable.run(&mut self.tables, &steps, now);
+        }
+    }
+}
