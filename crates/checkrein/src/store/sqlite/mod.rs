@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::key::Family;
+use checkrein_core::ledger::entry::SALT_LENGTH;
 use checkrein_core::permit::Outcome;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Timestamp};
 use parking_lot::Mutex;
 
-use super::durable::{Durable, FamilyKey, Options, ProcessInfo, Report};
+use super::durable::{Durable, FamilyKey, KeepArguments, LedgerOptions, Options, ProcessInfo, Report};
 use super::{Cursor, OwnedSettlement, Page, Step, StepResult, StoreError};
 use crate::clock::Clock;
 
@@ -48,11 +49,18 @@ pub struct SqliteOptions {
     pub clock: Option<Clock>,
     /// How long a caller waits for its turn.
     pub patience: Duration,
+    /// What the ledger keeps of arguments; `None` keeps no ledger.
+    pub ledger: Option<KeepArguments>,
 }
 
 impl Default for SqliteOptions {
     fn default() -> Self {
-        Self { max_keys: crate::engine::DEFAULT_MAX_KEYS, clock: None, patience: DEFAULT_PATIENCE }
+        Self {
+            max_keys: crate::engine::DEFAULT_MAX_KEYS,
+            clock: None,
+            patience: DEFAULT_PATIENCE,
+            ledger: Some(KeepArguments::default()),
+        }
     }
 }
 
@@ -69,6 +77,7 @@ struct Shared {
     clock: Clock,
     patience: Duration,
     epoch: u64,
+    keeps_ledger: bool,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -104,6 +113,11 @@ impl SqliteStore {
     /// The store's time.
     pub fn clock(&self) -> &Clock {
         &self.0.clock
+    }
+
+    /// Whether it keeps a ledger.
+    pub fn keeps_ledger(&self) -> bool {
+        self.0.keeps_ledger
     }
 
     /// The number of this process in the store.
@@ -227,6 +241,7 @@ impl Shared {
     fn start(path: PathBuf, options: SqliteOptions) -> Result<Self, StoreError> {
         let locks = lock::directory_of(&path);
         let (queue, patience) = (Arc::new(Queue::default()), options.patience);
+        let keeps_ledger = options.ledger.is_some();
         let (send, receive) = std::sync::mpsc::sync_channel(1);
         let (file, jobs) = (path.clone(), Arc::clone(&queue));
         // Opened in the thread that will write: whoever waits for it can stop waiting.
@@ -255,7 +270,7 @@ impl Shared {
         });
         let (clock, epoch) = opened?;
         let (process, thread) = (std::process::id(), Mutex::new(Some(thread)));
-        Ok(Self { path, process, queue, clock, patience, epoch, thread })
+        Ok(Self { path, process, queue, clock, patience, epoch, keeps_ledger, thread })
     }
 
     /// The queue, unless this is a forked child: its parent's thread is not here, and its file must not be touched.
@@ -321,12 +336,21 @@ fn open(path: &Path, locks: &Path, options: &SqliteOptions) -> Result<(Writer, C
     let process = ProcessInfo { pid: std::process::id(), host };
     let durable = Durable::open(
         &mut tables,
-        Options { max_keys: options.max_keys },
+        Options {
+            max_keys: options.max_keys,
+            ledger: options.ledger.map(|arguments| LedgerOptions { arguments, salt }),
+        },
         clock.now(),
         &process,
         &mut liveness,
     )?;
     Ok((Writer::new(durable, tables, clock.clone(), liveness), clock))
+}
+
+/// A salt for one entry.
+fn salt() -> Option<[u8; SALT_LENGTH]> {
+    let mut salt = [0; SALT_LENGTH];
+    getrandom::fill(&mut salt).ok().map(|()| salt)
 }
 
 /// The step that ends an admission whose caller has stopped waiting: the action will not be started.
