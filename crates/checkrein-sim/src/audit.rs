@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use checkrein::core::amount::Amount;
+use checkrein::core::decision::GateKind;
 use checkrein::core::gate::breaker::Phase;
 use checkrein::core::gate::once::OperationState;
-use checkrein::core::policy::RecordKind;
+use checkrein::core::policy::{Gate, RecordKind};
 use checkrein::core::time::Timestamp;
 use checkrein::store::durable::{Durable, Liveness, ProcessInfo, Report, Table};
 use checkrein::store::{Cursor, RecordInfo, RecordState, StoreError};
 use checkrein::testing::disk::Disk;
 
+use crate::books::Books;
 use crate::oracle::{Check, ensure};
-use crate::tools::Call;
+use crate::tools::{Call, Tool};
 use crate::upstream::OnceKey;
 use crate::world::OPTIONS;
 
@@ -38,7 +40,8 @@ pub(crate) struct Audit {
     half_open: BTreeMap<String, bool>,
     /// Where each operation stands.
     pub(crate) operations: BTreeMap<OnceKey, OperationState>,
-    pub(crate) looks: u64,
+    /// What the ledger says.
+    pub(crate) books: Books,
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -60,14 +63,15 @@ pub(crate) fn read(disk: &Disk, now: Timestamp) -> Result<(Report, Vec<RecordInf
 
 impl Audit {
     /// Looks, if anything was committed since the last look.
-    pub(crate) fn look(&mut self, disk: &Disk, now: Timestamp) -> Check {
+    pub(crate) fn look(&mut self, disk: &Disk, now: Timestamp, calls: &[Call], tools: &[Tool]) -> Check {
         let version = disk.version();
         if version == self.version || disk.rows(Table::Meta).is_empty() {
             return Ok(());
         }
         self.version = version;
-        self.looks += 1;
-        let (report, records) = read(disk, now).map_err(|error| format!("the store does not read: {error}"))?;
+        self.books.read(disk, calls, tools)?;
+        let (report, records) =
+            read(disk, now).map_err(|error| format!("the store does not read: {error}"))?;
         ensure(report.is_sound(), || format!("the store is not sound: {report:?}"))?;
         self.half_open.clear();
         self.operations.clear();
@@ -79,6 +83,18 @@ impl Audit {
                     let known = gone.and_then(|gone| gone.checked_add(account.held));
                     ensure(known == Some(account.ever_held) && account.held >= Amount::ZERO, || {
                         format!("the books of {name:?} do not balance: {account:?}, spent {spent:?}")
+                    })?;
+                    let gates = tools.iter().flat_map(|tool| tool.policy.policy().gates());
+                    let of = |gate: &&Gate| {
+                        gate.check.record().is_some_and(|(_, family, _)| family == name.family)
+                    };
+                    let Some(gate) = gates.filter(|gate| gate.check.kind() == GateKind::Budget).find(of)
+                    else {
+                        continue;
+                    };
+                    let book = self.books.book(&(gate.name.to_string(), text(name.tenant), text(name.key)));
+                    ensure((book.held, book.spent) == (account.held, spent), || {
+                        format!("{name:?} holds {} and spent {spent}; the ledger says {book:?}", account.held)
                     })?;
                 }
                 RecordState::Breaker { phase } => {
@@ -100,8 +116,22 @@ impl Audit {
 
     /// What allows a call to run must stand on the platter: a power cut right now would not take it away.
     pub(crate) fn intent_is_durable(&self, disk: &Disk, permit: Option<u64>, call: &Call) -> Check {
+        let Some(permit) = permit else { return Err(format!("{call:?} runs without a permit")) };
+        let entry = self.books.intent_of(permit).map(u64::to_be_bytes);
+        let entry = entry.and_then(|seq| disk.durable_row(Table::Entry, &seq));
+        let permit = disk.durable_row(Table::Permit, &permit.to_be_bytes());
+        ensure(permit.is_some() && entry.is_some(), || {
+            format!("{call:?} runs, and a power cut would take its intent away")
+        })
+    }
+
+    /// What a client is told must stand on the platter too.
+    pub(crate) fn outcome_is_durable(&self, disk: &Disk, permit: Option<u64>) -> Check {
         let Some(permit) = permit else { return Ok(()) };
-        let durable = disk.durable_row(Table::Permit, &permit.to_be_bytes()).is_some();
-        ensure(durable, || format!("{call:?} runs, and a power cut would take its intent away"))
+        let entry = self.books.outcome_of(permit).map(u64::to_be_bytes);
+        let entry = entry.and_then(|seq| disk.durable_row(Table::Entry, &seq));
+        ensure(entry.is_some(), || {
+            format!("the outcome of permit {permit} was told, and a power cut would take it away")
+        })
     }
 }

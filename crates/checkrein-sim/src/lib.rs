@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 mod audit;
+mod books;
 mod oracle;
 mod queue;
 mod tools;

@@ -30,7 +30,10 @@ fn seeds(count: u64, first: u64) -> io::Result<ExitCode> {
     for seed in first..first.saturating_add(count) {
         match checkrein_sim::simulate(seed, false) {
             Ok(summary) => {
-                summary.counts.into_iter().for_each(|(what, often)| *counts.entry(what).or_default() += often);
+                summary
+                    .counts
+                    .into_iter()
+                    .for_each(|(what, often)| *counts.entry(what).or_default() += often);
             }
             Err(violation) => {
                 writeln!(out, "{violation}")?;
@@ -39,7 +42,11 @@ fn seeds(count: u64, first: u64) -> io::Result<ExitCode> {
             }
         }
     }
-    writeln!(out, "{count} seeds from {first} on, no rule broken, in {:.1} s", begun.elapsed().as_secs_f64())?;
+    writeln!(
+        out,
+        "{count} seeds from {first} on, no rule broken, in {:.1} s",
+        begun.elapsed().as_secs_f64()
+    )?;
     for (what, often) in counts {
         writeln!(out, "{often:>12}  {what}")?;
     }

@@ -108,7 +108,10 @@ fn within(name: &str, gate: &GateSpecKind, times: &[i64]) -> Check {
                 format!("limit {name} of {max_calls} let {window} calls through in {length:?}")
             })?;
             ensure(before.last().is_none_or(|time| last - time >= cooldown.nanos()), || {
-                format!("limit {name} let a call through {} ns after another", last - before.last().unwrap_or(last))
+                format!(
+                    "limit {name} let a call through {} ns after another",
+                    last - before.last().unwrap_or(last)
+                )
             })
         }
         GateSpecKind::Attempts { max, .. } => ensure(times.len() as u64 <= *max, || {

@@ -26,5 +26,4 @@ impl<E> Queue<E> {
     pub(crate) fn next(&mut self) -> Option<(i64, E)> {
         self.due.pop_first().map(|((at, _), event)| (at, event))
     }
-
 }

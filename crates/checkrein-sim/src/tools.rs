@@ -8,17 +8,14 @@ use checkrein::core::gate::budget::Cost;
 use checkrein::core::policy::{Charge, Leases, Mode};
 use checkrein::core::time::Span;
 use checkrein::engine::{CompiledPolicy, GateSpec, GateSpecKind, WindowSpec};
-use checkrein::store::OwnedInputs;
+use checkrein::store::{OwnedAction, OwnedInputs};
 use checkrein::testing::Random;
 
 use crate::upstream::OnceKey;
 
 /// How long simulated permits last.
-pub(crate) const LEASES: Leases = Leases {
-    reserved: Span::from_secs(5),
-    started: Span::from_secs(60),
-    in_doubt: Span::from_secs(120),
-};
+pub(crate) const LEASES: Leases =
+    Leases { reserved: Span::from_secs(5), started: Span::from_secs(60), in_doubt: Span::from_secs(120) };
 
 /// Results are kept for a short time, keys for longer than any run.
 const KEEP_RESULT: Span = Span::from_secs(300);
@@ -94,18 +91,20 @@ impl Call {
     /// A call that a client might make.
     pub(crate) fn draw(tools: &[Tool], keys: u64, random: &mut Random) -> Self {
         // Every second call is one that must not run twice.
-        let tool = if random.once_in(2) { random.below(2) } else { random.below(tools.len() as u64) } as usize;
+        let tool =
+            if random.once_in(2) { random.below(2) } else { random.below(tools.len() as u64) } as usize;
         let once = tools.get(tool).is_some_and(|tool| tool.once);
         // Once in a while a key comes with another request.
         let once = once.then(|| (format!("op{}", random.below(keys)), u8::from(random.once_in(25))));
+        // What settles nothing has no permit that could be started.
+        let reserve = once.is_some() && random.once_in(3);
         Self {
             tool,
             tenant: pick(random, &["acme", "beta"]),
             user: pick(random, &["ann", "bob", "cy"]),
             once,
             cost: Amount::from_units(1 + random.below(8)),
-            // Probes of a breaker are on their way as soon as they are admitted.
-            reserve: random.once_in(4) && tools.get(tool).is_some_and(|tool| tool.name != "post"),
+            reserve,
         }
     }
 
@@ -115,14 +114,21 @@ impl Call {
     }
 
     /// What the store gets to see of it.
-    pub(crate) fn inputs(&self) -> OwnedInputs {
+    pub(crate) fn inputs(&self, number: usize, tool: &Tool) -> OwnedInputs {
         let digest = |byte: &u8| RequestDigest::from_bytes([*byte; 32]);
+        let action = OwnedAction {
+            name: tool.name.to_owned(),
+            user: self.user.to_owned(),
+            run: number.to_string(),
+            ..OwnedAction::default()
+        };
         OwnedInputs {
             tenant: self.tenant.to_owned(),
             keys: vec![Ok(self.user.as_bytes().to_vec()), Ok(b"all".to_vec())],
             costs: vec![Cost::proven(self.cost)],
             once: self.once.as_ref().map(|(key, byte)| (Ok(key.as_bytes().to_vec()), digest(byte))),
             start: !self.reserve,
+            action: Some(Box::new(action)),
             ..OwnedInputs::default()
         }
     }

@@ -39,20 +39,29 @@ impl World {
         }
     }
 
+    /// The step that asks for a call.
+    pub(super) fn admission(&self, number: usize) -> Option<Step> {
+        let call = self.calls.get(number)?;
+        let tool = self.tools.get(call.tool)?;
+        Some(Step::Admit(Arc::clone(&tool.policy), call.inputs(number, tool)))
+    }
+
     pub(super) fn arrive(&mut self, number: usize, call: usize, tries: u32) {
-        let policy = |world: &Self| {
-            let call = world.calls.get(call)?;
-            let tool = world.tools.get(call.tool)?;
-            Some(Step::Admit(Arc::clone(&tool.policy), call.inputs()))
-        };
-        let Some(step) = policy(self) else { return };
+        let Some(step) = self.admission(call) else { return };
         let Some(process) = self.processes.get_mut(number).filter(|process| process.open.is_some()) else {
             // Nobody answers there: the client tries again.
             return self.soon(5_000, Event::Send { call, tries: tries + 1 });
         };
         process.tasks_begun += 1;
-        let task =
-            Task { call, tries, stage: Stage::Deciding, permit: None, dispatch: None, lease: i64::MAX, probe: false };
+        let task = Task {
+            call,
+            tries,
+            stage: Stage::Deciding,
+            permit: None,
+            dispatch: None,
+            lease: i64::MAX,
+            probe: false,
+        };
         process.tasks.insert(process.tasks_begun, task);
         let pending = Pending { what: What::Admit(process.tasks_begun), step };
         let life = process.life;
@@ -128,7 +137,9 @@ impl World {
             }
             Err(StoreError::NotCommitted(why)) => {
                 self.count("batches refused");
-                ensure(self.disk.version() == before, || format!("said not to be committed ({why}), and was"))?;
+                ensure(self.disk.version() == before, || {
+                    format!("said not to be committed ({why}), and was")
+                })?;
                 batch.into_iter().for_each(|pending| self.not_committed(number, pending));
             }
             Err(StoreError::Unknown(_)) => {

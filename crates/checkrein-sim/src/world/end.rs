@@ -2,8 +2,8 @@
 
 use checkrein::core::admission::Verdict;
 use checkrein::core::gate::once::OperationState;
+use checkrein::store::StepResult;
 use checkrein::store::durable::Table;
-use checkrein::store::{Step, StepResult};
 use checkrein::testing::disk::Survives;
 
 use super::process::Stage;
@@ -17,11 +17,17 @@ impl World {
     /// Looks at the disk.
     pub(super) fn look(&mut self) -> Check {
         let now = checkrein::core::time::Timestamp::from_nanos(self.told);
-        self.audit.look(&self.disk, now)
+        self.audit.look(&self.disk, now, &self.calls, &self.tools)
     }
 
     /// After a recovery nothing is under way for a dead process, and everything still is for a living one.
     pub(super) fn recovered(&self) -> Check {
+        let dead = |epoch| !self.living.has(epoch);
+        if let Some(seq) = self.audit.books.open_of(dead) {
+            return Err(format!(
+                "the intent of entry {seq} is open after a recovery, and its process is dead"
+            ));
+        }
         let tasks = || self.processes.iter().flat_map(|process| process.tasks.values());
         let key_of = |call: usize| self.calls.get(call).and_then(Call::once_key);
         for (key, state) in &self.audit.operations {
@@ -82,10 +88,15 @@ impl World {
         ensure(self.disk.rows(Table::Permit).is_empty(), || {
             format!("{} permits are open for ever", self.disk.rows(Table::Permit).len())
         })?;
+        if let Some(intent) = self.audit.books.without_end() {
+            return Err(format!("the intent of {intent} has no outcome in the end"));
+        }
         let (report, _) = audit::read(&self.disk, now).map_err(|error| error.to_string())?;
         ensure(report.is_sound(), || format!("the store is not sound at the end: {report:?}"))?;
         for (key, numbers) in self.upstream.effects() {
-            ensure(numbers.len() == 1, || format!("{key:?} had its effect {} times: {numbers:?}", numbers.len()))?;
+            ensure(numbers.len() == 1, || {
+                format!("{key:?} had its effect {} times: {numbers:?}", numbers.len())
+            })?;
             let state = self.audit.operations.get(key);
             let done = matches!(state, Some(OperationState::Done(_)));
             ensure(done, || format!("{key:?} had its effect and is {state:?}"))?;
@@ -104,17 +115,19 @@ impl World {
 
     /// Every client that was told a result asks again and must hear the same, or that the result is no longer kept.
     fn ask_again(&mut self) -> Check {
-        let told: Vec<_> =
-            self.oracle.told().map(|(key, request, result)| (key.clone(), request, result.to_vec())).collect();
+        let told: Vec<_> = self
+            .oracle
+            .told()
+            .map(|(key, request, result)| (key.clone(), request, result.to_vec()))
+            .collect();
         let now = self.now();
         for (key, request, result) in told {
             let same = |call: &&Call| {
                 call.once_key().as_ref() == Some(&key)
                     && call.once.as_ref().is_some_and(|(_, own)| *own == request)
             };
-            let Some(call) = self.calls.iter().find(same) else { continue };
-            let Some(tool) = self.tools.get(call.tool) else { continue };
-            let step = Step::Admit(std::sync::Arc::clone(&tool.policy), call.inputs());
+            let call = self.calls.iter().position(|call| same(&call));
+            let Some(step) = call.and_then(|call| self.admission(call)) else { continue };
             let Some((handle, durable)) = self.processes.first_mut().and_then(|p| p.open.as_mut()) else {
                 return Err("no process is up in the end".to_owned());
             };
@@ -131,6 +144,7 @@ impl World {
         let effects: usize = self.upstream.effects().values().map(Vec::len).sum();
         self.counts.insert("effects of calls that run once", effects as u64);
         let last = self.upstream.effects().values().flatten().last().map(|number| result_of(*number));
+        self.counts.insert("ledger entries", self.audit.books.len() as u64);
         self.trace.note(|| format!("end {} {last:?}", self.disk.trace()));
         Ok(())
     }

@@ -47,26 +47,59 @@ enum Event {
     /// A client makes up a call and sends it.
     Begin,
     /// A client sends a call, not for the first time if `tries` is above zero.
-    Send { call: usize, tries: u32 },
+    Send {
+        call: usize,
+        tries: u32,
+    },
     /// A call reaches a process.
-    Arrive { process: usize, call: usize, tries: u32 },
+    Arrive {
+        process: usize,
+        call: usize,
+        tries: u32,
+    },
     /// A process commits what has come together.
-    Flush { process: usize, life: u64 },
+    Flush {
+        process: usize,
+        life: u64,
+    },
     /// A process comes back to something it could not commit.
-    Again { process: usize, life: u64, pending: process::Pending },
+    Again {
+        process: usize,
+        life: u64,
+        pending: process::Pending,
+    },
     /// A request reaches the service.
-    Effect { dispatch: usize },
+    Effect {
+        dispatch: usize,
+    },
     /// The service's answer reaches the process.
-    Answer { process: usize, life: u64, task: u64, dispatch: usize },
+    Answer {
+        process: usize,
+        life: u64,
+        task: u64,
+        dispatch: usize,
+    },
     /// A process stops waiting for the service.
-    GiveUp { process: usize, life: u64, task: u64 },
+    GiveUp {
+        process: usize,
+        life: u64,
+        task: u64,
+    },
     /// A process looks after leases, dead neighbours and calls in doubt.
-    Tend { process: usize },
-    Boot { process: usize },
-    Kill { process: usize },
+    Tend {
+        process: usize,
+    },
+    Boot {
+        process: usize,
+    },
+    Kill {
+        process: usize,
+    },
     PowerCut,
     /// The machine's clock is set.
-    Jump { by: i64 },
+    Jump {
+        by: i64,
+    },
     /// The disk fills up, or room is made.
     Full(bool),
     /// The disk is mounted read-only, or writable again.
@@ -79,6 +112,12 @@ pub(crate) struct Living {
     epochs: BTreeSet<u64>,
     /// What the process that is opening the store has claimed.
     claimed: Option<u64>,
+}
+
+impl Living {
+    pub(crate) fn has(&self, epoch: u64) -> bool {
+        self.epochs.contains(&epoch)
+    }
 }
 
 impl Liveness for Living {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use checkrein::core::amount::Unit;
 use checkrein::core::gate::once::Run;
 use checkrein::core::key::Key;
-use checkrein::core::amount::Unit;
 use checkrein::core::policy::RecordKind;
 use checkrein::core::time::{Span, Timestamp, Window};
 use checkrein::engine::{Engine, GateSpec, GateSpecKind, WindowSpec};

@@ -159,9 +159,12 @@ impl World {
     /// The outcome is committed: the client hears of it.
     fn tell_done(&mut self, number: usize, task: u64) -> Check {
         let open = self.processes.get(number).and_then(|process| process.tasks.get(&task));
-        let Some((call, dispatch)) = open.and_then(|open| Some((open.call, open.dispatch?))) else {
+        let Some((call, permit, dispatch)) =
+            open.and_then(|open| Some((open.call, open.permit, open.dispatch?)))
+        else {
             return Ok(());
         };
+        self.audit.outcome_is_durable(&self.disk, permit.map(PermitId::number))?;
         if let Some((key, (_, request))) =
             self.calls.get(call).and_then(|call| call.once_key().zip(call.once.clone()))
         {

@@ -4,7 +4,7 @@ use checkrein::core::gate::once::OperationState;
 use checkrein::core::key::{Key, KeyRef};
 use checkrein::core::policy::RecordKind;
 use checkrein::core::time::Timestamp;
-use checkrein::store::durable::{Durable, Liveness as _, Options};
+use checkrein::store::durable::{Durable, KeepArguments, LedgerOptions, Liveness as _, Options};
 use checkrein::store::{Cursor, RecordState, Step, StoreError};
 use checkrein::testing::disk::Survives;
 
@@ -14,7 +14,9 @@ use crate::oracle::Check;
 use crate::upstream::{OnceKey, result_of};
 
 /// How a store is set up here.
-pub(crate) const OPTIONS: Options = Options { max_keys: 1_000 };
+pub(crate) const OPTIONS: Options = Options { max_keys: 1_000, ledger: Some(LEDGER) };
+/// Nothing random: a run has to be the same every time.
+const LEDGER: LedgerOptions = LedgerOptions { arguments: KeepArguments::None, salt: || None };
 
 impl World {
     /// A process starts and opens the store.

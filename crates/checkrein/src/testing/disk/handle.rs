@@ -242,7 +242,8 @@ impl Tables for Handle {
             };
             // As many committed rows as could be removed by the transaction may have to be passed over.
             let committed = state.cache.range((from.clone(), Unbounded));
-            let committed = committed.take_while(|((of, _), _)| *of == table).take(limit.saturating_add(changes.len()));
+            let committed =
+                committed.take_while(|((of, _), _)| *of == table).take(limit.saturating_add(changes.len()));
             let mut found: BTreeMap<&Vec<u8>, &Vec<u8>> =
                 committed.map(|((_, key), row)| (key, row)).collect();
             let changed = changes.range((from, Unbounded)).take_while(|((of, _), _)| *of == table);
