@@ -108,6 +108,7 @@ impl Durable {
             sweep: sweep::Progress::default(),
             journal: journal::Journal::default(),
         };
+        durable.check_end(tables)?;
         durable.families.load(tables)?;
         let now = durable.tick(now);
         durable.register(tables, process, now, liveness)?;

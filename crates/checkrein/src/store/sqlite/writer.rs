@@ -25,11 +25,12 @@ pub(super) struct Writer {
     tables: SqliteTables,
     clock: Clock,
     liveness: ProcessLocks,
+    left: bool,
 }
 
 impl Writer {
     pub(super) fn new(durable: Durable, tables: SqliteTables, clock: Clock, liveness: ProcessLocks) -> Self {
-        Self { durable, tables, clock, liveness }
+        Self { durable, tables, clock, liveness, left: false }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -54,17 +55,29 @@ impl Writer {
                         self.commit(std::mem::take(&mut steps), std::mem::take(&mut replies));
                         call(&mut self.durable, &mut self.tables, self.clock.now());
                     }
+                    Job::Leave(done) => {
+                        self.commit(std::mem::take(&mut steps), std::mem::take(&mut replies));
+                        self.leave();
+                        // Whoever closes the store may have stopped waiting.
+                        let _ = done.send(());
+                    }
                 }
             }
             self.commit(steps, replies);
-            if looked.elapsed() >= LOOK_FOR_DEAD {
+            if looked.elapsed() >= LOOK_FOR_DEAD && !self.left {
                 // A file that cannot be had now is looked at again later; whoever decides meanwhile is told.
                 let _ = self.durable.recover(&mut self.tables, self.clock.now(), &mut self.liveness);
                 looked = Instant::now();
             }
         }
-        // What is left open is moved on by the next process, if this one cannot.
-        let _ = self.durable.close(&mut self.tables, self.clock.now(), &mut self.liveness);
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.left, true) {
+            // What is left open is moved on by the next process, if this one cannot.
+            let _ = self.durable.close(&mut self.tables, self.clock.now(), &mut self.liveness);
+        }
     }
 
     /// Until the next lease ends, but not for long.
