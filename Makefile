@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint fmt dev wheel bench generate clean
+.PHONY: help demo test lint fmt dev wheel bench generate clean sim
 
 # What the wheel is built from, so that `make demo` builds it once.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
@@ -53,6 +53,11 @@ wheel: .venv/.installed ## build the release wheel into dist/
 
 bench: .venv/.installed ## measure against governor and the published Python packages; table and JSON
 	@benches/run.sh
+
+SEEDS ?= 1000
+FROM ?= 1
+sim: ## the simulator: SEEDS=n runs from FROM=1 on, or SEED=x plays one again and prints it
+	@cargo run --locked --quiet -p checkrein-sim -- $(if $(SEED),replay $(SEED),sim $(SEEDS) $(FROM))
 
 clean: ## remove what was built (not cargo's target directory)
 	@rm -rf build dist .venv python/checkrein.data python/checkrein/*.so

@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use checkrein::core::amount::Amount;
-use checkrein::core::ledger::entry::{By, Ending, EntryView, Kind};
+use checkrein::core::ledger::entry::{Ending, EntryView, Kind};
 use checkrein::core::policy::Charge;
-use checkrein::engine::GateSpecKind;
+use checkrein::engine::{GateSpecKind, WindowSpec};
 use checkrein::store::durable::Table;
 use checkrein::testing::disk::Disk;
 
 use crate::oracle::{Check, ensure};
 use crate::tools::{Call, Tool};
 
-/// One budget: gate, tenant and key.
-pub(crate) type BudgetName = (String, String, String);
+/// One record: gate, tenant and key.
+pub(crate) type RecordName = (String, String, String);
 
 /// One budget's sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,25 +27,32 @@ pub(crate) struct Book {
 #[derive(Clone, Debug)]
 struct Intent {
     call: usize,
+    time: i64,
     permit: Option<u64>,
     epoch: u64,
     doubtful: bool,
     ended: bool,
-    holds: Vec<(BudgetName, Amount)>,
+    holds: Vec<(RecordName, Amount)>,
 }
 
 /// What the ledger said so far.
 #[derive(Debug, Default)]
 pub(crate) struct Books {
     entries: Vec<Vec<u8>>,
+    reads: u64,
     time: i64,
     intents: BTreeMap<u64, Intent>,
     outcomes: BTreeMap<u64, u64>,
-    budgets: BTreeMap<BudgetName, Book>,
+    budgets: BTreeMap<RecordName, Book>,
+    /// When calls were admitted, by limit.
+    admitted: BTreeMap<RecordName, Vec<i64>>,
     /// Refusals by process.
     refusals: BTreeMap<u64, u64>,
     policies: BTreeSet<String>,
 }
+
+/// So many looks pass between two at all of the ledger.
+const COMPARE_EVERY: u64 = 64;
 
 fn wrong(seq: u64, what: impl std::fmt::Display) -> String {
     format!("ledger entry {seq}: {what}")
@@ -54,11 +61,15 @@ fn wrong(seq: u64, what: impl std::fmt::Display) -> String {
 impl Books {
     /// Reads what is new, after making sure that nothing old has changed.
     pub(crate) fn read(&mut self, disk: &Disk, calls: &[Call], tools: &[Tool]) -> Check {
-        let rows = disk.rows(Table::Entry);
-        ensure(rows.len() >= self.entries.len(), || {
-            format!("the ledger had {} entries and has {}", self.entries.len(), rows.len())
+        // The old ones are compared now and then, and at the end: they are many.
+        self.reads += 1;
+        let from =
+            if self.reads.is_multiple_of(COMPARE_EVERY) { 0 } else { self.entries.len().saturating_sub(1) };
+        let rows = disk.rows_from(Table::Entry, &(from as u64).to_be_bytes());
+        ensure(from + rows.len() >= self.entries.len(), || {
+            format!("the ledger had {} entries and has {}", self.entries.len(), from + rows.len())
         })?;
-        for (index, (key, body)) in rows.iter().enumerate() {
+        for (index, (key, body)) in (from..).zip(&rows) {
             ensure(key.as_slice() == (index as u64).to_be_bytes(), || {
                 wrong(index as u64, "it is not there; the next one is")
             })?;
@@ -104,9 +115,17 @@ impl Books {
         let gates = tools.get(call.tool).map(|tool| tool.gates.as_slice()).unwrap_or_default();
         let mut holds = Vec::new();
         for gate in gates {
+            let name = |key: u16| {
+                let key = if key == 0 { call.user } else { "all" };
+                (gate.name.clone(), call.tenant.to_owned(), key.to_owned())
+            };
+            if let GateSpecKind::Limit { key, .. } | GateSpecKind::Attempts { key, .. } = &gate.kind {
+                let times = self.admitted.entry(name(*key)).or_default();
+                times.push(entry.time.nanos());
+                within(&gate.name, &gate.kind, times).map_err(|what| wrong(entry.seq, what))?;
+            }
             let GateSpecKind::Budget { key, limit, charge, .. } = &gate.kind else { continue };
-            let key = if *key == 0 { call.user } else { "all" };
-            let name = (gate.name.clone(), call.tenant.to_owned(), key.to_owned());
+            let name = name(*key);
             let book = self.budgets.entry(name.clone()).or_default();
             match charge {
                 Charge::Fixed => book.spent = book.spent.saturating_add(call.cost),
@@ -120,10 +139,10 @@ impl Books {
                 wrong(entry.seq, format!("{name:?} took {taken} of {limit}, overrun {}", book.overrun))
             })?;
         }
-        let (permit, epoch) = (entry.permit, entry.epoch);
+        let (permit, epoch, time) = (entry.permit, entry.epoch, entry.time.nanos());
         self.intents.insert(
             entry.seq,
-            Intent { call: index, permit, epoch, doubtful: false, ended: permit.is_none(), holds },
+            Intent { call: index, time, permit, epoch, doubtful: false, ended: permit.is_none(), holds },
         );
         Ok(())
     }
@@ -139,7 +158,7 @@ impl Books {
         ensure(!intent.ended, || {
             wrong(seq, format!("a second outcome of intent {:?}, {:?}", entry.intent, calls.get(intent.call)))
         })?;
-        let Some((ending, _, by)) = entry.outcome else { return Err(wrong(seq, "an outcome of nothing")) };
+        let Some((ending, _, _)) = entry.outcome else { return Err(wrong(seq, "an outcome of nothing")) };
         // What nobody can look up and what holds nothing ends with its doubt.
         let waits =
             !intent.holds.is_empty() || calls.get(intent.call).is_some_and(|call| call.once.is_some());
@@ -147,9 +166,6 @@ impl Books {
             intent.doubtful = true;
             return Ok(());
         }
-        ensure(ending != Ending::InDoubt || by == By::Lease || !waits, || {
-            wrong(seq, "what is in doubt was put in doubt again")
-        })?;
         intent.ended = true;
         self.outcomes.insert(entry.intent.unwrap_or_default(), seq);
         for (position, (name, held)) in intent.holds.iter().enumerate() {
@@ -194,7 +210,7 @@ impl Books {
     }
 
     /// What the ledger says of a budget.
-    pub(crate) fn book(&self, name: &BudgetName) -> Book {
+    pub(crate) fn book(&self, name: &RecordName) -> Book {
         self.budgets.get(name).copied().unwrap_or_default()
     }
 
@@ -202,6 +218,12 @@ impl Books {
     pub(crate) fn intent_of(&self, permit: u64) -> Option<u64> {
         // The latest first: it is the one that was just committed.
         self.intents.iter().rev().find(|(_, intent)| intent.permit == Some(permit)).map(|(seq, _)| *seq)
+    }
+
+    /// When a permit was given out, in the store's time.
+    pub(crate) fn begun(&self, permit: u64) -> Option<i64> {
+        let intent = self.intents.get(&self.intent_of(permit)?)?;
+        Some(intent.time)
     }
 
     /// The entry of the outcome of a permit.
@@ -223,5 +245,28 @@ impl Books {
     pub(crate) fn without_end(&self) -> Option<String> {
         let open = self.intents.iter().find(|(_, intent)| !intent.ended);
         open.map(|(seq, intent)| format!("entry {seq}, {intent:?}"))
+    }
+}
+
+/// Whether the last of `times` was allowed to be.
+fn within(name: &str, gate: &GateSpecKind, times: &[i64]) -> Check {
+    let Some((last, before)) = times.split_last() else { return Ok(()) };
+    match gate {
+        GateSpecKind::Limit { max_calls, window: WindowSpec::Rolling(length), cooldown, .. } => {
+            let window = before.iter().rev().take_while(|time| last - **time < length.nanos()).count() + 1;
+            ensure(window as u64 <= *max_calls, || {
+                format!("limit {name} of {max_calls} let {window} calls through in {length:?}")
+            })?;
+            ensure(before.last().is_none_or(|time| last - time >= cooldown.nanos()), || {
+                format!(
+                    "limit {name} let a call through {} ns after another",
+                    last - before.last().unwrap_or(last)
+                )
+            })
+        }
+        GateSpecKind::Attempts { max, .. } => ensure(times.len() as u64 <= *max, || {
+            format!("gate {name} of {max} attempts let {} through", times.len())
+        }),
+        _ => Ok(()),
     }
 }

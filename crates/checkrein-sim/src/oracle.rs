@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use checkrein::engine::{GateSpecKind, WindowSpec};
-
-use crate::tools::{Call, Tool};
+use crate::tools::Call;
 use crate::upstream::{Fate, OnceKey, Upstream, result_of};
 
 /// What a run did that it must not.
@@ -22,15 +20,13 @@ pub(crate) struct Oracle {
     told: BTreeMap<OnceKey, (u8, Vec<u8>)>,
     /// Permits given out.
     permits: BTreeSet<u64>,
-    /// Instants at which calls were admitted, by gate, tenant and key.
-    admitted: BTreeMap<(String, String, String), Vec<i64>>,
     /// So many replies were checked.
     pub(crate) replies: u64,
 }
 
 impl Oracle {
-    /// A call was admitted by a commit at `now`, the store's time.
-    pub(crate) fn admitted(&mut self, call: &Call, tool: &Tool, permit: Option<u64>, now: i64) -> Check {
+    /// A call was admitted.
+    pub(crate) fn admitted(&mut self, call: &Call, permit: Option<u64>) -> Check {
         if let Some(permit) = permit {
             ensure(self.permits.insert(permit), || format!("permit {permit} was given out twice"))?;
         }
@@ -38,19 +34,6 @@ impl Oracle {
             ensure(!self.told.contains_key(&key), || {
                 format!("{key:?} was admitted again although its result had been told")
             })?;
-        }
-        for gate in &tool.gates {
-            let (GateSpecKind::Limit { key, .. } | GateSpecKind::Attempts { key, .. }) = &gate.kind else {
-                continue;
-            };
-            let key = if *key == 0 { call.user } else { "all" };
-            let record = (gate.name.clone(), call.tenant.to_owned(), key.to_owned());
-            let times = self.admitted.entry(record).or_default();
-            ensure(times.last().is_none_or(|last| *last <= now), || {
-                format!("the store's time ran backwards to {now}")
-            })?;
-            times.push(now);
-            within(&gate.name, &gate.kind, times)?;
         }
         Ok(())
     }
@@ -96,27 +79,4 @@ impl Oracle {
 
 fn show(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
-}
-
-/// Whether the last of `times` was allowed to be.
-fn within(name: &str, gate: &GateSpecKind, times: &[i64]) -> Check {
-    let Some((last, before)) = times.split_last() else { return Ok(()) };
-    match gate {
-        GateSpecKind::Limit { max_calls, window: WindowSpec::Rolling(length), cooldown, .. } => {
-            let window = before.iter().rev().take_while(|time| last - **time < length.nanos()).count() + 1;
-            ensure(window as u64 <= *max_calls, || {
-                format!("limit {name} of {max_calls} let {window} calls through in {length:?}")
-            })?;
-            ensure(before.last().is_none_or(|time| last - time >= cooldown.nanos()), || {
-                format!(
-                    "limit {name} let a call through {} ns after another",
-                    last - before.last().unwrap_or(last)
-                )
-            })
-        }
-        GateSpecKind::Attempts { max, .. } => ensure(times.len() as u64 <= *max, || {
-            format!("gate {name} of {max} attempts let {} through", times.len())
-        }),
-        _ => Ok(()),
-    }
 }

@@ -157,6 +157,8 @@ pub(crate) struct World {
     upstream: Upstream,
     pub(crate) oracle: Oracle,
     audit: Audit,
+    /// Refusals that each process, by its number in the store, has told its clients.
+    refused: BTreeMap<u64, u64>,
     pub(crate) trace: Trace,
     /// Nothing goes wrong any more.
     calm: bool,
@@ -189,6 +191,7 @@ impl World {
             upstream: Upstream::default(),
             oracle: Oracle::default(),
             audit: Audit::default(),
+            refused: BTreeMap::new(),
             trace: Trace::new(keep_trace),
             calm: false,
             counts: BTreeMap::new(),
@@ -261,7 +264,7 @@ impl World {
             Event::Send { call, tries } => self.send(call, tries),
             Event::Arrive { process, call, tries } => self.arrive(process, call, tries),
             Event::Flush { process, life } => return self.flush(process, life),
-            Event::Again { process, life, pending } => self.submit(process, life, pending),
+            Event::Again { process, life, pending } => self.submit(process, life, *pending),
             Event::Effect { dispatch } => self.upstream.arrive(dispatch),
             Event::Answer { process, life, task, dispatch } => self.answer(process, life, task, dispatch),
             Event::GiveUp { process, life, task } => self.give_up(process, life, task),

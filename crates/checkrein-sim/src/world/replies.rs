@@ -79,8 +79,9 @@ impl World {
             Verdict::Allow => {
                 open.permit = permit;
                 open.stage = Stage::Reserved;
-                open.lease = told + if call.reserve { LEASES.reserved } else { LEASES.started }.nanos();
-                self.oracle.admitted(call, tool, permit.map(PermitId::number), told)?;
+                let begun = permit.and_then(|permit| self.audit.books.begun(permit.number())).unwrap_or(told);
+                open.lease = begun + if call.reserve { LEASES.reserved } else { LEASES.started }.nanos();
+                self.oracle.admitted(call, permit.map(PermitId::number))?;
                 let (reserve, post) = (call.reserve, tool.name == "post");
                 open.probe = post && self.audit.is_half_open(call.tenant);
                 let probe = open.probe.then_some(call.tenant);
@@ -101,6 +102,9 @@ impl World {
                 Ok(())
             }
             Verdict::Block => {
+                if let Some((_, durable)) = &process.open {
+                    *self.refused.entry(durable.epoch()).or_default() += 1;
+                }
                 for reason in &admission.reasons {
                     let code = reason.code.word();
                     ensure(code != "invariant_broken", || format!("an invariant is broken: {reason:?}"))?;
@@ -197,7 +201,7 @@ impl World {
             return;
         };
         let (life, at) = (process.life, self.time + self.random.below(90) as i64 * SECOND);
-        let pending = Pending { what: What::Repeat, step: step.clone() };
+        let pending = Box::new(Pending { what: What::Repeat, step: step.clone() });
         self.queue.plan(at, Event::Again { process: number, life, pending });
     }
 
@@ -211,6 +215,7 @@ impl World {
             _ => {
                 let Some(process) = self.processes.get(number) else { return };
                 let life = process.life;
+                let pending = Box::new(pending);
                 self.soon(3_000, Event::Again { process: number, life, pending });
             }
         }

@@ -52,10 +52,35 @@ pub(super) struct Journal {
     policies: BTreeSet<[u8; 32]>,
     /// Refusals seen before, by what they have in common.
     refusals: BTreeMap<[u8; 16], Refusals>,
+    /// What the open transaction writes of both: remembered again when it does not commit.
+    policies_written: Vec<[u8; 32]>,
+    refusals_written: Vec<([u8; 16], Refusals)>,
     bytes: Vec<u8>,
 }
 
-#[derive(Debug)]
+impl Journal {
+    /// The transaction has committed.
+    pub(super) fn keep(&mut self) {
+        self.policies_written.clear();
+        self.refusals_written.clear();
+    }
+
+    /// The transaction has not committed, or nobody knows: what it wrote is written again by the next.
+    pub(super) fn undo(&mut self) {
+        for policy in self.policies_written.drain(..) {
+            self.policies.remove(&policy);
+        }
+        for (name, mut refusals) in self.refusals_written.drain(..) {
+            if let (Some(more), Some(later)) = (&mut refusals.more, self.refusals.remove(&name)) {
+                let (count, last) = later.more.map_or((0, more.last), |later| (later.count, later.last));
+                *more = Repeated { count: more.count + count, last, ..*more };
+            }
+            self.refusals.insert(name, refusals);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 struct Refusals {
     action: OwnedAction,
     tenant: String,
@@ -204,6 +229,7 @@ impl Durable {
         let digest: String = policy.digest().iter().map(|byte| format!("{byte:02x}")).collect();
         self.note_event(tables, now, "policy", &[("digest", &digest), ("text", policy.text())])?;
         self.journal.policies.insert(*policy.digest());
+        self.journal.policies_written.push(*policy.digest());
         Ok(())
     }
 
@@ -279,6 +305,7 @@ impl Durable {
         for name in names {
             let Some(refusals) = self.journal.refusals.remove(&name) else { continue };
             let Some(repeated) = refusals.more else { continue };
+            self.journal.refusals_written.push((name, refusals.clone()));
             let action = &refusals.action;
             let decision = Decision {
                 verdict: Verdict::Refusal,

@@ -173,9 +173,13 @@ impl Durable {
         });
         match done {
             Ok((result, true)) => match tables.commit() {
-                Ok(()) => Ok(result),
+                Ok(()) => {
+                    self.journal.keep();
+                    Ok(result)
+                }
                 Err(error) => {
                     self.stale = true;
+                    self.journal.undo();
                     Err(error)
                 }
             },
@@ -186,6 +190,7 @@ impl Durable {
             Err(error) => {
                 tables.rollback();
                 self.stale = true;
+                self.journal.undo();
                 Err(error)
             }
         }
