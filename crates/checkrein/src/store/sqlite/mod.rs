@@ -111,6 +111,35 @@ struct Shared {
 /// The stores that this process has open, by file.
 static OPEN: Mutex<BTreeMap<(u64, u64), Weak<Shared>>> = Mutex::new(BTreeMap::new());
 
+/// The files to which a process has a connection, and which process that is. SQLite keeps the locks of a file once per
+/// process, in memory that a forked child inherits without having the locks: such a file cannot be opened there.
+static CONNECTED: Mutex<BTreeMap<(u64, u64), (u32, usize)>> = Mutex::new(BTreeMap::new());
+
+/// A connection of this process to a file, for as long as it lives.
+struct Connected(Option<(u64, u64)>);
+
+impl Connected {
+    fn new(file: Option<(u64, u64)>) -> Self {
+        if let Some(file) = file {
+            CONNECTED.lock().entry(file).or_insert((std::process::id(), 0)).1 += 1;
+        }
+        Self(file)
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let Some(file) = self.0 else { return };
+        let mut connected = CONNECTED.lock();
+        if let Some((_, connections)) = connected.get_mut(&file) {
+            *connections -= 1;
+            if *connections == 0 {
+                connected.remove(&file);
+            }
+        }
+    }
+}
+
 impl SqliteStore {
     /// Opens a store's file, and makes it if it does not exist.
     ///
@@ -121,6 +150,7 @@ impl SqliteStore {
         let mut open = OPEN.lock();
         open.retain(|_, shared| shared.strong_count() > 0);
         let identity = place::identity(&path);
+        refuse_inherited(&path, identity)?;
         let known = identity.and_then(|identity| open.get(&identity)).and_then(Weak::upgrade);
         if let Some(shared) = known.filter(|shared| shared.process == std::process::id()) {
             return Ok(Self(shared));
@@ -266,6 +296,18 @@ impl SqliteStore {
     }
 }
 
+fn refuse_inherited(path: &Path, identity: Option<(u64, u64)>) -> Result<(), StoreError> {
+    let connected = identity.and_then(|identity| CONNECTED.lock().get(&identity).copied());
+    if connected.is_none_or(|(process, _)| process == std::process::id()) {
+        return Ok(());
+    }
+    Err(StoreError::NotCommitted(format!(
+        "this process was forked from one that had `{}` open, and SQLite does not survive that: start workers with \
+         `spawn` or `forkserver`, or open the store only after the fork",
+        path.display()
+    )))
+}
+
 fn refused(error: &LedgerError) -> StoreError {
     StoreError::NotCommitted(error.to_string())
 }
@@ -288,9 +330,13 @@ impl Shared {
             }
             Ok((writer, clock)) => {
                 let epoch = writer.epoch();
+                // Declared first, dropped last: after the connection.
+                let _connected = Connected::new(place::identity(&file));
                 // Nobody waits any more: then nothing is opened.
                 if send.send(Ok((clock, epoch))).is_ok() {
                     writer.run(&jobs);
+                } else {
+                    drop(writer);
                 }
             }
         };
