@@ -69,7 +69,8 @@ fn operation(steps: u8, seed: u8, result: &[u8]) -> Operation {
     let once = Once { family: Family(2), keep_result: Span::from_secs(9), keep_key: Span::from_secs(99) };
     let digest = RequestDigest::from_bytes([seed; 32]);
     let earlier = Operation::admitted(digest, false, at(-3), Keep::from(&once), None);
-    let mut operation = Operation::admitted(digest, steps.is_multiple_of(2), at(4), Keep::from(&once), Some(&earlier));
+    let mut operation =
+        Operation::admitted(digest, steps.is_multiple_of(2), at(4), Keep::from(&once), Some(&earlier));
     let to = match steps % 5 {
         0 => OperationState::Done(Some(result.into())),
         1 => OperationState::FailedClean,

@@ -66,7 +66,7 @@ enum Event {
     Again {
         process: usize,
         life: u64,
-        pending: process::Pending,
+        pending: Box<process::Pending>,
     },
     /// A request reaches the service.
     Effect {

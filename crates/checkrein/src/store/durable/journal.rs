@@ -52,35 +52,10 @@ pub(super) struct Journal {
     policies: BTreeSet<[u8; 32]>,
     /// Refusals seen before, by what they have in common.
     refusals: BTreeMap<[u8; 16], Refusals>,
-    /// What the open transaction writes of both: remembered again when it does not commit.
-    policies_written: Vec<[u8; 32]>,
-    refusals_written: Vec<([u8; 16], Refusals)>,
     bytes: Vec<u8>,
 }
 
-impl Journal {
-    /// The transaction has committed.
-    pub(super) fn keep(&mut self) {
-        self.policies_written.clear();
-        self.refusals_written.clear();
-    }
-
-    /// The transaction has not committed, or nobody knows: what it wrote is written again by the next.
-    pub(super) fn undo(&mut self) {
-        for policy in self.policies_written.drain(..) {
-            self.policies.remove(&policy);
-        }
-        for (name, mut refusals) in self.refusals_written.drain(..) {
-            if let (Some(more), Some(later)) = (&mut refusals.more, self.refusals.remove(&name)) {
-                let (count, last) = later.more.map_or((0, more.last), |later| (later.count, later.last));
-                *more = Repeated { count: more.count + count, last, ..*more };
-            }
-            self.refusals.insert(name, refusals);
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Refusals {
     action: OwnedAction,
     tenant: String,
@@ -90,8 +65,22 @@ struct Refusals {
     since: Timestamp,
     /// Those after it.
     more: Option<Repeated>,
-    /// They have been written in a transaction that has not been seen to commit.
-    written: bool,
+    /// So many of them have been written in a transaction that has not been seen to commit.
+    written: u64,
+}
+
+impl Refusals {
+    /// What was written has been committed; `false` when there is nothing else to remember.
+    fn settle(&mut self) -> bool {
+        if self.written == 0 {
+            return true;
+        }
+        let Some(more) = &mut self.more else { return false };
+        more.count = more.count.saturating_sub(self.written);
+        // Whatever came after them came in the same transaction, at its one time.
+        (more.first, self.since, self.written) = (more.last, more.last, 0);
+        more.count > 0
+    }
 }
 
 /// How a permit's step came about, and what the ledger says of it.
@@ -117,7 +106,8 @@ impl<'a> Told<'a> {
 impl Durable {
     /// When something counted has to be written.
     pub(super) fn next_journal(&self) -> Option<Timestamp> {
-        let counted = self.journal.refusals.values().filter(|known| known.more.is_some() && !known.written);
+        let counted =
+            self.journal.refusals.values().filter(|known| known.more.is_some() && known.written == 0);
         counted.map(|refusals| refusals.since.after(COALESCE)).min()
     }
 
@@ -231,7 +221,6 @@ impl Durable {
         let digest: String = policy.digest().iter().map(|byte| format!("{byte:02x}")).collect();
         self.note_event(tables, now, "policy", &[("digest", &digest), ("text", policy.text())])?;
         self.journal.policies.insert(*policy.digest());
-        self.journal.policies_written.push(*policy.digest());
         Ok(())
     }
 
@@ -286,7 +275,7 @@ impl Durable {
             reasons: admission.reasons.clone(),
             since: now,
             more: None,
-            written: false,
+            written: 0,
         };
         self.journal.refusals.insert(name, refusals);
         false
@@ -295,13 +284,13 @@ impl Durable {
     /// Forgets what the last transaction wrote, or, if it did not commit, that it did.
     pub(super) fn settle_journal(&mut self, committed: bool) {
         if committed {
-            self.journal.refusals.retain(|_, refusals| !refusals.written);
+            self.journal.refusals.retain(|_, refusals| refusals.settle());
             return;
         }
         self.journal.policies.clear();
         // The first of some may not be on the disk: the next one is written again.
         self.journal.refusals.retain(|_, refusals| refusals.more.is_some());
-        self.journal.refusals.values_mut().for_each(|refusals| refusals.written = false);
+        self.journal.refusals.values_mut().for_each(|refusals| refusals.written = 0);
     }
 
     /// Writes the refusals whose time is over; all of them, when `everything`.
@@ -314,14 +303,14 @@ impl Durable {
         if self.journal.refusals.is_empty() {
             return Ok(());
         }
-        let due =
-            |refusals: &Refusals| !refusals.written && (everything || refusals.since.after(COALESCE) <= now);
+        let due = |refusals: &Refusals| {
+            refusals.written == 0 && (everything || refusals.since.after(COALESCE) <= now)
+        };
         let names = self.journal.refusals.iter().filter(|(_, refusals)| due(refusals));
         let names: Vec<[u8; 16]> = names.map(|(name, _)| *name).collect();
         for name in names {
             let Some(mut refusals) = self.journal.refusals.remove(&name) else { continue };
             let Some(repeated) = refusals.more else { continue };
-            self.journal.refusals_written.push((name, refusals.clone()));
             let action = &refusals.action;
             let decision = Decision {
                 verdict: Verdict::Refusal,
@@ -341,7 +330,7 @@ impl Durable {
                 ..Decision::default()
             };
             self.append(tables, now, Body::Decision(&decision))?;
-            refusals.written = true;
+            refusals.written = repeated.count;
             self.journal.refusals.insert(name, refusals);
         }
         Ok(())

@@ -173,13 +173,9 @@ impl Durable {
         });
         match done {
             Ok((result, true)) => match tables.commit() {
-                Ok(()) => {
-                    self.journal.keep();
-                    Ok(result)
-                }
+                Ok(()) => Ok(result),
                 Err(error) => {
                     self.stale = true;
-                    self.journal.undo();
                     Err(error)
                 }
             },
@@ -190,7 +186,6 @@ impl Durable {
             Err(error) => {
                 tables.rollback();
                 self.stale = true;
-                self.journal.undo();
                 Err(error)
             }
         }
