@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use checkrein_core::key::Family;
+use checkrein_core::key::{Family, KeyRef, MAX_KEY_BYTES};
 use checkrein_core::time::{Span, Timestamp};
 
 use super::{PermitId, Step, StepResult, StoreError};
@@ -62,6 +62,7 @@ pub struct Durable {
     wrote: bool,
     sweep: sweep::Progress,
     journal: journal::Journal,
+    looked_at_others: Option<Timestamp>,
 }
 
 /// So many leases are moved on in one batch.
@@ -108,6 +109,7 @@ impl Durable {
             wrote: false,
             sweep: sweep::Progress::default(),
             journal: journal::Journal::default(),
+            looked_at_others: None,
         };
         durable.check_end(tables)?;
         durable.families.load(tables)?;
@@ -257,6 +259,11 @@ impl Durable {
         now: Timestamp,
     ) -> Result<StepResult, StoreError> {
         let done = |done: bool| if done { StepResult::Done } else { StepResult::NotFound };
+        if let Step::Resolve(key, ..) | Step::Prove(key, _) | Step::Reset(_, key) = step
+            && let Some(error) = too_long(key.borrow())
+        {
+            return Ok(StepResult::Failed(error));
+        }
         let result = match step {
             Step::Admit(policy, inputs) => self.admit(tables, policy, inputs, now),
             Step::Peek(policy, inputs) => self.peek(tables, policy, inputs, now),
@@ -303,6 +310,13 @@ impl Durable {
     pub fn families(&self) -> Vec<(Family, FamilyKey)> {
         self.families.iter().map(|(family, known)| (family, known.key.clone())).collect()
     }
+}
+
+/// Keys of admissions are checked with the action; those that people name are checked here.
+fn too_long(key: KeyRef<'_>) -> Option<StoreError> {
+    let length = key.tenant.len() + key.key.len();
+    let text = || format!("key and tenant have {length} bytes, at most {MAX_KEY_BYTES} are allowed");
+    (length > MAX_KEY_BYTES).then(|| StoreError::NotCommitted(text()))
 }
 
 impl PermitId {
