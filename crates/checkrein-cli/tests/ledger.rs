@@ -233,13 +233,14 @@ fn entries_for_people_and_for_programs() {
     ledger.fill(6);
     let store = ledger.store();
     let output = ledger.run(&["ledger", "tail", "--store", &store, "-n", "5"]);
-    let shown = text(&output.stdout);
+    // Snapshots lose the indentation that all lines have.
+    let shown: String = text(&output.stdout).lines().map(|line| format!("{}\n", line.trim_start())).collect();
     expect_test::expect![[r#"
-              1  2026-11-21 10:18:30.000  intent        stripe:refund@support  {"payment":"p-1"}
-              2  2026-11-21 10:18:30.000  refusal       stripe:refund@support  rate_limited (per user)
-              3  2026-11-21 10:18:30.000  event         opened  by=ana\u{1b}[2J
-              4  2026-11-21 10:18:30.000  intent        stripe:refund@support  {"payment":"p-1"}
-              5  2026-11-21 10:18:30.000  in doubt      of entry 4  cost 1  by recovery
+        1  2026-11-21 10:18:30.000  intent        stripe:refund@support  {"payment":"p-1"}
+        2  2026-11-21 10:18:30.000  refusal       stripe:refund@support  rate_limited (per user)
+        3  2026-11-21 10:18:30.000  event         opened  by=ana\u{1b}[2J
+        4  2026-11-21 10:18:30.000  intent        stripe:refund@support  {"payment":"p-1"}
+        5  2026-11-21 10:18:30.000  in doubt      of entry 4  cost 1  by recovery
     "#]]
     .assert_eq(&shown);
     let output = ledger.run(&["ledger", "tail", "--store", &store, "--output", "json"]);
