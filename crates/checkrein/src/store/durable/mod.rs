@@ -21,6 +21,7 @@ mod journal;
 mod keep;
 mod permits;
 mod records;
+mod retention;
 mod row;
 mod sweep;
 mod tables;
