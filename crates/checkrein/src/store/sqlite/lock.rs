@@ -59,6 +59,9 @@ impl WriterLock {
 
     /// Waits for this process's turn. Callers with a deadline wait elsewhere, for the thread that calls this.
     pub(super) fn acquire(&mut self) -> Result<(), StoreError> {
+        if self.held {
+            return Ok(());
+        }
         let wait = |file: &File| loop {
             match fcntl_lock(file, FlockOperation::LockExclusive) {
                 Err(rustix::io::Errno::INTR) => {}

@@ -18,12 +18,12 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 const APPLICATION: i32 = 0x434B_524E;
 /// How long somebody else may hold the file before a transaction gives up.
 const BUSY: Duration = Duration::from_millis(800);
-/// A log larger than this is brought back into the file by force ...
+/// A log larger than this is brought back into the file by force, if it may become that large.
 const WAL_SOFT: u64 = 64 << 20;
-/// ... and one larger than this, because a reader does not end, refuses further writes.
-const WAL_HARD: u64 = 1 << 30;
+/// How long that may wait for readers.
+const WAL_PATIENCE: Duration = Duration::from_millis(20);
 /// The size of the log is looked at after so many commits.
-const LOOK_AT_WAL: u32 = 256;
+const LOOK_AT_WAL: u32 = 32;
 
 /// The tables of a store in one SQLite file.
 #[derive(Debug)]
@@ -33,9 +33,65 @@ pub struct SqliteTables {
     lock: WriterLock,
     statements: Vec<Statements>,
     seen: Option<i64>,
+    /// A transaction was begun by [`take_turn`](Self::take_turn) that nobody has used yet.
+    turn: Option<bool>,
     commits: u32,
+    /// A log larger than this, because a reader does not end, refuses further writes.
+    wal_limit: u64,
     /// A sync failed: nothing is known of what the disk holds, and nothing more is written.
     failed: Option<String>,
+}
+
+/// A store's file as somebody reads it who has no part in it: no tables are made, no process is registered.
+pub(super) fn look_at(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let failed = |error| not_committed(&error);
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
+    connection.pragma_update(None, "cell_size_check", true).map_err(failed)?;
+    let read = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let (application, version) =
+        (read("application_id").map_err(failed)?, read("user_version").map_err(failed)?);
+    let refuse = |what: &str| Err(StoreError::NotCommitted(format!("`{}` {what}", path.display())));
+    match (application, version) {
+        (APPLICATION, version) if version > crate::store::durable::SCHEMA.cast_signed() => {
+            refuse("was written by a later version of checkrein; use that one")
+        }
+        (APPLICATION, _) => Ok(connection),
+        _ => refuse("is not a checkrein store"),
+    }
+}
+
+/// Copies a store into a new file, as of its last commit, while it is in use.
+pub(super) fn copy(from: &Path, target: &Path) -> Result<(), StoreError> {
+    let failed = |error: std::io::Error| {
+        StoreError::NotCommitted(format!("`{}` cannot be written: {error}", target.display()))
+    };
+    let connection = look_at(from)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
+    let file = file.map_err(failed)?;
+    let name = target
+        .to_str()
+        .ok_or_else(|| StoreError::NotCommitted(format!("`{}`: a path that is not UTF-8", target.display())));
+    // SQLite takes an empty file for a new one.
+    let copied = name
+        .and_then(|name| connection.execute("VACUUM INTO ?1", [name]).map_err(|error| not_committed(&error)));
+    let synced = copied.and_then(|_| file.sync_all().map_err(failed));
+    let synced = synced.and_then(|()| sync_directory(target).map_err(failed));
+    if synced.is_err() {
+        // Half a backup is none; the error that matters is the one above.
+        let _ = std::fs::remove_file(target);
+    }
+    synced
+}
+
+/// Makes the name of a file last.
+pub(super) fn sync_directory(of: &Path) -> std::io::Result<()> {
+    let directory = of.parent().filter(|parent| !parent.as_os_str().is_empty());
+    std::fs::File::open(directory.unwrap_or(Path::new("."))).and_then(|file| file.sync_all())
 }
 
 #[derive(Debug)]
@@ -114,7 +170,7 @@ impl SqliteTables {
     ///
     /// # Errors
     /// It cannot be opened, is not ours, or is of a later version.
-    pub(super) fn open(path: &Path, lock: WriterLock) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path, lock: WriterLock, wal_limit: u64) -> Result<Self, StoreError> {
         if rusqlite::version_number() < OLDEST_SQLITE {
             let version = rusqlite::version();
             return Err(StoreError::NotCommitted(format!("SQLite {version} is too old; 3.51.3 is needed")));
@@ -126,7 +182,17 @@ impl SqliteTables {
         let connection = Connection::open_with_flags(path, flags).map_err(|error| not_committed(&error))?;
         let statements = Table::ALL.into_iter().map(Statements::of).collect();
         let path = path.to_owned();
-        let mut tables = Self { connection, path, lock, statements, seen: None, commits: 0, failed: None };
+        let mut tables = Self {
+            connection,
+            path,
+            lock,
+            statements,
+            seen: None,
+            turn: None,
+            commits: 0,
+            wal_limit,
+            failed: None,
+        };
         tables.set_up().map_err(|error| not_committed(&error))?;
         tables.make_tables()?;
         Ok(tables)
@@ -199,27 +265,6 @@ impl SqliteTables {
         &self.path
     }
 
-    /// Copies everything into a new file, as of the last commit.
-    ///
-    /// # Errors
-    /// The new file exists or cannot be written.
-    pub(super) fn copy_to(&self, target: &Path) -> Result<(), StoreError> {
-        let failed = |error: std::io::Error| {
-            StoreError::NotCommitted(format!("`{}` cannot be written: {error}", target.display()))
-        };
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
-        let file = file.map_err(failed)?;
-        let name = target.as_os_str().to_string_lossy();
-        // SQLite takes an empty file for a new one.
-        let copied = self.connection.execute("VACUUM INTO ?1", [&*name]);
-        copied.map_err(|error| not_committed(&error))?;
-        file.sync_all().map_err(failed)?;
-        let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-        std::fs::File::open(directory.unwrap_or(Path::new(".")))
-            .and_then(|file| file.sync_all())
-            .map_err(failed)
-    }
-
     #[expect(clippy::indexing_slicing, reason = "there are as many statements as tables")]
     fn statements(&self, table: Table) -> &Statements {
         &self.statements[table as usize]
@@ -253,25 +298,33 @@ impl SqliteTables {
         if !self.commits.is_multiple_of(LOOK_AT_WAL) {
             return Ok(());
         }
-        let mut wal = self.path.clone().into_os_string();
-        wal.push("-wal");
-        let size = std::fs::metadata(&wal).map_or(0, |about| about.len());
-        if size > WAL_SOFT {
-            let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
-            // It fails while somebody reads; then the next look tries again.
-            let _ = self.connection.query_row(truncate, [], |_| Ok(()));
+        let size = wal_size(&self.path);
+        if size <= WAL_SOFT.min(self.wal_limit / 4) {
+            return Ok(());
         }
-        if size > WAL_HARD {
-            let left = std::fs::metadata(&wal).map_or(0, |about| about.len());
-            if left > WAL_HARD {
-                self.commits -= 1;
-                return Err(StoreError::NotCommitted(format!(
-                    "the write-ahead log has {left} bytes because a reader of the file does not end; find it and end it"
-                )));
-            }
+        // The turn is this process's, and a reader that does not end must not make everybody wait.
+        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let patient = self.connection.busy_timeout(WAL_PATIENCE);
+        // It fails while somebody reads; then the next look tries again.
+        let _ = patient.and_then(|()| self.connection.query_row(truncate, [], |_| Ok(())));
+        self.connection.busy_timeout(BUSY).map_err(|error| not_committed(&error))?;
+        let left = wal_size(&self.path);
+        if left <= self.wal_limit {
+            return Ok(());
         }
-        Ok(())
+        // The next transaction looks again.
+        self.commits -= 1;
+        Err(StoreError::NotCommitted(format!(
+            "the write-ahead log has {left} bytes because a reader of the file does not end; find it and end it"
+        )))
     }
+}
+
+/// The bytes of a file's write-ahead log.
+pub(super) fn wal_size(database: &Path) -> u64 {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    std::fs::metadata(wal).map_or(0, |about| about.len())
 }
 
 /// The tables of the current version.
@@ -288,8 +341,27 @@ fn schema() -> String {
     sql + &format!("PRAGMA application_id = {APPLICATION};\nPRAGMA user_version = {version};\nCOMMIT;")
 }
 
-impl Tables for SqliteTables {
-    fn begin(&mut self) -> Result<bool, StoreError> {
+impl SqliteTables {
+    /// Begins the next transaction before it is known what it will do.
+    pub(super) fn take_turn(&mut self) -> Result<(), StoreError> {
+        if self.turn.is_none() {
+            self.turn = Some(self.begin_now()?);
+        }
+        Ok(())
+    }
+
+    /// Gives back a turn that was not used.
+    pub(super) fn end_turn(&mut self) {
+        if let Some(foreign) = self.turn.take() {
+            self.rollback();
+            if foreign {
+                // Nobody has heard of it yet.
+                self.seen = None;
+            }
+        }
+    }
+
+    fn begin_now(&mut self) -> Result<bool, StoreError> {
         if let Some(failed) = &self.failed {
             return Err(StoreError::NotCommitted(format!(
                 "the store has stopped because the disk failed: {failed}; look at the disk, then start again"
@@ -314,6 +386,12 @@ impl Tables for SqliteTables {
                 Err(not_committed(&error))
             }
         }
+    }
+}
+
+impl Tables for SqliteTables {
+    fn begin(&mut self) -> Result<bool, StoreError> {
+        self.turn.take().map_or_else(|| self.begin_now(), Ok)
     }
 
     fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
