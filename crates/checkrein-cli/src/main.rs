@@ -18,6 +18,8 @@ struct CommandLine {
 enum Verb {
     Demo(command::demo::Demo),
     Explain(command::explain::Explain),
+    Ledger(command::ledger::Ledger),
+    Keys(command::keys::Keys),
     Completions(command::completions::Completions),
 }
 
@@ -35,6 +37,8 @@ enum Output {
 enum Exit {
     /// Allowed, or done.
     Ok,
+    /// Denied or invalid, or something was found.
+    Found,
     /// Wrong use, or something is missing on this machine.
     Usage,
 }
@@ -43,6 +47,7 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         match exit {
             Exit::Ok => Self::SUCCESS,
+            Exit::Found => Self::from(1),
             Exit::Usage => Self::from(2),
         }
     }
@@ -52,6 +57,8 @@ fn main() -> ExitCode {
     let outcome = match CommandLine::parse().verb {
         Verb::Demo(demo) => demo.run(),
         Verb::Explain(explain) => explain.run(),
+        Verb::Ledger(ledger) => ledger.run(),
+        Verb::Keys(keys) => keys.run(),
         Verb::Completions(completions) => completions.run(CommandLine::command()),
     };
     match outcome {

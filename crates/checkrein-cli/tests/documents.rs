@@ -19,9 +19,24 @@ fn code_table() -> String {
 
 fn help() -> String {
     let mut text = String::new();
-    for verb in ["", "demo", "explain", "completions"] {
+    for verb in [
+        "",
+        "demo",
+        "explain",
+        "ledger",
+        "ledger tail",
+        "ledger show",
+        "ledger verify",
+        "ledger prove",
+        "ledger export",
+        "ledger checkpoint",
+        "keys",
+        "keys new",
+        "keys show",
+        "completions",
+    ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_checkrein"));
-        let output = command.args([verb, "--help"].iter().filter(|a| !a.is_empty())).output().unwrap();
+        let output = command.args(verb.split_whitespace()).arg("--help").output().unwrap();
         let title = format!("checkrein {verb}");
         let shown = String::from_utf8(output.stdout).unwrap();
         let shown: Vec<&str> = shown.trim_end().lines().map(str::trim_end).collect();

@@ -18,6 +18,7 @@ use checkrein_core::policy::{
 };
 use checkrein_core::time::{Span, Timestamp, Window};
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
 use crate::calendar::Calendar;
@@ -147,12 +148,25 @@ pub struct CompiledPolicy {
     only_limit: Option<Limit>,
     /// By position of the gate; empty when no window is a calendar period.
     calendars: Vec<Option<Calendar>>,
+    /// The gates in words, for the ledger, and the digest of these.
+    text: String,
+    digest: [u8; 32],
 }
 
 impl CompiledPolicy {
     /// The core's policy.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// The gates in words, one a line, as the ledger keeps them.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The SHA-256 of [`text`](Self::text).
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The ends of the calendar periods that `now` lies in, by position of the gate.
@@ -332,6 +346,11 @@ impl Engine {
         }
     }
 
+    /// Whether decisions go into a ledger: then the door should fill in [`Inputs::action`].
+    pub fn keeps_ledger(&self) -> bool {
+        self.sqlite().is_some_and(SqliteStore::keeps_ledger)
+    }
+
     /// Whether a decision may wait for a disk: then it must not be made on an event loop, nor with a lock held that
     /// others need meanwhile.
     pub fn waits(&self) -> bool {
@@ -343,6 +362,8 @@ impl Engine {
     /// # Errors
     /// A gate that cannot work as written, or a store that is not to be had.
     pub fn compile(&self, gates: Vec<GateSpec>, leases: Leases) -> Result<Arc<CompiledPolicy>, CompileError> {
+        let text = describe(&gates, leases);
+        let digest = Sha256::digest(&text).into();
         let mut compiled = Vec::with_capacity(gates.len());
         let mut calendars = BTreeMap::new();
         for spec in gates {
@@ -363,7 +384,7 @@ impl Engine {
             }
             _ => None,
         };
-        Ok(Arc::new(CompiledPolicy { policy, only_limit, calendars }))
+        Ok(Arc::new(CompiledPolicy { policy, only_limit, calendars, text, digest }))
     }
 
     fn check_of(&self, spec: &GateSpec) -> Result<(Check, Option<Calendar>), StoreError> {
@@ -606,12 +627,15 @@ impl Engine {
     pub fn finish(&self, permit: PermitId, settlement: &Settlement<'_>) -> Result<(), SettleError> {
         match &self.0.store {
             Backend::Memory(store) => Ok(store.finish(permit, settlement, self.now())?),
-            Backend::Sqlite(_) => {
+            Backend::Sqlite(store) => {
                 let settlement = OwnedSettlement {
                     outcome: settlement.outcome.clone(),
                     health: settlement.health,
                     actual: settlement.actual.to_vec(),
                 };
+                if permit.is_light() {
+                    return Ok(store.run_unwaited(vec![Step::Finish(permit, settlement)])?);
+                }
                 Self::settled(self.run_one(Step::Finish(permit, settlement)))
             }
         }
@@ -753,5 +777,60 @@ impl Answer {
             }
         })
         .await
+    }
+}
+
+/// A policy in words: the same words for the same gates.
+fn describe(gates: &[GateSpec], leases: Leases) -> String {
+    use std::fmt::Write as _;
+    let window = |window: &WindowSpec| match window {
+        WindowSpec::Rolling(length) => format!("per {length}"),
+        WindowSpec::Calendar(calendar) => {
+            format!("per calendar {} in {}", calendar.period().name(), calendar.zone())
+        }
+        WindowSpec::Lifetime => "ever".to_owned(),
+    };
+    let mut text = String::new();
+    for GateSpec { name, mode, kind } in gates {
+        let what = match kind {
+            GateSpecKind::Rule { verdict } => format!("rule {verdict}"),
+            GateSpecKind::Fact { key } => format!("fact of key {key}"),
+            GateSpecKind::Once { keep_result, keep_key } => {
+                format!("once, result kept {keep_result}, key kept {keep_key}")
+            }
+            GateSpecKind::Breaker { key, max_fails, reset, probes, probe_lease } => format!(
+                "breaker of key {key}: {max_fails} failures, {reset} pause, {probes} probes of {probe_lease}"
+            ),
+            GateSpecKind::Attempts { key, max } => format!("attempts of key {key}: {max}"),
+            GateSpecKind::Limit { key, max_calls, window: over, cooldown } => {
+                format!("limit of key {key}: {max_calls} calls {}, cooldown {cooldown}", window(over))
+            }
+            GateSpecKind::Budget { key, limit, unit, window: over, cost, charge, hard } => format!(
+                "budget of key {key}: {limit} {unit} {}, cost {cost} {}{}",
+                window(over),
+                if *charge == Charge::Hold { "held" } else { "fixed" },
+                if *hard { ", hard" } else { "" },
+            ),
+        };
+        let mode = if *mode == Mode::Observe { " (observed)" } else { "" };
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{} `{}`{mode}: {what}", kind.name(), name.escape_debug());
+    }
+    let Leases { reserved, started, in_doubt } = leases;
+    let _ = writeln!(text, "leases: reserved {reserved}, started {started}, in doubt {in_doubt}");
+    text
+}
+
+impl GateSpecKind {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Rule { .. } => "rule",
+            Self::Fact { .. } => "fact",
+            Self::Once { .. } => "once",
+            Self::Breaker { .. } => "breaker",
+            Self::Attempts { .. } => "attempts",
+            Self::Limit { .. } => "limit",
+            Self::Budget { .. } => "budget",
+        }
     }
 }

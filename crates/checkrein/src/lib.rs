@@ -4,6 +4,7 @@ pub mod calendar;
 pub mod clock;
 pub mod engine;
 pub mod expression;
+pub mod ledger;
 pub mod store;
 pub mod testing;
 

@@ -5,6 +5,9 @@ use std::io::Write;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod explain;
+pub(crate) mod keys;
+pub(crate) mod ledger;
+mod passphrase;
 
 /// Prints an error, and what to do about it, to standard error.
 pub(crate) fn print_error(message: &str, hint: Option<&str>) {
@@ -14,4 +17,16 @@ pub(crate) fn print_error(message: &str, hint: Option<&str>) {
     if let Some(hint) = hint {
         let _closed = writeln!(stderr, "\u{1b}[1;36mhint\u{1b}[0m: {hint}");
     }
+}
+
+/// Text that somebody else chose, for a terminal: nothing in it moves the cursor or hides what follows.
+pub(crate) fn inert(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        if matches!(c, '\'' | '"' | '\\') {
+            shown.push(c)
+        } else {
+            shown.extend(c.escape_debug())
+        }
+        shown
+    })
 }

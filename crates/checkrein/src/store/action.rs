@@ -157,6 +157,8 @@ impl MemoryStore {
             }
             Step::Expire(permit) => moved(self.expire(*permit, now)),
             Step::Resolve(key, run, state) => done(self.resolve(key.borrow(), *run, state.clone(), now)),
+            // The memory store keeps no ledger.
+            Step::Note(..) => StepResult::Done,
             Step::Prove(key, fact) => done(self.prove(key.borrow(), *fact)),
             Step::Reset(kind, key) => done(self.reset(*kind, key.borrow())),
         }

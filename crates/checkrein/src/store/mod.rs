@@ -53,6 +53,8 @@ pub enum Step {
     Expire(PermitId),
     /// Say what became of an operation in doubt: of this run of it, or of whichever is in doubt.
     Resolve(Key, Option<Run>, OperationState),
+    /// Write an event into the ledger, where one is kept: its name in snake case, and more about it.
+    Note(String, Vec<(String, String)>),
     /// Record a proved value.
     Prove(Key, Fact),
     /// Forget what a meter spent, or close a breaker.

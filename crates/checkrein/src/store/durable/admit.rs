@@ -2,8 +2,9 @@
 
 use checkrein_core::admission::{self, Admission, Inputs, KeyValue, Plan, Verdict};
 use checkrein_core::code::Code;
+use checkrein_core::decision::MeterStatus;
 use checkrein_core::key::KeyRef;
-use checkrein_core::permit::Permit;
+use checkrein_core::permit::{Permit, PermitPhase};
 use checkrein_core::policy::{Gate, RecordKind};
 use checkrein_core::time::Timestamp;
 use smallvec::SmallVec;
@@ -41,7 +42,9 @@ impl Durable {
     ) -> Result<(Admission, Option<PermitId>), StoreError> {
         let plan = admission::plan(policy.policy(), inputs);
         if !plan.is_readable() {
-            return Ok((plan.into_refusal(), None));
+            let admission = plan.into_refusal();
+            self.note_decision(tables, now, policy, inputs, &admission, &[], None)?;
+            return Ok((admission, None));
         }
         let mut places = self.places(tables, &plan)?;
         let (mut admission, mut permit) = self.decide(plan, &places, now);
@@ -51,8 +54,32 @@ impl Durable {
             places = self.places(tables, &plan)?;
             (admission, permit) = self.decide(plan, &places, now);
         }
-        let permit = permit.map(|permit| self.keep_permit(tables, permit, &places)).transpose()?;
-        Ok((admission, permit.map(PermitId::from_number)))
+        let Some(_) = self.options.ledger else {
+            let permit = permit.map(|permit| self.keep_permit(tables, permit, &places, None)).transpose()?;
+            return Ok((admission, permit));
+        };
+        let permit = permit.or_else(|| {
+            let tracked = admission.verdict == Verdict::Allow && inputs.start && inputs.action.is_some();
+            tracked.then(|| bare_permit(policy, now))
+        });
+        let meters = self.standing(policy, inputs, &places, now);
+        let number = permit.as_ref().map(|_| self.head.next_permit);
+        let intent = self.note_decision(tables, now, policy, inputs, &admission, &meters, number)?;
+        let permit = permit.map(|permit| self.keep_permit(tables, permit, &places, intent)).transpose()?;
+        Ok((admission, permit))
+    }
+
+    /// Where the meters of a decision stand after it.
+    fn standing(
+        &mut self,
+        policy: &CompiledPolicy,
+        inputs: &Inputs<'_>,
+        places: &[Place],
+        now: Timestamp,
+    ) -> Vec<MeterStatus> {
+        let max_keys = self.options.max_keys as u64;
+        let mut records = StepRecords { cache: &mut self.cache, places, max_keys };
+        admission::status(&admission::plan(policy.policy(), inputs), now, &mut records)
     }
 
     /// Lets the core decide, and remembers what it changed.
@@ -113,7 +140,8 @@ impl Durable {
         tables: &mut impl Tables,
         permit: Permit,
         places: &[Place],
-    ) -> Result<u64, StoreError> {
+        intent: Option<u64>,
+    ) -> Result<PermitId, StoreError> {
         let number = self.head.next_permit;
         self.head.next_permit += 1;
         let record = |place: &Place| {
@@ -122,10 +150,13 @@ impl Durable {
         };
         let records = places.iter().filter_map(record).collect();
         self.due.insert((permit.lease_until, number));
-        let open = OpenPermit { epoch: self.epoch, intent: None, records, permit };
+        let light = permit.holds.is_empty() && permit.breakers.is_empty() && permit.operation.is_none();
+        // What settles nothing has no records to settle on.
+        let records = if light { Vec::new() } else { records };
+        let open = OpenPermit { epoch: self.epoch, intent, records, permit };
         let slot = self.cache.load(tables, Table::Permit, &number_key(number))?;
         self.cache.put(slot, Some(Value::Permit(open)));
-        Ok(number)
+        Ok(PermitId::from_number(number).with_light(light))
     }
 }
 
@@ -141,4 +172,17 @@ fn name_of<'a>(gate: &Gate, inputs: &Inputs<'a>) -> Option<(RecordKind, KeyRef<'
         Some(KeyValue::Missing(_)) | None => &[],
     };
     Some((kind, KeyRef { family, tenant: inputs.tenant.as_bytes(), key }))
+}
+
+/// The permit of an action that settles nothing: its outcome goes into the ledger.
+fn bare_permit(policy: &CompiledPolicy, now: Timestamp) -> Permit {
+    let leases = policy.policy().leases();
+    Permit {
+        phase: PermitPhase::Started,
+        lease_until: now.after(leases.started),
+        leases,
+        holds: SmallVec::new(),
+        breakers: SmallVec::new(),
+        operation: None,
+    }
 }

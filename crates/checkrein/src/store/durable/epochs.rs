@@ -2,10 +2,12 @@
 
 use checkrein_core::admission;
 use checkrein_core::codec::{Damaged, Reader, Write};
+use checkrein_core::ledger::entry::By;
 use checkrein_core::permit::PermitPhase;
 use checkrein_core::time::Timestamp;
 
 use super::cache::Value;
+use super::finish::told_of_expiry;
 use super::permits::OpenPermit;
 use super::row::{self, number_key, read_number};
 use super::{Durable, Table, Tables};
@@ -59,7 +61,9 @@ impl Durable {
         row::seal(Table::Epoch, &key, &mut out);
         tables.put(Table::Epoch, &key, &out)?;
         self.wrote = true;
-        Ok(())
+        let (pid, version) = (process.pid.to_string(), env!("CARGO_PKG_VERSION"));
+        let fields = [("host", &*process.host), ("pid", &*pid), ("version", version)];
+        self.note_event(tables, now, "opened", &fields)
     }
 
     /// The processes that have the store open or left it without closing it: number, what is known of it, since when.
@@ -121,6 +125,8 @@ impl Durable {
             moved += usize::from(self.take_over(tables, number, &open, now)?);
         }
         for epoch in dead {
+            let (name, count) = (epoch.to_string(), moved.to_string());
+            self.note_event(tables, now, "recovered", &[("epoch", &name), ("permits", &count)])?;
             tables.delete(Table::Epoch, &number_key(epoch))?;
             liveness.forget(epoch);
             self.wrote = true;
@@ -138,12 +144,15 @@ impl Durable {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let result = match open.permit.phase {
-            PermitPhase::Reserved => self.release(tables, number, now)?,
-            PermitPhase::Started => self.with_permit(tables, number, now, |permit, records, ends| {
-                // Its lease ends here: the process that could have told the outcome is gone.
-                permit.lease_until = permit.lease_until.min(now);
-                admission::expire(permit, now, ends, records)
-            })?,
+            PermitPhase::Reserved => self.release_by(tables, number, now, By::Recovery)?,
+            PermitPhase::Started => {
+                let told = told_of_expiry(PermitPhase::Started, By::Recovery);
+                self.with_permit(tables, number, now, Some(told), |permit, records, ends| {
+                    // Its lease ends here: the process that could have told the outcome is gone.
+                    permit.lease_until = permit.lease_until.min(now);
+                    admission::expire(permit, now, ends, records)
+                })?
+            }
             PermitPhase::InDoubt => {
                 let slot = self.cache.load(tables, Table::Permit, &number_key(number))?;
                 let adopted = OpenPermit { epoch: self.epoch, ..open.clone() };
@@ -200,6 +209,7 @@ impl Durable {
     ) -> Result<(), StoreError> {
         let epoch = self.epoch;
         self.transact(tables, now, |durable, tables, now| {
+            durable.flush_refusals(tables, now, true)?;
             let open = durable.permits_where(tables, |open| open.epoch == epoch)?;
             let waiting = open.iter().any(|(_, open)| open.permit.phase != PermitPhase::Reserved);
             for (number, open) in open {
@@ -212,6 +222,7 @@ impl Durable {
                 tables.delete(Table::Epoch, &number_key(epoch))?;
                 durable.wrote = true;
             }
+            durable.note_event(tables, now, "closed", &[])?;
             Ok(waiting)
         })
         .map(|waiting| {

@@ -1,11 +1,13 @@
 //! The ways out of a permit, on its records.
 
 use checkrein_core::admission::{self, PermitError};
-use checkrein_core::permit::{Permit, Settlement};
+use checkrein_core::ledger::entry::{By, Ending};
+use checkrein_core::permit::{Outcome, Permit, PermitPhase, Settlement};
 use checkrein_core::time::{Timestamp, Window};
 use smallvec::SmallVec;
 
 use super::cache::Value;
+use super::journal::Told;
 use super::records::{Place, StepRecords};
 use super::row::{number_key, read_key};
 use super::{Durable, Table, Tables};
@@ -18,7 +20,7 @@ impl Durable {
         number: u64,
         now: Timestamp,
     ) -> Result<StepResult, StoreError> {
-        self.with_permit(tables, number, now, |permit, records, _| {
+        self.with_permit(tables, number, now, None, |permit, records, _| {
             admission::start(permit, now, records).map(|()| true)
         })
     }
@@ -29,7 +31,19 @@ impl Durable {
         number: u64,
         now: Timestamp,
     ) -> Result<StepResult, StoreError> {
-        self.with_permit(tables, number, now, |permit, records, _| {
+        self.release_by(tables, number, now, By::Caller)
+    }
+
+    /// Gives back what a reserved permit holds.
+    pub(super) fn release_by(
+        &mut self,
+        tables: &mut impl Tables,
+        number: u64,
+        now: Timestamp,
+        by: By,
+    ) -> Result<StepResult, StoreError> {
+        let told = Told::new(Ending::FailedClean, by).note("it was not started");
+        self.with_permit(tables, number, now, Some(told), |permit, records, _| {
             admission::release(permit, now, records).map(|()| false)
         })
     }
@@ -43,7 +57,13 @@ impl Durable {
     ) -> Result<StepResult, StoreError> {
         let OwnedSettlement { outcome, health, actual } = settlement;
         let settlement = Settlement { outcome: outcome.clone(), health: *health, actual };
-        self.with_permit(tables, number, now, |permit, records, period_ends| {
+        let ending = match outcome {
+            Outcome::Done(_) => Ending::Done,
+            Outcome::FailedClean => Ending::FailedClean,
+            Outcome::InDoubt => Ending::InDoubt,
+        };
+        let told = Told { health: *health, actual, ..Told::new(ending, By::Caller) };
+        self.with_permit(tables, number, now, Some(told), |permit, records, period_ends| {
             admission::finish(permit, &settlement, period_ends, now, records)
         })
     }
@@ -54,17 +74,27 @@ impl Durable {
         number: u64,
         now: Timestamp,
     ) -> Result<StepResult, StoreError> {
-        self.with_permit(tables, number, now, |permit, records, period_ends| {
+        let slot = self.cache.load(tables, Table::Permit, &number_key(number))?;
+        let Some(Value::Permit(open)) = self.cache.value(slot) else {
+            return Ok(StepResult::Refused(PermitError::Finished));
+        };
+        if now < open.permit.lease_until {
+            return Ok(StepResult::Done);
+        }
+        let told = told_of_expiry(open.permit.phase, By::Lease);
+        self.with_permit(tables, number, now, Some(told), |permit, records, period_ends| {
             admission::expire(permit, now, period_ends, records)
         })
     }
 
-    /// Runs `step` on an open permit and its records; `step` says whether the permit stays open.
+    /// Runs `step` on an open permit and its records; `step` says whether the permit stays open, and `told` what the
+    /// ledger says of it.
     pub(super) fn with_permit(
         &mut self,
         tables: &mut impl Tables,
         number: u64,
         now: Timestamp,
+        told: Option<Told<'_>>,
         step: impl FnOnce(&mut Permit, &mut StepRecords<'_>, &[Timestamp]) -> Result<bool, PermitError>,
     ) -> Result<StepResult, StoreError> {
         let slot = self.cache.load(tables, Table::Permit, &number_key(number))?;
@@ -93,7 +123,11 @@ impl Durable {
                     open.epoch = self.epoch;
                     self.due.insert((open.permit.lease_until, number));
                 }
+                let intent = open.intent;
                 self.cache.put(slot, stays.then_some(Value::Permit(open)));
+                if let Some(told) = told {
+                    self.note_outcome(tables, now, number, intent, told)?;
+                }
             }
         }
         Ok(StepResult::Done)
@@ -115,5 +149,14 @@ impl Durable {
             known.calendar.as_ref().map(|calendar| calendar.period_end(now))
         };
         permit.holds.iter().map(|hold| end(hold.record).unwrap_or(Timestamp::MIN)).collect()
+    }
+}
+
+/// What the ledger says of a permit whose lease has ended.
+pub(super) const fn told_of_expiry(phase: PermitPhase, by: By) -> Told<'static> {
+    match phase {
+        PermitPhase::Reserved => Told::new(Ending::FailedClean, by).note("it was not started"),
+        PermitPhase::Started => Told::new(Ending::InDoubt, by),
+        PermitPhase::InDoubt => Told::new(Ending::InDoubt, by).note("its cost was settled at the full hold"),
     }
 }

@@ -37,9 +37,21 @@ impl Durable {
     ) -> Result<bool, StoreError> {
         let slot = self.find(tables, RecordKind::Operation, key)?;
         let Some(Value::Operation(operation)) = self.cache.value(slot) else { return Ok(false) };
+        let (word, digest) = (state.name(), operation.digest());
         let resolved = operation.resolve(run, state, now);
         if resolved {
             self.cache.mark(slot);
+            let (gate, request) = (self.gate_of(key), digest.to_string());
+            let name = key.key.escape_ascii().to_string();
+            let tenant = key.tenant.escape_ascii().to_string();
+            let fields = [
+                ("gate", &*gate),
+                ("key", &*name),
+                ("tenant", &*tenant),
+                ("state", word),
+                ("request", &*request),
+            ];
+            self.note_event(tables, now, "resolved", &fields)?;
         }
         Ok(resolved)
     }
@@ -49,11 +61,15 @@ impl Durable {
         tables: &mut impl Tables,
         key: KeyRef<'_>,
         fact: Fact,
+        now: Timestamp,
     ) -> Result<bool, StoreError> {
+        // The value may be private: the ledger says that one was proved, and of which kind.
+        let (gate, tenant) = (self.gate_of(key), key.tenant.escape_ascii().to_string());
         let slot = self.find(tables, RecordKind::Fact, key)?;
         if let Some(Value::Fact(known)) = self.cache.value(slot) {
             known.expires = known.expires.max(fact.expires);
             self.cache.mark(slot);
+            self.note_event(tables, now, "proved", &[("fact", &gate), ("tenant", &tenant)])?;
             return Ok(true);
         }
         let mut name = Vec::new();
@@ -68,6 +84,7 @@ impl Durable {
         }
         self.cache.put(usage, Some(Value::Usage(live + 1)));
         self.cache.put(slot, Some(Value::Fact(fact)));
+        self.note_event(tables, now, "proved", &[("fact", &gate), ("tenant", &tenant)])?;
         Ok(true)
     }
 
@@ -76,9 +93,21 @@ impl Durable {
         tables: &mut impl Tables,
         kind: RecordKind,
         key: KeyRef<'_>,
+        now: Timestamp,
     ) -> Result<bool, StoreError> {
         let slot = self.find(tables, kind, key)?;
-        Ok(self.reset_slot(slot))
+        let reset = self.reset_slot(slot);
+        if reset {
+            let (gate, name) = (self.gate_of(key), key.key.escape_ascii().to_string());
+            let tenant = key.tenant.escape_ascii().to_string();
+            self.note_event(tables, now, "reset", &[("gate", &gate), ("key", &name), ("tenant", &tenant)])?;
+        }
+        Ok(reset)
+    }
+
+    /// The name of the gate that a record belongs to.
+    fn gate_of(&self, key: KeyRef<'_>) -> String {
+        self.families.get(key.family).map(|known| known.key.name.clone()).unwrap_or_default()
     }
 
     fn reset_slot(&mut self, slot: Slot) -> bool {
@@ -102,7 +131,7 @@ impl Durable {
         family: Family,
         now: Timestamp,
     ) -> Result<usize, StoreError> {
-        self.transact(tables, now, |durable, tables, _| {
+        self.transact(tables, now, |durable, tables, now| {
             let (table, prefix) = (table_of(kind), family.0.to_be_bytes());
             let (mut count, mut after) = (0, prefix.to_vec());
             loop {
@@ -113,9 +142,17 @@ impl Durable {
                 }
                 match rows.last() {
                     Some((key, _)) if key.starts_with(&prefix) => after.clone_from(key),
-                    _ => return Ok(count),
+                    _ => break,
                 }
             }
+            let gate = durable.gate_of(KeyRef { family, tenant: b"", key: b"" });
+            durable.note_event(
+                tables,
+                now,
+                "reset_all",
+                &[("gate", &gate), ("records", &count.to_string())],
+            )?;
+            Ok(count)
         })
     }
 

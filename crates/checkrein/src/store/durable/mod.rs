@@ -17,6 +17,7 @@ mod epochs;
 mod families;
 mod finish;
 mod head;
+mod journal;
 mod keep;
 mod permits;
 mod records;
@@ -28,6 +29,7 @@ pub use check::Report;
 pub use epochs::{Liveness, ProcessInfo};
 pub use families::FamilyKey;
 pub use head::SCHEMA;
+pub use journal::{KeepArguments, LedgerOptions};
 pub use tables::{Row, Rows, Table, Tables};
 
 use cache::Cache;
@@ -39,6 +41,8 @@ use head::Head;
 pub struct Options {
     /// The most live keys per tenant and gate.
     pub max_keys: usize,
+    /// The ledger, if one is kept.
+    pub ledger: Option<LedgerOptions>,
 }
 
 /// A store on a disk, as one process has it open.
@@ -56,6 +60,7 @@ pub struct Durable {
     /// Something besides records has been written in this transaction.
     wrote: bool,
     sweep: sweep::Progress,
+    journal: journal::Journal,
 }
 
 /// So many leases are moved on in one batch.
@@ -101,6 +106,7 @@ impl Durable {
             stale: false,
             wrote: false,
             sweep: sweep::Progress::default(),
+            journal: journal::Journal::default(),
         };
         durable.families.load(tables)?;
         let now = durable.tick(now);
@@ -128,9 +134,11 @@ impl Durable {
         self.head.commit
     }
 
-    /// When the next lease of this process ends.
+    /// When something has to be done without being asked: a lease of this process ends, or what was counted for the
+    /// ledger has to be written.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.due.first().map(|(lease, _)| *lease)
+        let lease = self.due.first().map(|(lease, _)| *lease);
+        lease.into_iter().chain(self.next_journal()).min()
     }
 
     /// Commits steps in their order, in one transaction. A step that cannot be done says so in its own result.
@@ -202,6 +210,7 @@ impl Durable {
         self.cache.next_batch();
         let now = self.tick(now);
         self.expire_due(tables, now)?;
+        self.flush_refusals(tables, now, false)?;
         Ok(now)
     }
 
@@ -248,6 +257,11 @@ impl Durable {
         let result = match step {
             Step::Admit(policy, inputs) => self.admit(tables, policy, inputs, now),
             Step::Peek(policy, inputs) => self.peek(tables, policy, inputs, now),
+            Step::Note(name, fields) => {
+                let fields: Vec<(&str, &str)> =
+                    fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                self.note_event(tables, now, name, &fields).map(|()| StepResult::Done)
+            }
             Step::Start(permit) => self.start(tables, permit.number(), now),
             Step::Release(permit) => self.release(tables, permit.number(), now),
             Step::Finish(permit, settlement) => self.finish(tables, permit.number(), settlement, now),
@@ -255,8 +269,8 @@ impl Durable {
             Step::Resolve(key, run, state) => {
                 self.resolve(tables, key.borrow(), *run, state.clone(), now).map(done)
             }
-            Step::Prove(key, fact) => self.prove(tables, key.borrow(), *fact).map(done),
-            Step::Reset(kind, key) => self.reset(tables, *kind, key.borrow()).map(done),
+            Step::Prove(key, fact) => self.prove(tables, key.borrow(), *fact, now).map(done),
+            Step::Reset(kind, key) => self.reset(tables, *kind, key.borrow(), now).map(done),
         };
         match result {
             Err(error @ StoreError::Damaged(_)) => Ok(StepResult::Failed(error)),
@@ -292,6 +306,16 @@ impl PermitId {
     /// The permit of this number in a durable store.
     pub const fn from_number(number: u64) -> Self {
         Self { shard: 0, index: number as u32, generation: (number >> 32) as u32 }
+    }
+
+    /// Remembers whether the permit settles anything.
+    pub(super) const fn with_light(self, light: bool) -> Self {
+        Self { shard: light as u8, ..self }
+    }
+
+    /// Whether the permit settles nothing: its outcome only goes into the ledger, and nobody has to wait for it.
+    pub const fn is_light(self) -> bool {
+        self.shard == 1
     }
 
     /// Its number in a durable store.

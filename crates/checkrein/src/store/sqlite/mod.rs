@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::key::Family;
+use checkrein_core::ledger::entry::SALT_LENGTH;
 use checkrein_core::permit::Outcome;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Timestamp};
 use parking_lot::Mutex;
 
-use super::durable::{Durable, FamilyKey, Options, ProcessInfo, Report};
+use super::durable::{Durable, FamilyKey, KeepArguments, LedgerOptions, Options, ProcessInfo, Report};
 use super::{Cursor, OwnedSettlement, Page, Step, StepResult, StoreError};
 use crate::clock::Clock;
 
@@ -56,6 +57,8 @@ pub struct SqliteOptions {
     pub patience: Duration,
     /// A write-ahead log of more bytes, which only a reader that does not end can cause, refuses further writes.
     pub wal_limit: u64,
+    /// What the ledger keeps of arguments; `None` keeps no ledger.
+    pub ledger: Option<KeepArguments>,
 }
 
 impl Default for SqliteOptions {
@@ -65,6 +68,7 @@ impl Default for SqliteOptions {
             clock: None,
             patience: DEFAULT_PATIENCE,
             wal_limit: DEFAULT_WAL_LIMIT,
+            ledger: Some(KeepArguments::default()),
         }
     }
 }
@@ -82,6 +86,7 @@ struct Shared {
     clock: Clock,
     patience: Duration,
     epoch: u64,
+    keeps_ledger: bool,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -164,6 +169,11 @@ impl SqliteStore {
     /// The store's time.
     pub fn clock(&self) -> &Clock {
         &self.0.clock
+    }
+
+    /// Whether it keeps a ledger.
+    pub fn keeps_ledger(&self) -> bool {
+        self.0.keeps_ledger
     }
 
     /// The number of this process in the store.
@@ -286,6 +296,7 @@ impl Shared {
     fn start(path: PathBuf, options: SqliteOptions) -> Result<(Self, Weak<()>), StoreError> {
         let locks = lock::directory_of(&path);
         let (queue, patience) = (Arc::new(Queue::default()), options.patience);
+        let keeps_ledger = options.ledger.is_some();
         let (send, receive) = std::sync::mpsc::sync_channel(2);
         let (file, jobs, alive) = (path.clone(), Arc::clone(&queue), Arc::new(()));
         let open_until = Arc::downgrade(&alive);
@@ -321,7 +332,7 @@ impl Shared {
         }
         let (clock, epoch) = opened.ok_or_else(ended)?;
         let (process, thread) = (std::process::id(), Mutex::new(Some(thread)));
-        Ok((Self { path, process, queue, clock, patience, epoch, thread }, open_until))
+        Ok((Self { path, process, queue, clock, patience, epoch, keeps_ledger, thread }, open_until))
     }
 
     /// The queue, unless this is a forked child: its parent's thread is not here, and its file must not be touched.
@@ -405,9 +416,23 @@ fn open(
     let mut liveness = ProcessLocks::new(locks.to_owned());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let process = ProcessInfo { pid: std::process::id(), host };
-    let options = Options { max_keys: options.max_keys };
-    let durable = Durable::open(&mut tables, options, clock.now(), &process, &mut liveness)?;
+    let durable = Durable::open(
+        &mut tables,
+        Options {
+            max_keys: options.max_keys,
+            ledger: options.ledger.map(|arguments| LedgerOptions { arguments, salt }),
+        },
+        clock.now(),
+        &process,
+        &mut liveness,
+    )?;
     Ok((Writer::new(durable, tables, clock.clone(), liveness), clock))
+}
+
+/// A salt for one entry.
+fn salt() -> Option<[u8; SALT_LENGTH]> {
+    let mut salt = [0; SALT_LENGTH];
+    getrandom::fill(&mut salt).ok().map(|()| salt)
 }
 
 /// The step that ends an admission whose caller has stopped waiting: the action will not be started.

@@ -1,0 +1,56 @@
+//! `checkrein ledger show`: one entry, whole.
+
+use std::io::Write as _;
+
+use checkrein::core::ledger::entry::EntryView;
+use checkrein::core::ledger::tree::{leaf_hash, to_hex};
+use checkrein::ledger::LedgerError;
+use serde_json::value::RawValue;
+
+use super::{StoreOf, render};
+use crate::{Exit, Output};
+
+/// Show one entry, whole
+#[derive(clap::Args)]
+pub(super) struct Show {
+    /// Its sequence
+    seq: u64,
+    #[command(flatten)]
+    store: StoreOf,
+    /// What to print
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+impl Show {
+    pub(super) fn run(&self) -> anyhow::Result<Exit> {
+        let database = self.store.open()?;
+        let body = database.entry(self.seq)?;
+        let sealed = database.checkpoint_from(self.seq.saturating_add(1))?.map(|(size, _)| size);
+        let hash = to_hex(&leaf_hash(&body));
+        let mut stdout = anstream::stdout().lock();
+        match self.output {
+            Output::Json => {
+                let text = String::from_utf8_lossy(&body).into_owned();
+                // The entry as it is hashed, not as another program would write it.
+                let entry = RawValue::from_string(text).map_err(|error| {
+                    LedgerError::Damaged(format!("entry {} is not JSON: {error}", self.seq))
+                })?;
+                let sealed = sealed.map_or_else(|| "null".to_owned(), |size| size.to_string());
+                writeln!(stdout, r#"{{"entry":{entry},"leaf_hash":"{hash}","sealed_by":{sealed}}}"#)?;
+            }
+            Output::Text => {
+                let entry = EntryView::read(&body)
+                    .map_err(|error| LedgerError::Damaged(format!("entry {} is {error}", self.seq)))?;
+                render::whole(&mut stdout, &entry)?;
+                render::field(&mut stdout, "hash", &hash)?;
+                let sealed = sealed.map_or_else(
+                    || "not yet".to_owned(),
+                    |size| format!("by the checkpoint over {}", render::count(size, "entry", "entries")),
+                );
+                render::field(&mut stdout, "sealed", &sealed)?;
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}

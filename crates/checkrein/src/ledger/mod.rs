@@ -1,0 +1,27 @@
+//! The ledger beside a store: sealing off the commit path, keys, witnesses, exports, verification of files.
+//!
+//! A store appends entries in the transaction of the decision they record. A [`Sealer`] reads them back from the disk
+//! later, over a connection of its own, hashes them, and has the tiles of the tree and a signed checkpoint written. What
+//! it reads is what gets signed: an entry that was damaged on the way to the disk is not sealed.
+
+mod auditgate;
+mod database;
+mod error;
+mod export;
+pub mod keys;
+mod removal;
+mod sealer;
+mod verify;
+mod witness;
+
+#[cfg(test)]
+mod tests;
+
+pub use auditgate::export_auditgate;
+pub use database::Database;
+pub use error::LedgerError;
+pub use export::{Exported, Scope, export};
+pub use removal::remove_before;
+pub use sealer::{Ground, Make, Moment, OwnConnection, Row, SealOptions, Sealed, Sealer, seal};
+pub use verify::verify_file;
+pub use witness::Witness;

@@ -1,0 +1,319 @@
+//! What goes into the ledger: every decision and every outcome, in the transaction that makes it so.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use checkrein_core::admission::{Admission, Inputs, Verdict as Decided};
+use checkrein_core::amount::Amount;
+use checkrein_core::decision::{MeterStatus, Reason};
+use checkrein_core::gate::breaker::Health;
+use checkrein_core::ledger::entry::{
+    Arguments, Body, By, Decision, Ending, Entry, Event, Identity, Outcome, Repeated, Request, SALT_LENGTH,
+    Verdict, keyed_request, salted_arguments,
+};
+use checkrein_core::time::{Span, Timestamp};
+use sha2::{Digest as _, Sha256};
+
+use super::row::number_key;
+use super::{Durable, Table, Tables};
+use crate::engine::CompiledPolicy;
+use crate::store::{OwnedAction, StoreError};
+
+/// What a ledger keeps of the arguments of actions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeepArguments {
+    /// The canonical JSON.
+    Full,
+    /// A digest under a salt of the entry's own, which can be erased.
+    #[default]
+    Digest,
+    /// Nothing.
+    None,
+}
+
+/// How a store keeps its ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct LedgerOptions {
+    /// What is kept of arguments.
+    pub arguments: KeepArguments,
+    /// Draws a salt; `None` without randomness, and then what it would hide is not kept at all.
+    pub salt: fn() -> Option<[u8; SALT_LENGTH]>,
+}
+
+/// Equal refusals are counted for this long before they are written.
+const COALESCE: Span = Span::from_secs(10);
+/// So many different refusals are counted at a time; beyond, all are written.
+const MAX_COUNTED: usize = 256;
+
+/// What is remembered between entries.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    /// Policies whose text this process has written.
+    policies: BTreeSet<[u8; 32]>,
+    /// Refusals seen before, by what they have in common.
+    refusals: BTreeMap<[u8; 16], Refusals>,
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Refusals {
+    action: OwnedAction,
+    tenant: String,
+    policy: [u8; 32],
+    reasons: Vec<Reason>,
+    /// When the first of all was written.
+    since: Timestamp,
+    /// Those after it.
+    more: Option<Repeated>,
+}
+
+/// How a permit's step came about, and what the ledger says of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    pub(super) ending: Ending,
+    pub(super) health: Health,
+    pub(super) actual: &'a [Amount],
+    pub(super) by: By,
+    pub(super) note: &'a str,
+}
+
+impl<'a> Told<'a> {
+    pub(super) const fn new(ending: Ending, by: By) -> Self {
+        Self { ending, health: Health::Neutral, actual: &[], by, note: "" }
+    }
+
+    pub(super) const fn note(self, note: &'a str) -> Self {
+        Self { note, ..self }
+    }
+}
+
+impl Durable {
+    /// When something counted has to be written.
+    pub(super) fn next_journal(&self) -> Option<Timestamp> {
+        let counted = self.journal.refusals.values().filter(|refusals| refusals.more.is_some());
+        counted.map(|refusals| refusals.since.after(COALESCE)).min()
+    }
+
+    fn append(
+        &mut self,
+        tables: &mut impl Tables,
+        now: Timestamp,
+        body: Body<'_>,
+    ) -> Result<u64, StoreError> {
+        let seq = self.head.next_entry;
+        let mut bytes = std::mem::take(&mut self.journal.bytes);
+        bytes.clear();
+        Entry { seq, time: now, epoch: self.epoch, body }.write(&mut bytes);
+        let put = tables.put(Table::Entry, &number_key(seq), &bytes);
+        self.journal.bytes = bytes;
+        put?;
+        self.head.next_entry += 1;
+        self.wrote = true;
+        Ok(seq)
+    }
+
+    /// Writes that something happened to the store or was done to it.
+    pub(super) fn note_event(
+        &mut self,
+        tables: &mut impl Tables,
+        now: Timestamp,
+        name: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<(), StoreError> {
+        if self.options.ledger.is_some() {
+            self.append(tables, now, Body::Event(Event { name, fields }))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a decision; returns the entry's sequence, unless nothing was written.
+    #[expect(clippy::too_many_arguments, reason = "everything that a decision is made of")]
+    pub(super) fn note_decision(
+        &mut self,
+        tables: &mut impl Tables,
+        now: Timestamp,
+        policy: &CompiledPolicy,
+        inputs: &Inputs<'_>,
+        admission: &Admission,
+        meters: &[MeterStatus],
+        permit: Option<u64>,
+    ) -> Result<Option<u64>, StoreError> {
+        let Some(options) = self.options.ledger else { return Ok(None) };
+        self.note_policy(tables, now, policy)?;
+        let verdict = match admission.verdict {
+            Decided::Allow => Verdict::Intent,
+            Decided::Block => Verdict::Refusal,
+            Decided::Replay(_) => Verdict::Replay,
+        };
+        if verdict == Verdict::Refusal && self.count_refusal(now, policy, inputs, admission) {
+            return Ok(None);
+        }
+        let action = inputs.action.copied().unwrap_or_default();
+        let salted = options.arguments == KeepArguments::Digest && action.arguments.is_some();
+        let salt = if salted { (options.salt)() } else { None };
+        let (arguments, request) = match (options.arguments, action.arguments, salt) {
+            (KeepArguments::Full, arguments, _) => (
+                arguments.map_or(Arguments::None, Arguments::Full),
+                action.digest.map_or(Request::None, Request::Digest),
+            ),
+            (KeepArguments::Digest, Some(arguments), Some(salt)) => {
+                let request = action.digest.map(|digest| Request::Keyed(keyed_request(&salt, &digest)));
+                (Arguments::Digest(salted_arguments(&salt, arguments)), request.unwrap_or_default())
+            }
+            (KeepArguments::Digest | KeepArguments::None, ..) => (Arguments::None, Request::None),
+        };
+        let decision = Decision {
+            verdict,
+            action: Identity {
+                namespace: action.namespace,
+                name: action.name,
+                principal: action.principal,
+                user: action.user,
+                agent: action.agent,
+                run: action.run,
+                session: action.session,
+                tenant: inputs.tenant,
+            },
+            arguments,
+            request,
+            permit,
+            intent: None,
+            policy: Some(*policy.digest()),
+            reasons: &admission.reasons,
+            observed: &admission.observed,
+            meters,
+            repeated: None,
+        };
+        let seq = self.append(tables, now, Body::Decision(&decision))?;
+        if let Some(salt) = salt {
+            tables.put(Table::Salt, &number_key(seq), &salt)?;
+        }
+        Ok(Some(seq))
+    }
+
+    /// Writes a policy's text the first time that this process decides by it.
+    fn note_policy(
+        &mut self,
+        tables: &mut impl Tables,
+        now: Timestamp,
+        policy: &CompiledPolicy,
+    ) -> Result<(), StoreError> {
+        if self.journal.policies.contains(policy.digest()) {
+            return Ok(());
+        }
+        let digest: String = policy.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+        self.note_event(tables, now, "policy", &[("digest", &digest), ("text", policy.text())])?;
+        self.journal.policies.insert(*policy.digest());
+        Ok(())
+    }
+
+    /// Counts a refusal that is like an earlier one; `false` when it has to be written.
+    fn count_refusal(
+        &mut self,
+        now: Timestamp,
+        policy: &CompiledPolicy,
+        inputs: &Inputs<'_>,
+        admission: &Admission,
+    ) -> bool {
+        let action = inputs.action.copied().unwrap_or_default();
+        let mut hasher = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hasher.update((bytes.len() as u64).to_be_bytes());
+            hasher.update(bytes);
+        };
+        for text in [action.namespace, action.name, action.principal, action.user, action.agent] {
+            part(text.as_bytes());
+        }
+        for text in [action.run, action.session, inputs.tenant] {
+            part(text.as_bytes());
+        }
+        part(action.digest.as_ref().map_or(&[][..], |digest| digest.as_bytes()));
+        part(policy.digest());
+        for reason in &admission.reasons {
+            part(reason.code.word().as_bytes());
+            part(reason.gate.as_bytes());
+        }
+        let digest: [u8; 32] = hasher.finalize().into();
+        let name = digest.first_chunk::<16>().copied().unwrap_or_default();
+        if let Some(known) = self.journal.refusals.get_mut(&name) {
+            let more = known.more.get_or_insert(Repeated { count: 0, first: now, last: now });
+            more.count += 1;
+            more.last = now;
+            return true;
+        }
+        if self.journal.refusals.len() >= MAX_COUNTED {
+            // Whatever has been counted is due now; what has not is only remembered.
+            self.journal.refusals.retain(|_, refusals| refusals.more.is_some());
+            for refusals in self.journal.refusals.values_mut() {
+                refusals.since = Timestamp::MIN;
+            }
+            if self.journal.refusals.len() >= MAX_COUNTED {
+                return false;
+            }
+        }
+        let refusals = Refusals {
+            action: OwnedAction { arguments: None, ..OwnedAction::from(&action) },
+            tenant: inputs.tenant.to_owned(),
+            policy: *policy.digest(),
+            reasons: admission.reasons.clone(),
+            since: now,
+            more: None,
+        };
+        self.journal.refusals.insert(name, refusals);
+        false
+    }
+
+    /// Writes the refusals whose time is over; all of them, when `everything`.
+    pub(super) fn flush_refusals(
+        &mut self,
+        tables: &mut impl Tables,
+        now: Timestamp,
+        everything: bool,
+    ) -> Result<(), StoreError> {
+        if self.journal.refusals.is_empty() {
+            return Ok(());
+        }
+        let due = |refusals: &Refusals| everything || refusals.since.after(COALESCE) <= now;
+        let gone: Vec<Refusals> =
+            self.journal.refusals.extract_if(.., |_, refusals| due(refusals)).map(|(_, r)| r).collect();
+        for refusals in gone {
+            let Some(repeated) = refusals.more else { continue };
+            let action = &refusals.action;
+            let decision = Decision {
+                verdict: Verdict::Refusal,
+                action: Identity {
+                    namespace: &action.namespace,
+                    name: &action.name,
+                    principal: &action.principal,
+                    user: &action.user,
+                    agent: &action.agent,
+                    run: &action.run,
+                    session: &action.session,
+                    tenant: &refusals.tenant,
+                },
+                policy: Some(refusals.policy),
+                reasons: &refusals.reasons,
+                repeated: Some(repeated),
+                ..Decision::default()
+            };
+            self.append(tables, now, Body::Decision(&decision))?;
+        }
+        Ok(())
+    }
+
+    /// Writes how an action ended.
+    pub(super) fn note_outcome(
+        &mut self,
+        tables: &mut impl Tables,
+        now: Timestamp,
+        permit: u64,
+        intent: Option<u64>,
+        told: Told<'_>,
+    ) -> Result<(), StoreError> {
+        if self.options.ledger.is_none() {
+            return Ok(());
+        }
+        let Told { ending, health, actual, by, note } = told;
+        let outcome = Outcome { permit: Some(permit), intent, ending, health, actual, by, note, meters: &[] };
+        self.append(tables, now, Body::Outcome(&outcome)).map(drop)
+    }
+}
