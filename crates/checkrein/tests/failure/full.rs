@@ -8,13 +8,13 @@ use checkrein_core::time::Span;
 
 use crate::common::{SOON, assert_sound, call, count, limit, open};
 
-/// A file system of one megabyte.
+/// A file system of four megabytes.
 struct Small(PathBuf);
 
 impl Small {
     fn mount(at: &Path) -> Option<Self> {
         let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "checkrein-test"]).arg(at).output();
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "checkrein-test"]).arg(at).output();
         mount.is_ok_and(|output| output.status.success()).then(|| Self(at.to_owned()))
     }
 }
@@ -50,7 +50,7 @@ fn a_full_disk_refuses_and_loses_nothing_and_goes_on_when_there_is_room() {
         if allowed == 50 {
             let used = std::fs::metadata(&path).unwrap().len();
             let wal = std::fs::metadata(disk.0.join("store.db-wal")).unwrap().len();
-            let left = (1 << 20) - (used + wal + 64 * 1_024);
+            let left = (4 << 20) - (used + wal + 64 * 1_024);
             std::fs::write(&filler, vec![0; usize::try_from(left).unwrap()]).unwrap();
         }
         assert!(allowed < 100_000, "the disk did not become full");
