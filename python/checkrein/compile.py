@@ -69,6 +69,8 @@ def describe(
     observe: bool,
     raises: bool,
     safe_errors: tuple[type[Exception], ...] = (),
+    on_loop: bool = False,
+    opens: bool = False,
 ) -> tuple[Description, dict[str, Any]]:
     """Describe a guard. Returns the description and what `_native.Guard` takes.
 
@@ -111,6 +113,8 @@ def describe(
         "slots": len(binder.slots),
         "copies": binder.copies,
         "raises": raises,
+        "on_loop": on_loop,
+        "open": opens,
         "hooks": (made.holds, classifier(hook, safe_errors), made.codec, gates.once is not None),
     }
     return made, description

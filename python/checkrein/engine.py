@@ -54,15 +54,16 @@ Listener = Callable[[Event], object]
 
 
 class Engine(_native.EngineBase):
-    """Decides actions in the memory of this process.
+    """Decides actions, in the memory of this process or in a file that all processes of a machine share.
 
-    All guards of one engine share its records: budgets, rates and breakers of the same name are the same. An engine
-    belongs to the process that made it; in a forked child it raises `ForkedError`.
+    `store` is `"memory"` or `"sqlite:PATH"`. All guards of one engine share its records, and so do all engines of one
+    file: budgets, rates and breakers of the same name are the same. An engine belongs to the process that made it; in a
+    forked child it raises `ForkedError`.
     """
 
     def __init__(
         self,
-        store: Literal["memory"] = "memory",
+        store: str | None = None,
         clock: _native.FakeClock | None = None,
         *,
         max_keys: int | None = None,
@@ -72,8 +73,11 @@ class Engine(_native.EngineBase):
         # The native half reads the arguments in `__new__`.
         self.clock = clock
         self.listener_errors = 0
+        self.failed_open = 0
         self._listeners: tuple[Listener, ...] = ()
         self._names: dict[str, int] = {}
+        # Where names outlive the process: which function has which.
+        self._owners: dict[str, str] = {}
         self._shapes: dict[str, int] = {}
         self._warned = False
         # By once gate. Weak: a guard that is gone asks nobody any more.
@@ -111,6 +115,7 @@ class Engine(_native.EngineBase):
         mode: Mode = "enforce",
         on_block: Literal["raise", "result", "wait"] = "raise",
         deadline: Duration | None = None,
+        on_store_error: Literal["closed", "open"] = "closed",
     ) -> Any:
         """Make a decorator that admits every call over all these gates at once, or refuses it and takes nothing.
 
@@ -133,6 +138,7 @@ class Engine(_native.EngineBase):
         name: the guard's name; guards of the same explicit name share their records.
         mode: `"observe"` decides and records but lets pass.
         on_block: `"raise"`, `"result"` (return the decision) or `"wait"` (until `deadline`).
+        on_store_error: `"open"` lets calls through when the store is gone; for a guard of a single rate only.
 
         Raises ConfigError, here or when the decorator is applied, for whatever cannot work.
         """
@@ -276,7 +282,7 @@ class Engine(_native.EngineBase):
         raise TypeError("an engine stays in the process that made it (hint: make one where the code runs)")
 
     def __repr__(self) -> str:
-        return f"<checkrein.Engine `{self.name}`>"
+        return f"<checkrein.Engine `{self.name}` on {self.store}>"
 
     def _claim_key(self, name: str, parts: int) -> None:
         """Check that all guards that share a gate by name count for keys of the same shape."""
@@ -290,7 +296,7 @@ class Engine(_native.EngineBase):
 
     def _warn_once_of_other_processes(self) -> None:
         """Warn that the limits of this memory count once per process, where there are visibly several."""
-        if self._warned:
+        if self._warned or self._waits:
             return
         self._warned = True
         multiprocessing = sys.modules.get("multiprocessing")
@@ -303,7 +309,7 @@ class Engine(_native.EngineBase):
                 self.name,
             )
 
-    def _claim(self, explicit: str | None, derived: str) -> str:
+    def _claim(self, explicit: str | None, derived: str, owner: str = "") -> str:
         """Give a guard its name: an explicit one is shared, a derived one is made unique."""
         if explicit is not None:
             if not isinstance(explicit, str) or not explicit or len(explicit) > 200:
@@ -311,6 +317,14 @@ class Engine(_native.EngineBase):
                     "a name is text of 1 to 200 characters", "name", "leave it out to use the function's"
                 )
             return explicit
+        if self._waits:
+            # Its records outlive the process, so a number in the order of imports would be another function's tomorrow.
+            with self._lock:
+                known = self._owners.setdefault(derived, owner)
+            if known == owner:
+                return derived
+            hint = f'give both a name of their own: @engine.guard(name="{owner}", ...)'
+            raise ConfigError(f"`{known}` and `{owner}` are both called `{derived}`", "name", hint)
         with self._lock:
             count = self._names[derived] = self._names.get(derived, 0) + 1
         return derived if count == 1 else f"{derived}#{count}"
@@ -327,6 +341,10 @@ class Engine(_native.EngineBase):
         _log.debug("`%s` was refused: %s", decision.tool, decision)
 
     def _observed(self, tool: str, reasons: Sequence[_native.Reason]) -> None:
+        if any(reason.kind == "store" for reason in reasons):
+            self.failed_open += 1
+            _log.warning("`%s` was let through without a store: %s", tool, "; ".join(map(str, reasons)))
+            return
         _log.info("`%s` would have been refused: %s", tool, "; ".join(map(str, reasons)))
 
     def _warn(self, tool: str, text: str) -> None:

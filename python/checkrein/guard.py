@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from inspect import Signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from checkrein import _native, current, deadline, spec, wait
+from checkrein import _native, current, deadline, loops, spec, wait
 from checkrein.compile import describe
 from checkrein.errors import ConfigError
 from checkrein.reconcile import Reconciler
@@ -95,7 +95,8 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
         target = inspect_target(function)
         if gates.once is not None and gates.once.key_param is not None:
             target = target.inject(gates.once.key_param)
-        name = engine._claim(options["name"], target.name)
+        owner = f"{target.module}.{target.qualname}"
+        name = engine._claim(options["name"], target.name, owner)
         made, description = describe(
             target,
             gates,
@@ -107,7 +108,10 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             observe=options["mode"] == "observe",
             raises=on_block == "raise" and reconcile is None,
             safe_errors=safe_errors,
+            on_loop=target.kind in ("async", "async_generator"),
+            opens=options["on_store_error"] == "open",
         )
+        _check_opening(options, made.gates)
         for gate, parts in made.shared.items():
             engine._claim_key(gate, parts)
         engine._warn_once_of_other_processes()
@@ -119,33 +123,37 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             )
         if is_generator and timeout_ns is not None:
             raise ConfigError("a generator has no timeout", "timeout", "bound the work of its consumer")
+        is_async = target.kind in ("async", "async_generator")
+        asks_later = is_async and engine._waits
         shape = Shape(
             slots=tuple(made.binder.slots),
             copies=made.binder.copies and bool(made.binder.slots),
             settles=guard.settles,
             once=gates.once is not None,
             returns_refusals=on_block == "result",
-            waits=(on_block == "wait" or reconcile is not None)
-            and target.kind in ("async", "async_generator"),
+            waits=is_async and (on_block == "wait" or reconcile is not None or engine._waits),
+            ends_later=asks_later,
             timed=timeout_ns is not None,
         )
-        admit: Callable[..., Any] = guard._admitter()
+        admit: Callable[..., Any] = loops.admitter(guard) if asks_later else guard._admitter()
         reconciler = None
         if reconcile is not None:
             reconciler = Reconciler(engine, guard, reconcile)
             for kind, gate in guard.gates:
                 if kind == "once":
                     engine._reconcilers[gate] = reconciler
-            admit = reconciler.admitter(admit, is_async=shape.waits, raises=on_block == "raise")
-        if on_block == "wait":
-            admit = wait.admitter(
-                engine,
-                admit,
-                deadline_s,
-                is_async=shape.waits,
-                asks_async=shape.waits and reconcile is not None,
+            admit = reconciler.admitter(
+                admit, is_async=is_async, raises=on_block == "raise", asks_later=asks_later
             )
-        handles: dict[str, Any] = {"admit": admit, "enter": current.enter, "leave": current.leave}
+        if on_block == "wait":
+            later = asks_later or (is_async and reconcile is not None)
+            admit = wait.admitter(engine, admit, deadline_s, is_async=is_async, asks_async=later)
+        handles: dict[str, Any] = {
+            "admit": admit,
+            "enter": current.enter,
+            "leave": current.leave,
+            "done": loops.done,
+        }
         if timeout_ns is not None:
             handles["timed"] = deadline.timed(name, timeout_ns / 1e9, is_async=target.kind == "async")
         call = wrapper(target, shape, handles, name)
@@ -155,6 +163,17 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def _check_opening(options: dict[str, Any], gates: list[dict[str, Any]]) -> None:
+    """Check that only a single rate limit lets calls through when the store is gone."""
+    if options["on_store_error"] not in ("closed", "open"):
+        raise ConfigError(
+            "on_store_error is neither `closed` nor `open`", "on_store_error", 'leave it out: "closed"'
+        )
+    if options["on_store_error"] == "open" and [gate["kind"] for gate in gates] != ["limit"]:
+        hint = "budgets, once, attempts and breakers must hold when the store is gone; give the rate a guard of its own"
+        raise ConfigError("only a single rate limit may fail open", "on_store_error", hint)
 
 
 def _read_gates(options: dict[str, Any]) -> spec.Gates:

@@ -29,6 +29,9 @@ class BudgetHandle:
                 "a budget of holds has no arguments to take a key from", "budget", "use key=True"
             )
         own = name or read.name
+        if own is None and engine._waits:
+            hint = 'its records outlive the process: engine.budget(..., name="team")'
+            raise ConfigError("a budget of holds on a store needs a name", "name", hint)
         self.name = engine._claim(own, "budget")
         self.keyed = keyed
         shared = spec.Budget(

@@ -34,6 +34,7 @@ class GuardOptions(TypedDict, total=False):
     name: str | None
     mode: Mode
     deadline: Duration | None
+    on_store_error: Literal["closed", "open"]
 
 
 class Keeping(Protocol):

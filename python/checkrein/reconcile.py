@@ -38,8 +38,13 @@ class Reconciler:
         self.hook = hook
         self.is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
 
-    def admitter(self, admit: Callable[..., Any], *, is_async: bool, raises: bool) -> Callable[..., Any]:
-        """Wrap an admission that returns refusals: one in doubt is looked up, and asked once more."""
+    def admitter(
+        self, admit: Callable[..., Any], *, is_async: bool, raises: bool, asks_later: bool
+    ) -> Callable[..., Any]:
+        """Wrap an admission that returns refusals: one in doubt is looked up, and asked once more.
+
+        `asks_later`: the admission itself has to be awaited.
+        """
         if self.is_async and not is_async:
             hint = "a function that is not async needs a hook that is not async either"
             raise ConfigError("`reconcile` is a coroutine function", "reconcile", hint)
@@ -57,10 +62,11 @@ class Reconciler:
             return refused(answer, error) if isinstance(answer, Decision) else answer
 
         async def ask_async(*slots: Any) -> Any:
-            answer, error = admit(*slots), None
+            answer, error = await admit(*slots) if asks_later else admit(*slots), None
             if isinstance(answer, Decision) and (doubt := self.guard._doubt(answer, *slots)) is not None:
                 found, error = await self.look_up_async(doubt)
-                answer = answer if found is None else admit(*slots)
+                if found is not None:
+                    answer = await admit(*slots) if asks_later else admit(*slots)
             return refused(answer, error) if isinstance(answer, Decision) else answer
 
         return ask_async if is_async else ask

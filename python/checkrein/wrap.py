@@ -30,13 +30,14 @@ class Shape:
     once: bool
     returns_refusals: bool
     waits: bool
+    ends_later: bool
     timed: bool
 
 
 def wrapper(target: Target, shape: Shape, handles: dict[str, Any], title: str) -> Callable[..., Any]:
     """Compile the wrapper of `target`.
 
-    `handles` holds what the text names: `admit`, `timed` where there is a timeout, `enter` and `leave` for a once gate.
+    `handles` holds what the text names: `admit`, `timed` where there is a timeout, and `enter`, `leave` and `done`.
     """
     names = _Names({parameter.name for parameter in target.passed})
     lines = _TEMPLATES[target.kind](_Text(target, shape, names))
@@ -157,7 +158,10 @@ class _Text:
             token = of("token")
             lines.append(f"{token} = {of('enter')}({permit})")
             run = ["try:", *_indent(run), "finally:", f"    {of('leave')}({token})"]
-        return [*lines, *run, f"return {permit}.done({result})"]
+        ended = (
+            f"await {of('done')}({permit}, {result})" if self.shape.ends_later else f"{permit}.done({result})"
+        )
+        return [*lines, *run, f"return {ended}"]
 
 
 def _sync(text: _Text) -> list[str]:
@@ -222,7 +226,7 @@ def _async_generator(text: _Text) -> list[str]:
             f"except {of('base')} as {error}:",
             f"    {permit}.failed({error})",
             "    raise",
-            f"{permit}.done(None)",
+            f"await {of('done')}({permit}, None)" if text.shape.ends_later else f"{permit}.done(None)",
         ]
     return [f"async def {of('call')}({text.signature}):", *_indent([*text.admit("await "), *drive])]
 

@@ -23,6 +23,8 @@ pub(crate) struct Decision {
     observed: Vec<core::Reason>,
     meters: Vec<core::MeterStatus>,
     tuple: PyOnceLock<Py<PyTuple>>,
+    /// It was committed to a disk, or asked of one.
+    durable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +58,21 @@ impl Decision {
             Verdict::Block => Answer::Block,
             Verdict::Replay(_) => Answer::Replay,
         };
-        Self { tool: Arc::clone(tool), verdict, reasons, observed, meters, tuple: PyOnceLock::new() }
+        Self {
+            tool: Arc::clone(tool),
+            verdict,
+            reasons,
+            observed,
+            meters,
+            tuple: PyOnceLock::new(),
+            durable: false,
+        }
+    }
+
+    /// The same, of a store on a disk or not.
+    pub(crate) fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
     }
 
     /// A refusal for these reasons.
@@ -139,10 +155,10 @@ impl Decision {
         self.retry() == Retry::Never
     }
 
-    /// How durable the decision is: `D0`, the memory of this process.
+    /// How durable the decision is: `D0`, the memory of this process, or `D2`, synced to a disk.
     #[getter]
     fn durability(&self) -> &'static str {
-        "D0"
+        if self.durable { "D2" } else { "D0" }
     }
 
     /// What to tell the model: no secrets, and no argument values.
@@ -248,12 +264,19 @@ impl Decision {
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
         let restore = py.get_type::<Self>().getattr("_restore")?;
         let (reasons, observed) = (self.reasons(py)?, self.observed(py)?);
-        Ok((restore, (self.tool(), self.verdict(), reasons, observed).into_pyobject(py)?))
+        Ok((restore, (self.tool(), self.verdict(), reasons, observed, self.durable).into_pyobject(py)?))
     }
 
     /// Rebuilds a pickled decision.
     #[staticmethod]
-    fn _restore(tool: &str, verdict: &str, reasons: Vec<Reason>, observed: Vec<Reason>) -> Self {
+    #[pyo3(signature = (tool, verdict, reasons, observed, durable = false))]
+    fn _restore(
+        tool: &str,
+        verdict: &str,
+        reasons: Vec<Reason>,
+        observed: Vec<Reason>,
+        durable: bool,
+    ) -> Self {
         let verdict = match verdict {
             "allow" => Answer::Allow,
             "replay" => Answer::Replay,
@@ -261,7 +284,15 @@ impl Decision {
         };
         let inner = |reasons: Vec<Reason>| reasons.into_iter().map(|reason| reason.0).collect();
         let (reasons, observed) = (inner(reasons), inner(observed));
-        Self { tool: tool.into(), verdict, reasons, observed, meters: Vec::new(), tuple: PyOnceLock::new() }
+        Self {
+            tool: tool.into(),
+            verdict,
+            reasons,
+            observed,
+            meters: Vec::new(),
+            tuple: PyOnceLock::new(),
+            durable,
+        }
     }
 }
 

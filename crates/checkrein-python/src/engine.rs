@@ -1,10 +1,11 @@
 //! The native half of `checkrein.Engine`, and the fake clock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use checkrein::clock::{Clock, FakeClock as CoreFakeClock};
 use checkrein::engine::{Engine as CoreEngine, FamilyInfo};
+use checkrein::store::sqlite::{SqliteOptions, SqliteStore};
 use checkrein::store::{Cursor, RecordState};
 use checkrein_core::gate::breaker::Phase;
 use checkrein_core::gate::once::OperationState;
@@ -18,6 +19,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use crate::convert::{self, Unusable};
 use crate::error;
 use crate::operation::{self, Operation};
+use crate::place;
 
 /// Counts the forks this process is a child of: an engine of another count was made by a parent.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -34,6 +36,8 @@ fn after_fork() {
 pub(crate) struct Shared {
     /// Somebody wants to hear of decisions.
     pub(crate) listening: AtomicBool,
+    /// Outcomes that nobody waited for and that were not committed.
+    pub(crate) unrecorded: AtomicU64,
     born: u32,
 }
 
@@ -107,52 +111,59 @@ pub(crate) struct EngineBase {
 #[pymethods]
 impl EngineBase {
     #[new]
-    #[pyo3(signature = (store = "memory", clock = None, *, max_keys = None, name = "default", tenant = ""))]
+    #[pyo3(signature = (store = None, clock = None, *, max_keys = None, name = "default", tenant = ""))]
     fn new(
         py: Python<'_>,
-        store: &str,
+        store: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
         max_keys: Option<&Bound<'_, PyAny>>,
         name: &str,
         tenant: &str,
     ) -> PyResult<Self> {
-        if store != "memory" {
-            let text = format!("there is no store `{}`", store.escape_debug());
-            return Err(error::config(py, &text, "store", "use store=\"memory\""));
-        }
+        let clock = clock.map(|clock| read_clock(py, clock)).transpose()?;
+        let max_keys = max_keys.map(|count| read_max_keys(py, count)).transpose()?;
         let mut builder = CoreEngine::builder();
-        if let Some(clock) = clock {
-            let Ok(clock) = clock.cast::<FakeClock>() else {
-                let text = format!("the clock is a {}", convert::type_name(clock));
-                return Err(error::config(
-                    py,
-                    &text,
-                    "clock",
-                    "leave it out, or use checkrein.testing.FakeClock()",
-                ));
-            };
-            builder = builder.clock(Clock::fake(clock.get().0.clone()));
-        }
-        if let Some(max_keys) = max_keys {
-            let count =
-                max_keys.extract::<usize>().ok().filter(|count| *count > 0 && !convert::is_bool(max_keys));
-            let Some(count) = count else {
-                return Err(error::config(
-                    py,
-                    "max_keys is no whole number above zero",
-                    "max_keys",
-                    "use e.g. 100000",
-                ));
-            };
-            builder = builder.max_keys(count);
-        }
-        let shared = Shared { listening: AtomicBool::new(false), born: FORKS.load(Ordering::Relaxed) };
-        Ok(Self {
-            engine: builder.build(),
-            shared: Arc::new(shared),
-            name: name.into(),
-            tenant: tenant.to_owned(),
-        })
+        let engine = match place::file_of(py, store)? {
+            None => {
+                if let Some(clock) = clock {
+                    builder = builder.clock(clock);
+                }
+                if let Some(count) = max_keys {
+                    builder = builder.max_keys(count);
+                }
+                builder.build()
+            }
+            Some(path) => {
+                let mut options = SqliteOptions { clock, ..SqliteOptions::default() };
+                options.max_keys = max_keys.unwrap_or(options.max_keys);
+                let opened = py.detach(|| SqliteStore::open(&path, options));
+                builder.sqlite(opened.map_err(|problem| error::unopened(py, &path, problem))?).build()
+            }
+        };
+        let (listening, unrecorded) = (AtomicBool::new(false), AtomicU64::new(0));
+        let shared = Shared { listening, unrecorded, born: FORKS.load(Ordering::Relaxed) };
+        Ok(Self { engine, shared: Arc::new(shared), name: name.into(), tenant: tenant.to_owned() })
+    }
+
+    /// Where its records are: `memory`, or `sqlite:` and the file.
+    #[getter]
+    fn store(&self) -> String {
+        self.engine
+            .sqlite()
+            .map_or_else(|| "memory".to_owned(), |store| format!("sqlite:{}", store.path().display()))
+    }
+
+    /// Whether its decisions wait for a disk.
+    #[getter]
+    fn _waits(&self) -> bool {
+        self.engine.waits()
+    }
+
+    /// Outcomes of failed or cancelled coroutines that could not be committed: nobody waited for them. Their
+    /// operations end in doubt, their costs are charged in full.
+    #[getter]
+    fn unrecorded_outcomes(&self) -> u64 {
+        self.shared.unrecorded.load(Ordering::Relaxed)
     }
 
     /// The name the engine was given.
@@ -323,6 +334,21 @@ impl EngineBase {
     pub(crate) fn check_fork(&self, py: Python<'_>) -> PyResult<()> {
         if self.shared.is_foreign() { Err(error::forked(py)) } else { Ok(()) }
     }
+}
+
+fn read_clock(py: Python<'_>, clock: &Bound<'_, PyAny>) -> PyResult<Clock> {
+    let Ok(clock) = clock.cast::<FakeClock>() else {
+        let text = format!("the clock is a {}", convert::type_name(clock));
+        return Err(error::config(py, &text, "clock", "leave it out, or use checkrein.testing.FakeClock()"));
+    };
+    Ok(Clock::fake(clock.get().0.clone()))
+}
+
+fn read_max_keys(py: Python<'_>, max_keys: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let count = max_keys.extract::<usize>().ok().filter(|count| *count > 0 && !convert::is_bool(max_keys));
+    count.ok_or_else(|| {
+        error::config(py, "max_keys is no whole number above zero", "max_keys", "use e.g. 100000")
+    })
 }
 
 /// Gates of a guard are named after it: `search` owns `search`, `search.rate[user]` and its own second `search#2`, but

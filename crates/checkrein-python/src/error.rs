@@ -1,5 +1,7 @@
 //! The one way from errors and refusals to Python exceptions: the classes of `checkrein.errors`.
 
+use std::path::Path;
+
 use checkrein::store::StoreError;
 use checkrein_core::admission::Admission;
 use checkrein_core::code::Code;
@@ -113,8 +115,20 @@ fn message(py: Python<'_>, cell: &'static PyOnceLock<Py<PyType>>, name: &str, te
 
 /// A store that did not do what it was asked outside a decision.
 pub(crate) fn store(py: Python<'_>, problem: &StoreError) -> PyErr {
-    let admission = Admission::store_error(Code::StoreError, &problem.to_string());
-    let decision = Decision::block(&std::sync::Arc::from("store"), admission.reasons);
+    store_text(py, &problem.to_string())
+}
+
+/// A file that cannot be opened as a store; the error names it.
+#[cold]
+pub(crate) fn unopened(py: Python<'_>, path: &Path, problem: StoreError) -> PyErr {
+    let (StoreError::NotCommitted(text) | StoreError::Unknown(text) | StoreError::Damaged(text)) = problem;
+    let path = path.display().to_string();
+    if text.contains(&path) { store_text(py, &text) } else { store_text(py, &format!("`{path}`: {text}")) }
+}
+
+fn store_text(py: Python<'_>, text: &str) -> PyErr {
+    let admission = Admission::store_error(Code::StoreError, text);
+    let decision = Decision::block(&std::sync::Arc::from("store"), admission.reasons).durable(true);
     match decision.into_pyobject(py) {
         Ok(decision) => denied(py, Code::StoreError, decision.into_any()),
         Err(error) => error,

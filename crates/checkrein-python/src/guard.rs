@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use checkrein::engine::{Admitted, CompiledPolicy, Engine as CoreEngine};
-use checkrein::store::PermitId;
+use checkrein::engine::{Admitted, CompileError, CompiledPolicy, Engine as CoreEngine};
+use checkrein::store::{OwnedInputs, PermitId, Step};
 use checkrein_core::admission::{Admission, Inputs, KeyValue, Verdict};
 use checkrein_core::code::Code;
 use checkrein_core::decision::Reason;
@@ -23,6 +23,7 @@ use crate::inputs::{Reader, Reading};
 use crate::operation::Operation;
 use crate::permit::{Hooks, Permit, Taken};
 use crate::simple::Simple;
+use crate::waiting::{Bell, Ticket};
 use crate::{entry, error, reason, spec};
 
 /// The arguments of a call that the guard copied, and those it took as they are.
@@ -49,6 +50,12 @@ pub(crate) struct Guard {
     pub(crate) hooks: Hooks,
     /// The records of its once gate, and the gate's name.
     pub(crate) once: Option<(Family, Arc<str>)>,
+    /// Its decisions may wait for a disk.
+    pub(crate) waits: bool,
+    /// It waits, and its calls run on event loops: whatever need not be waited for is not.
+    pub(crate) on_loop: bool,
+    /// A store that cannot answer lets calls through: it is a single rate limit whose owner wants that.
+    open: bool,
 }
 
 /// How a call was decided.
@@ -71,9 +78,14 @@ impl Guard {
         base.check_fork(py)?;
         let mut described = spec::read(description)?;
         let gates = std::mem::take(&mut described.gates);
-        let policy = base.engine.compile(gates, described.leases).map_err(|problem| {
-            error::config(py, &problem.to_string(), "policy", "look at the named gate of this guard")
+        let compiled = py.detach(|| base.engine.compile(gates, described.leases));
+        let policy = compiled.map_err(|problem| match problem {
+            CompileError::Store(problem) => error::store(py, &problem),
+            CompileError::Policy(problem) => {
+                error::config(py, &problem.to_string(), "policy", "look at the named gate of this guard")
+            }
         })?;
+        let waits = base.engine.waits();
         let reader = described.take_reader(base.tenant.clone())?;
         let once = policy.policy().gates().iter().find_map(|gate| match &gate.check {
             Check::Once(once) => Some((once.family, Arc::clone(&gate.name))),
@@ -82,8 +94,9 @@ impl Guard {
         Ok(Self {
             engine: base.engine.clone(),
             shared: Arc::clone(&base.shared),
-            quiet: reader.is_quiet(),
-            simple: Simple::of(&reader, &described.hooks),
+            // Whoever lets go of the interpreter while it waits takes the general way.
+            quiet: !waits && reader.is_quiet(),
+            simple: if waits { None } else { Simple::of(&reader, &described.hooks) },
             policy,
             reader,
             slots: described.slots,
@@ -91,6 +104,9 @@ impl Guard {
             raises: described.raises,
             hooks: described.hooks,
             once,
+            waits,
+            on_loop: waits && described.on_loop,
+            open: described.open,
             owner: owner.unbind(),
         })
     }
@@ -127,16 +143,56 @@ impl Guard {
         // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
         let peeked = unsafe {
             self.with_slots(py, &pointers, &mut copies, |reading| {
-                self.reader.decide(reading, |inputs| self.engine.peek(&self.policy, inputs))
+                self.reader
+                    .decide(reading, |inputs| self.waiting(py, || self.engine.peek(&self.policy, inputs)))
             })?
         };
         Ok(match peeked {
             Ok((admission, meters)) => {
                 let Admission { verdict, reasons, observed, .. } = admission;
-                Decision::new(tool, &verdict, reasons, observed, meters)
+                Decision::new(tool, &verdict, reasons, observed, meters).durable(self.waits)
             }
-            Err(reasons) => Decision::block(tool, reasons),
+            Err(reasons) => self.block(reasons),
         })
+    }
+
+    /// Decides a call without waiting: a ticket whose answer is there when the bell rings with `number`, or a refusal
+    /// that no store was asked for.
+    #[pyo3(signature = (bell, number, *args))]
+    fn _submit(
+        slf: &Bound<'_, Self>,
+        bell: &Bell,
+        number: u64,
+        args: &Bound<'_, PyTuple>,
+    ) -> PyResult<Py<PyAny>> {
+        let (py, guard) = (slf.py(), slf.get());
+        if guard.shared.is_foreign() {
+            return Err(error::forked(py));
+        }
+        let pointers: SmallVec<[*mut ffi::PyObject; 8]> =
+            args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
+        let mut copies = Copies::new();
+        // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
+        let read = unsafe {
+            guard.with_slots(py, &pointers, &mut copies, |reading| {
+                let held = guard.hooks.held(&reading.costs);
+                guard.reader.decide(reading, |inputs| {
+                    let key = guard.once.as_ref().and_then(|(family, _)| record_of(*family, inputs));
+                    (OwnedInputs::from(inputs), Taken { held, key, observed: Vec::new() })
+                })
+            })?
+        };
+        let (inputs, taken) = match read {
+            Ok(read) => read,
+            Err(reasons) => {
+                let refused = Decided::Blocked(Box::new(guard.block(reasons)));
+                return guard.answer(py, slf, Ok(refused));
+            }
+        };
+        let step = Step::Admit(Arc::clone(&guard.policy), inputs);
+        // SAFETY: as above.
+        let copied = if copies.is_empty() { None } else { Some(unsafe { merged(py, &pointers, copies)? }) };
+        Ok(Py::new(py, Ticket::new(slf, step, bell, number, taken, copied))?.into_any())
     }
 
     /// The operation that a refused call found in doubt; `None` if that is not the first reason of its decision.
@@ -191,6 +247,17 @@ impl Guard {
 }
 
 impl Guard {
+    /// Runs what may wait for a disk; other threads run Python meanwhile.
+    #[inline]
+    pub(crate) fn waiting<T: Send>(&self, py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+        if self.waits { py.detach(work) } else { work() }
+    }
+
+    /// A refusal of a call of this guard.
+    pub(crate) fn block(&self, reasons: Vec<Reason>) -> Decision {
+        Decision::block(&self.reader.tool, reasons).durable(self.waits)
+    }
+
     /// Copies what must be copied, reads what the gates ask for, and hands it to `decide`.
     ///
     /// # Safety
@@ -257,18 +324,18 @@ impl Guard {
                     self.hooks.held(&reading.costs)
                 };
                 let admitted = self.reader.decide(reading, |inputs| {
-                    let admitted = self.engine.admit(&self.policy, inputs);
+                    let admitted = self.waiting(py, || self.engine.admit(&self.policy, inputs));
                     let run = admitted.admission.verdict == Verdict::Allow;
                     let once = self.once.as_ref().filter(|_| run);
                     (admitted, once.and_then(|(family, _)| record_of(*family, inputs)))
                 });
-                admitted.map(|(admitted, key)| (admitted, Taken { held, key }))
+                admitted.map(|(admitted, key)| (admitted, Taken { held, key, observed: Vec::new() }))
             })?
         };
         let (admitted, taken) = match admitted {
             Ok(admitted) => admitted,
             Err(reasons) => {
-                return Ok(Decided::Blocked(Box::new(Decision::block(&self.reader.tool, reasons))));
+                return Ok(Decided::Blocked(Box::new(self.block(reasons))));
             }
         };
         // SAFETY: as for this function.
@@ -286,18 +353,26 @@ impl Guard {
         taken: Taken,
         copied: impl FnOnce() -> PyResult<Option<Bound<'py, PyTuple>>>,
     ) -> PyResult<Decided<'py>> {
-        let Admission { verdict, reasons, observed, .. } = admitted.admission;
+        let Admission { mut verdict, mut reasons, mut observed, .. } = admitted.admission;
+        if self.open && reasons.first().is_some_and(|reason| reason.code == Code::StoreError) {
+            // Its owner wants it to let calls through then; who watches the engine is told.
+            observed.append(&mut reasons);
+            verdict = Verdict::Allow;
+        }
         if !observed.is_empty() {
             // SAFETY: the calling thread is attached; `py` is the proof.
             unsafe { Python::attach_unchecked(|py| self.observed(py, &observed))? };
         }
         match verdict {
-            Verdict::Allow => Ok(Decided::Allowed(admitted.permit, copied()?, taken)),
+            Verdict::Allow => {
+                let taken = Taken { observed, ..taken };
+                Ok(Decided::Allowed(admitted.permit, copied()?, taken))
+            }
             Verdict::Replay(result) => Ok(Decided::Replay(result)),
             Verdict::Block => {
                 let decision =
                     Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());
-                Ok(Decided::Blocked(Box::new(decision)))
+                Ok(Decided::Blocked(Box::new(decision.durable(self.waits))))
             }
         }
     }
@@ -311,11 +386,15 @@ impl Guard {
     ) -> PyResult<Py<PyAny>> {
         let listening = self.shared.listening.load(Ordering::Acquire);
         let tool = &self.reader.tool;
-        let plain = |verdict: &Verdict| Decision::new(tool, verdict, Vec::new(), Vec::new(), Vec::new());
+        let plain = |verdict: &Verdict| {
+            Decision::new(tool, verdict, Vec::new(), Vec::new(), Vec::new()).durable(self.waits)
+        };
         match decided? {
-            Decided::Allowed(permit, copied, taken) => {
+            Decided::Allowed(permit, copied, mut taken) => {
                 if listening {
-                    self.announce(py, Bound::new(py, plain(&Verdict::Allow))?.into_any());
+                    let observed = std::mem::take(&mut taken.observed);
+                    let decision = Decision::new(tool, &Verdict::Allow, Vec::new(), observed, Vec::new());
+                    self.announce(py, Bound::new(py, decision.durable(self.waits))?.into_any());
                 }
                 if self.policy.policy().settles() {
                     let guard = slf.clone().unbind();

@@ -12,12 +12,14 @@ mod guard;
 mod inputs;
 mod operation;
 mod permit;
+mod place;
 mod reason;
 mod result;
 mod scope;
 mod simple;
 mod source;
 mod spec;
+mod waiting;
 
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -29,6 +31,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<operation::Operation>()?;
     module.add_class::<permit::Permit>()?;
     module.add_class::<scope::Expression>()?;
+    module.add_class::<waiting::Bell>()?;
+    module.add_class::<waiting::Ticket>()?;
+    module.add_class::<waiting::Ending>()?;
     module.add_function(wrap_pyfunction!(decision::timeout_decision, module)?)?;
     engine::register(module)?;
     dropin::register(module)

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use checkrein::engine::SettleError;
-use checkrein::store::PermitId;
+use checkrein::store::{OwnedSettlement, PermitId, StepResult, StoreError};
 use checkrein_core::admission::PermitError;
 use checkrein_core::amount::{Amount, Unit};
+use checkrein_core::decision::Reason;
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::Cost;
 use checkrein_core::gate::once::OperationState;
@@ -23,6 +24,7 @@ use crate::error;
 use crate::guard::Guard;
 use crate::operation::Operation;
 use crate::result::Codec;
+use crate::waiting::{self, Bell, Ending};
 
 /// What happens when a call ends, beyond the gates themselves.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub(crate) struct Taken {
     pub(crate) held: SmallVec<[Amount; 2]>,
     /// The record of its once key.
     pub(crate) key: Option<Box<Key>>,
+    /// What would have refused it, but did not: gates in observe mode, a store that may fail open.
+    pub(crate) observed: Vec<Reason>,
 }
 
 /// What an admitted call holds; finished once.
@@ -94,7 +98,11 @@ impl Drop for Permit {
         let guard = self.guard.get();
         if let Some(id) = self.id.filter(|_| *self.open.get_mut() && !guard.shared.is_foreign()) {
             // It may have ended at the end of its lease: then there is nothing left to say.
-            let _ = guard.engine.finish(id, &Settlement::new(self.unknown(), Health::Neutral));
+            if guard.waits {
+                self.finish_unwaited(id, self.unknown(), Health::Neutral);
+            } else {
+                let _ = guard.engine.finish(id, &Settlement::new(self.unknown(), Health::Neutral));
+            }
         }
     }
 }
@@ -121,6 +129,15 @@ impl Permit {
         if self.guard.get().hooks.once { Outcome::InDoubt } else { Outcome::Done(None) }
     }
 
+    pub(crate) fn guard(&self) -> &Guard {
+        self.guard.get()
+    }
+
+    /// The permit's name in the store, unless there is none or it is a parent process's.
+    pub(crate) fn open_id(&self) -> Option<PermitId> {
+        self.id.filter(|_| !self.guard().shared.is_foreign())
+    }
+
     fn finish(
         &self,
         py: Python<'_>,
@@ -128,26 +145,46 @@ impl Permit {
         health: Health,
         actual: &[Amount],
     ) -> Result<(), SettleError> {
-        let guard = self.guard.get();
-        // The parent of a forked process ends its calls itself.
-        let Some(id) = self.id.filter(|_| !guard.shared.is_foreign()) else { return Ok(()) };
-        let stored = matches!(outcome, Outcome::Done(Some(_)));
-        let word = match &outcome {
-            Outcome::Done(_) => "done",
-            Outcome::FailedClean => "failed_clean",
-            Outcome::InDoubt => "in_doubt",
-        };
-        let settlement = Settlement { outcome, health, actual };
-        guard.engine.finish(id, &settlement)?;
-        self.open.store(false, Ordering::Release);
-        if guard.shared.listening.load(Ordering::Acquire) {
-            let stored = (guard.hooks.once && word == "done").then_some(stored);
-            let owner = guard.owner.bind(py);
-            if let Err(error) = owner.call_method1("_ended", (&*guard.reader.tool, word, stored)) {
-                error::unraisable(py, error, owner.as_any());
-            }
+        let guard = self.guard();
+        let Some(id) = self.open_id() else { return Ok(()) };
+        if guard.on_loop && !matches!(outcome, Outcome::Done(Some(_))) && actual.is_empty() {
+            // An event loop does not wait to tell that something failed; who is told of success has waited.
+            self.finish_unwaited(id, outcome.clone(), health);
+        } else {
+            let settlement = Settlement { outcome: outcome.clone(), health, actual };
+            guard.waiting(py, || guard.engine.finish(id, &settlement))?;
         }
+        self.ended(py, &outcome);
         Ok(())
+    }
+
+    fn finish_unwaited(&self, id: PermitId, outcome: Outcome, health: Health) {
+        let shared = Arc::clone(&self.guard().shared);
+        let then = move |results: Result<Vec<StepResult>, StoreError>| {
+            let lost = |result: &StepResult| matches!(result, StepResult::Failed(_));
+            if !results.is_ok_and(|results| !results.iter().any(lost)) {
+                shared.unrecorded.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        self.guard().engine.submit_then(vec![waiting::finish(id, outcome, health)], Box::new(then));
+    }
+
+    /// The outcome is committed, or on its way: tells the engine's listeners.
+    pub(crate) fn ended(&self, py: Python<'_>, outcome: &Outcome) {
+        self.open.store(false, Ordering::Release);
+        let guard = self.guard();
+        if !guard.shared.listening.load(Ordering::Acquire) {
+            return;
+        }
+        let (word, stored) = match outcome {
+            Outcome::Done(stored) => ("done", guard.hooks.once.then_some(stored.is_some())),
+            Outcome::FailedClean => ("failed_clean", None),
+            Outcome::InDoubt => ("in_doubt", None),
+        };
+        let owner = guard.owner.bind(py);
+        if let Err(error) = owner.call_method1("_ended", (&*guard.reader.tool, word, stored)) {
+            error::unraisable(py, error, owner.as_any());
+        }
     }
 
     /// Ends the call; a problem is logged, and never hides what the tool raised.
@@ -158,20 +195,68 @@ impl Permit {
         health: Health,
         actual: &[Amount],
     ) -> Result<(), SettleError> {
-        let ended = match self.finish(py, outcome.clone(), health, actual) {
+        let ended = self.finish(py, outcome.clone(), health, actual);
+        self.settled(py, ended, outcome, health)
+    }
+
+    /// What a settlement came to, after a second try without the actual costs where those were the problem.
+    fn settled(
+        &self,
+        py: Python<'_>,
+        ended: Result<(), SettleError>,
+        outcome: Outcome,
+        health: Health,
+    ) -> Result<(), SettleError> {
+        let ended = match ended {
             // A permit in doubt may have been settled at the end of its lease: nothing is lost.
             Err(SettleError::Permit(PermitError::Finished)) if self.late.load(Ordering::Acquire) => Ok(()),
             Err(SettleError::Permit(PermitError::Meter(problem))) => {
                 let text = format!("the actual cost was not taken, the full hold was: {problem}");
-                self.guard.get().warn(py, &text);
+                self.guard().warn(py, &text);
                 self.finish(py, outcome, health, &[])
             }
             ended => ended,
         };
         if let Err(problem) = &ended {
-            self.guard.get().warn(py, &format!("the outcome was not recorded: {problem}"));
+            self.guard().warn(py, &format!("the outcome was not recorded: {problem}"));
         }
         ended
+    }
+
+    /// The call returned, and this is what became of its outcome: its result, or the error that carries it.
+    pub(crate) fn returned<'py>(
+        &self,
+        py: Python<'py>,
+        ended: Result<(), SettleError>,
+        outcome: Outcome,
+        result: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match self.settled(py, ended, outcome, Health::Success) {
+            // What is not known to be done must not look as if it were.
+            Err(problem) if self.guard().hooks.once || self.guard().waits => {
+                let tool = &self.guard().reader.tool;
+                Err(error::not_recorded(py, tool, problem.code(), &problem.to_string(), result))
+            }
+            _ => Ok(result),
+        }
+    }
+
+    /// What a result is stored as, and what it cost.
+    fn settlement(
+        &self,
+        py: Python<'_>,
+        result: &Bound<'_, PyAny>,
+    ) -> PyResult<(Outcome, SmallVec<[Amount; 2]>)> {
+        let guard = self.guard();
+        let read = (|| {
+            let stored = if guard.hooks.once { guard.encode(py, result)? } else { None };
+            Ok((Outcome::Done(stored), self.actual(py, result)?))
+        })();
+        if read.is_err() {
+            // Ctrl-C in a hook: the tool is done all the same.
+            let _ = self.end(py, Outcome::Done(None), Health::Success, &[]);
+        }
+        read
     }
 
     /// The call raised this; ends it, and says so on the exception if that failed.
@@ -238,26 +323,21 @@ impl Permit {
 
     /// The call returned; settles it and hands the result back.
     fn done<'py>(&self, py: Python<'py>, result: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let hooks = &self.guard.get().hooks;
-        let ended = (|| {
-            let stored = if hooks.once { self.guard.get().encode(py, &result)? } else { None };
-            Ok((stored, self.actual(py, &result)?))
-        })();
-        match ended {
-            Ok((stored, actual)) => match self.end(py, Outcome::Done(stored), Health::Success, &actual) {
-                // An operation that is not known to be done must not look as if it were.
-                Err(problem) if hooks.once => {
-                    let tool = &self.guard.get().reader.tool;
-                    Err(error::not_recorded(py, tool, problem.code(), &problem.to_string(), result))
-                }
-                _ => Ok(result),
-            },
-            Err(error) => {
-                // Ctrl-C in a hook: the tool is done all the same.
-                let _ = self.end(py, Outcome::Done(None), Health::Success, &[]);
-                Err(error)
-            }
-        }
+        let (outcome, actual) = self.settlement(py, &result)?;
+        let ended = self.finish(py, outcome.clone(), Health::Success, &actual);
+        self.returned(py, ended, outcome, result)
+    }
+
+    /// The call returned; hands its settlement to the store, and rings the bell with `number` when it is committed.
+    fn _done_later<'py>(
+        slf: &Bound<'py, Self>,
+        bell: &Bell,
+        number: u64,
+        result: &Bound<'py, PyAny>,
+    ) -> PyResult<Ending> {
+        let (outcome, actual) = slf.get().settlement(slf.py(), result)?;
+        let settlement = OwnedSettlement { outcome, health: Health::Success, actual: actual.into_vec() };
+        Ok(Ending::new(slf, result, settlement, bell, number))
     }
 
     /// The operation of its once key.

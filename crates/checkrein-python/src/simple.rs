@@ -70,6 +70,8 @@ impl Simple {
         {
             return Some(None);
         }
-        Some(Some(guard.decided(py, admitted, Taken { held: self.held.clone(), key: None }, || Ok(None))))
+        Some(Some(
+            guard.decided(py, admitted, Taken { held: self.held.clone(), ..Taken::default() }, || Ok(None)),
+        ))
     }
 }

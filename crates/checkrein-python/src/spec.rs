@@ -21,6 +21,8 @@ pub(crate) struct Described {
     pub(crate) copies: bool,
     pub(crate) raises: bool,
     pub(crate) hooks: Hooks,
+    pub(crate) on_loop: bool,
+    pub(crate) open: bool,
     reader: Option<Reader>,
 }
 
@@ -71,6 +73,8 @@ pub(crate) fn read(from: &Bound<'_, PyAny>) -> PyResult<Described> {
         slots: item(from, "slots")?,
         copies: item(from, "copies")?,
         raises: item(from, "raises")?,
+        on_loop: item(from, "on_loop")?,
+        open: item(from, "open")?,
         hooks: Hooks::read(&from.get_item("hooks")?)?,
         reader: Some(reader),
     })

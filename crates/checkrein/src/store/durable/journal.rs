@@ -13,9 +13,10 @@ use checkrein_core::ledger::entry::{
 use checkrein_core::time::{Span, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use super::row::number_key;
+use super::row::{number_key, read_number};
 use super::{Durable, Table, Tables};
 use crate::engine::CompiledPolicy;
+use crate::ledger::{Moment, Row as SealedRow};
 use crate::store::{OwnedAction, StoreError};
 
 /// What a ledger keeps of the arguments of actions.
@@ -273,9 +274,10 @@ impl Durable {
             return Ok(());
         }
         let due = |refusals: &Refusals| everything || refusals.since.after(COALESCE) <= now;
-        let gone: Vec<Refusals> =
-            self.journal.refusals.extract_if(.., |_, refusals| due(refusals)).map(|(_, r)| r).collect();
-        for refusals in gone {
+        let names = self.journal.refusals.iter().filter(|(_, refusals)| due(refusals));
+        let names: Vec<[u8; 16]> = names.map(|(name, _)| *name).collect();
+        for name in names {
+            let Some(refusals) = self.journal.refusals.remove(&name) else { continue };
             let Some(repeated) = refusals.more else { continue };
             let action = &refusals.action;
             let decision = Decision {
@@ -298,6 +300,40 @@ impl Durable {
             self.append(tables, now, Body::Decision(&decision))?;
         }
         Ok(())
+    }
+
+    /// Writes what a sealer has made of the ledger, in a transaction that shows it where the store stands.
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub fn seal(
+        &mut self,
+        tables: &mut impl Tables,
+        now: Timestamp,
+        make: impl FnOnce(&Moment) -> Vec<SealedRow>,
+    ) -> Result<(), StoreError> {
+        self.transact(tables, now, |durable, tables, now| {
+            let newest = tables.last(Table::Checkpoint)?.and_then(|(key, _)| read_number(&key));
+            let sum: String = durable.head.sum.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+            let moment = Moment { now, newest, head: Some((durable.head.commit, sum)) };
+            for row in make(&moment) {
+                tables.put(row.table, &row.key, &row.body)?;
+                durable.wrote = true;
+            }
+            Ok(())
+        })
+    }
+
+    /// The ledger ends where the store says that it does.
+    pub(super) fn check_end(&self, tables: &mut impl Tables) -> Result<(), StoreError> {
+        let last = tables.last(Table::Entry)?.and_then(|(key, _)| read_number(&key));
+        let (entries, expected) = (last.map_or(0, |last| last + 1), self.head.next_entry);
+        if entries == expected {
+            return Ok(());
+        }
+        Err(StoreError::Damaged(format!(
+            "the ledger has {entries} entries and the store wrote {expected}; restore a backup or look for what removed them"
+        )))
     }
 
     /// Writes how an action ended.

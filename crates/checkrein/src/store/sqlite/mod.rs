@@ -20,11 +20,13 @@ use parking_lot::Mutex;
 use super::durable::{Durable, FamilyKey, KeepArguments, LedgerOptions, Options, ProcessInfo, Report};
 use super::{Cursor, OwnedSettlement, Page, Step, StepResult, StoreError};
 use crate::clock::Clock;
+use crate::ledger::{LedgerError, Sealer};
 
 mod clock;
 mod lock;
 mod place;
 mod queue;
+mod seal;
 mod tables;
 mod writer;
 
@@ -35,6 +37,7 @@ pub use tables::SqliteTables;
 
 use lock::{ProcessLocks, WriterLock};
 use queue::{Call, Job, Queue, Reply, Waiter, ended};
+use seal::SealPlan;
 use writer::Writer;
 
 /// How long a caller waits for its turn before the store counts as gone; once its steps are being committed, as long
@@ -59,6 +62,27 @@ pub struct SqliteOptions {
     pub wal_limit: u64,
     /// What the ledger keeps of arguments; `None` keeps no ledger.
     pub ledger: Option<KeepArguments>,
+    /// The file of the key that signs the ledger's checkpoints; beside the store's file by default, made at first use.
+    pub key: Option<PathBuf>,
+    /// A file or URL that is sent each checkpoint, and asked at the start whether the ledger is the one it saw.
+    pub witness: Option<String>,
+    /// How often the ledger is sealed; `None` leaves that to other processes, and needs no key.
+    pub seal: Option<SealEvery>,
+}
+
+/// When entries of the ledger are sealed by a signed checkpoint: until then a change of them cannot be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealEvery {
+    /// After so many entries ...
+    pub entries: u64,
+    /// ... and no later than this after the first of them.
+    pub time: Duration,
+}
+
+impl Default for SealEvery {
+    fn default() -> Self {
+        Self { entries: 1_000, time: Duration::from_secs(10) }
+    }
 }
 
 impl Default for SqliteOptions {
@@ -69,6 +93,9 @@ impl Default for SqliteOptions {
             patience: DEFAULT_PATIENCE,
             wal_limit: DEFAULT_WAL_LIMIT,
             ledger: Some(KeepArguments::default()),
+            key: None,
+            witness: None,
+            seal: Some(SealEvery::default()),
         }
     }
 }
@@ -87,6 +114,7 @@ struct Shared {
     patience: Duration,
     epoch: u64,
     keeps_ledger: bool,
+    sealer: Mutex<Option<Sealer>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -273,6 +301,12 @@ impl SqliteStore {
         self.call(Durable::collect)
     }
 
+    /// Why the last attempt to seal the ledger, or to tell the witness, failed; nothing if it did not.
+    #[must_use]
+    pub fn sealing_error(&self) -> Option<String> {
+        self.0.sealer.lock().as_ref().and_then(Sealer::error)
+    }
+
     /// Copies the whole store into a new file, as of one instant, while it is in use.
     ///
     /// # Errors
@@ -291,11 +325,16 @@ impl SqliteStore {
     }
 }
 
+fn refused(error: &LedgerError) -> StoreError {
+    StoreError::NotCommitted(error.to_string())
+}
+
 impl Shared {
     /// Opens the file in a thread of its own; the second value lives as long as that thread.
     fn start(path: PathBuf, options: SqliteOptions) -> Result<(Self, Weak<()>), StoreError> {
         let locks = lock::directory_of(&path);
         let (queue, patience) = (Arc::new(Queue::default()), options.patience);
+        let seal = SealPlan::of(&path, &options)?;
         let keeps_ledger = options.ledger.is_some();
         let (send, receive) = std::sync::mpsc::sync_channel(2);
         let (file, jobs, alive) = (path.clone(), Arc::clone(&queue), Arc::new(()));
@@ -308,7 +347,7 @@ impl Shared {
             let turn = || send.send(Ok(None)).is_ok();
             match open(&file, &locks, &options, turn) {
                 Err(error) => drop(send.send(Err(error))),
-                Ok((writer, clock)) => {
+                Ok((mut writer, clock)) => {
                     let epoch = writer.epoch();
                     if send.send(Ok(Some((clock, epoch)))).is_ok() {
                         writer.run(&jobs);
@@ -331,8 +370,13 @@ impl Shared {
             opened = receive.recv_timeout(SLOW_OPEN).map_err(slow)??;
         }
         let (clock, epoch) = opened.ok_or_else(ended)?;
-        let (process, thread) = (std::process::id(), Mutex::new(Some(thread)));
-        Ok((Self { path, process, queue, clock, patience, epoch, keeps_ledger, thread }, open_until))
+        let (process, thread, sealer) = (std::process::id(), Mutex::new(Some(thread)), Mutex::new(None));
+        let shared = Self { path, process, queue, clock, patience, epoch, keeps_ledger, sealer, thread };
+        if let Some(seal) = seal {
+            let sealer = seal.start(&shared.path, Arc::clone(&shared.queue));
+            *shared.sealer.lock() = Some(sealer.map_err(|error| refused(&error))?);
+        }
+        Ok((shared, open_until))
     }
 
     /// The queue, unless this is a forked child: its parent's thread is not here, and its file must not be touched.
@@ -354,10 +398,22 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.process != std::process::id() {
+            // Their threads are the parent's.
+            std::mem::forget(self.sealer.get_mut().take());
             return;
         }
+        let (done, left) = std::sync::mpsc::sync_channel(1);
+        if self.queue.push(Job::Leave(done)).is_ok() {
+            // A writer that waits for a lock that never comes leaves the rest to the next process.
+            let _ = left.recv_timeout(self.patience);
+        }
+        // The sealer seals what is left, through the queue.
+        drop(self.sealer.get_mut().take());
         self.queue.close();
-        if let Some(thread) = self.thread.get_mut().take() {
+        let thread = self.thread.get_mut().take();
+        // The last handle may go in a callback of the writer itself, which cannot wait for its own end.
+        let own = |thread: &std::thread::JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = thread.filter(|thread| !own(thread)) {
             // What is in the queue is still committed. A writer that waits for a lock that never comes is left alone.
             let patience = std::time::Instant::now() + self.patience * 2;
             while !thread.is_finished() && std::time::Instant::now() < patience {

@@ -20,6 +20,8 @@ pub(super) type Call = Box<dyn FnOnce(&mut Durable, &mut SqliteTables, Timestamp
 pub(super) enum Job {
     Steps(Vec<Step>, Reply),
     Call(Call),
+    /// Leave the store: what is still open is moved on. After it only the sealer writes.
+    Leave(std::sync::mpsc::SyncSender<()>),
 }
 
 /// Who wants to know what became of steps. One that is dropped says so to whoever waits.
@@ -240,7 +242,7 @@ impl Queue {
         while let Some(job) = state.jobs.front() {
             steps += match job {
                 Job::Steps(batch, _) => batch.len(),
-                Job::Call(_) => 1,
+                Job::Call(_) | Job::Leave(_) => 1,
             };
             if steps > most && !into.is_empty() {
                 break;

@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::lock::WriterLock;
 use crate::store::StoreError;
-use crate::store::durable::{Rows, Table, Tables};
+use crate::store::durable::{Rows, SCHEMA, Table, Tables};
 
 /// The first version without the bug that two connections could corrupt a file by writing and resetting its log at once
 /// (<https://sqlite.org/wal.html>, "the WAL-reset bug").
@@ -24,6 +24,9 @@ const WAL_SOFT: u64 = 64 << 20;
 const WAL_PATIENCE: Duration = Duration::from_millis(20);
 /// The size of the log is looked at after so many commits.
 const LOOK_AT_WAL: u32 = 32;
+
+/// What brings the tables of the version before to this version, in order. Tables that are new are made in any case.
+const MIGRATIONS: &[(u32, &str)] = &[];
 
 /// The tables of a store in one SQLite file.
 #[derive(Debug)]
@@ -52,16 +55,28 @@ pub(super) fn look_at(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY).map_err(failed)?;
     connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
     connection.pragma_update(None, "cell_size_check", true).map_err(failed)?;
-    let read = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let (application, version) =
-        (read("application_id").map_err(failed)?, read("user_version").map_err(failed)?);
+    match recognise(&connection, path)? {
+        Some(_) => Ok(connection),
+        None => Err(StoreError::NotCommitted(format!("`{}` is empty", path.display()))),
+    }
+}
+
+/// The version of a store's tables, or nothing if the file is empty.
+fn recognise(connection: &Connection, path: &Path) -> Result<Option<u32>, StoreError> {
+    let read = |sql: &str| {
+        let value = connection.query_row(sql, [], |row| row.get::<_, i32>(0));
+        value.map_err(|error| not_committed(&error))
+    };
+    let (application, version) = (read("PRAGMA application_id")?, read("PRAGMA user_version")?);
+    let objects = read("SELECT count(*) FROM sqlite_schema")?;
     let refuse = |what: &str| Err(StoreError::NotCommitted(format!("`{}` {what}", path.display())));
     match (application, version) {
-        (APPLICATION, version) if version > crate::store::durable::SCHEMA.cast_signed() => {
-            refuse("was written by a later version of checkrein; use that one")
+        (APPLICATION, version) if version > SCHEMA.cast_signed() => {
+            refuse(&format!("was written by a later version of checkrein (schema {version}); use that one"))
         }
-        (APPLICATION, _) => Ok(connection),
-        _ => refuse("is not a checkrein store"),
+        (APPLICATION, version) => Ok(Some(version.cast_unsigned())),
+        (0, 0) if objects == 0 => Ok(None),
+        _ => refuse("is a database of another program; name another file"),
     }
 }
 
@@ -211,41 +226,34 @@ impl SqliteTables {
     }
 
     fn make_tables(&mut self) -> Result<(), StoreError> {
-        let read = |name: &str| -> Result<i32, StoreError> {
-            let value = self.connection.pragma_query_value(None, name, |row| row.get(0));
-            value.map_err(|error| not_committed(&error))
-        };
-        let (application, version) = (read("application_id")?, read("user_version")?);
-        let count = "SELECT count(*) FROM sqlite_schema";
-        let objects: i64 =
-            self.connection.query_row(count, [], |row| row.get(0)).map_err(|error| not_committed(&error))?;
-        let path = self.path.display();
-        match (application, version) {
-            (APPLICATION, version) if version > crate::store::durable::SCHEMA.cast_signed() => {
-                return Err(StoreError::NotCommitted(format!(
-                    "`{path}` was written by a later version of checkrein (schema {version}); use that one"
-                )));
-            }
-            (APPLICATION, _) => {}
-            (0, 0) if objects == 0 => {}
-            _ => {
-                return Err(StoreError::NotCommitted(format!(
-                    "`{path}` is a database of another program; name another file"
-                )));
-            }
-        }
-        if application == APPLICATION && version == crate::store::durable::SCHEMA.cast_signed() {
-            return self.use_wal();
-        }
+        let version = recognise(&self.connection, &self.path)?;
         self.use_wal()?;
+        if version == Some(SCHEMA) {
+            return Ok(());
+        }
         self.lock.acquire()?;
-        let made = self.connection.execute_batch(&schema()).map_err(|error| not_committed(&error));
+        let made = self.bring_forward(version);
         if made.is_err() && !self.connection.is_autocommit() {
             // The error that matters is the one above.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
         self.lock.release();
-        made
+        made.map_err(|error| not_committed(&error))
+    }
+
+    /// Makes the tables of a new file, or brings those of an older version to the current one, in one transaction.
+    fn bring_forward(&self, from: Option<u32>) -> rusqlite::Result<()> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        // Another process may have been here while this one waited.
+        let now: i32 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let from = from.map_or(0, |from| from.max(now.cast_unsigned()));
+        for (version, sql) in MIGRATIONS {
+            if from > 0 && from < *version {
+                self.connection.execute_batch(sql)?;
+            }
+        }
+        self.connection.execute_batch(&schema())?;
+        self.connection.execute_batch("COMMIT")
     }
 
     fn use_wal(&self) -> Result<(), StoreError> {
@@ -329,7 +337,7 @@ pub(super) fn wal_size(database: &Path) -> u64 {
 
 /// The tables of the current version.
 fn schema() -> String {
-    let mut sql = String::from("BEGIN IMMEDIATE;\n");
+    let mut sql = String::new();
     for table in Table::ALL {
         let (name, key, rest) = (table.name(), "BLOB", " WITHOUT ROWID");
         let (key, rest) = if table.is_numbered() { ("INTEGER", "") } else { (key, rest) };
@@ -337,8 +345,7 @@ fn schema() -> String {
             "CREATE TABLE IF NOT EXISTS {name} (key {key} PRIMARY KEY NOT NULL, body BLOB NOT NULL){rest};\n"
         );
     }
-    let version = crate::store::durable::SCHEMA;
-    sql + &format!("PRAGMA application_id = {APPLICATION};\nPRAGMA user_version = {version};\nCOMMIT;")
+    sql + &format!("PRAGMA application_id = {APPLICATION};\nPRAGMA user_version = {SCHEMA};")
 }
 
 impl SqliteTables {

@@ -25,11 +25,12 @@ pub(super) struct Writer {
     tables: SqliteTables,
     clock: Clock,
     liveness: ProcessLocks,
+    left: bool,
 }
 
 impl Writer {
     pub(super) fn new(durable: Durable, tables: SqliteTables, clock: Clock, liveness: ProcessLocks) -> Self {
-        Self { durable, tables, clock, liveness }
+        Self { durable, tables, clock, liveness, left: false }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -45,7 +46,7 @@ impl Writer {
                 Waited::Jobs => self.turn(queue),
                 Waited::Idle => self.commit(Vec::new(), Vec::new()),
             }
-            if looked.elapsed() >= LOOK_FOR_DEAD {
+            if looked.elapsed() >= LOOK_FOR_DEAD && !self.left {
                 // A file that cannot be had now is looked at again later; whoever decides meanwhile is told.
                 let _ = self.durable.recover(&mut self.tables, self.clock.now(), &mut self.liveness);
                 looked = Instant::now();
@@ -54,10 +55,12 @@ impl Writer {
         self.leave();
     }
 
-    /// Leaves the store.
-    pub(super) fn leave(mut self) {
-        // What is left open is moved on by the next process, if this one cannot.
-        let _ = self.durable.close(&mut self.tables, self.clock.now(), &mut self.liveness);
+    /// Leaves the store; what is asked of it later may still be written.
+    pub(super) fn leave(&mut self) {
+        if !std::mem::replace(&mut self.left, true) {
+            // What is left open is moved on by the next process, if this one cannot.
+            let _ = self.durable.close(&mut self.tables, self.clock.now(), &mut self.liveness);
+        }
     }
 
     /// One turn with the file: has it first and takes the jobs then. Whoever stops waiting until then has taken nothing,
@@ -72,6 +75,11 @@ impl Writer {
                 // It tries for itself, and says why it cannot.
                 Job::Call(call) => {
                     call(&mut self.durable, &mut self.tables, self.clock.now());
+                    None
+                }
+                Job::Leave(done) => {
+                    self.leave();
+                    let _ = done.send(());
                     None
                 }
             });
@@ -92,6 +100,13 @@ impl Writer {
                     self.commit(std::mem::take(&mut steps), std::mem::take(&mut replies));
                     self.tables.end_turn();
                     call(&mut self.durable, &mut self.tables, self.clock.now());
+                }
+                Job::Leave(done) => {
+                    self.commit(std::mem::take(&mut steps), std::mem::take(&mut replies));
+                    self.tables.end_turn();
+                    self.leave();
+                    // Whoever closes the store may have stopped waiting.
+                    let _ = done.send(());
                 }
             }
         }

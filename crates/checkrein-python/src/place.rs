@@ -1,0 +1,78 @@
+//! What `store=` says: memory, or the file of a SQLite store; and what was probably meant when it is neither.
+
+use std::path::PathBuf;
+
+use checkrein::store::StoreError;
+use checkrein::store::sqlite::path_of;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::{convert, error};
+
+const HINT: &str = "use store=\"memory\", or store=\"sqlite:PATH\" for a file";
+/// Stores that come with later versions.
+const LATER: [&str; 6] = ["redis", "rediss", "valkey", "postgres", "postgresql", "mysql"];
+
+/// The file of a SQLite store; `None` for memory.
+pub(crate) fn file_of(py: Python<'_>, store: Option<&Bound<'_, PyAny>>) -> PyResult<Option<PathBuf>> {
+    let Some(store) = store else { return Ok(None) };
+    let Ok(text) = store.cast::<PyString>() else {
+        let text = format!("the store is a {}", convert::type_name(store));
+        return Err(error::config(py, &text, "store", HINT));
+    };
+    let text = text.to_str()?;
+    if text == "memory" {
+        return Ok(None);
+    }
+    let problem = match path_of(text) {
+        Ok(path) => return Ok(Some(path)),
+        Err(
+            StoreError::NotCommitted(problem) | StoreError::Unknown(problem) | StoreError::Damaged(problem),
+        ) => problem,
+    };
+    if text.starts_with("sqlite:") {
+        let (fact, hint) = problem.split_once("; ").unwrap_or((&problem, HINT));
+        return Err(error::config(py, fact, "store", hint));
+    }
+    let fact = format!("there is no store `{}`", text.escape_debug());
+    Err(error::config(py, &fact, "store", &meant(text)))
+}
+
+/// What somebody who wrote this probably meant.
+fn meant(text: &str) -> String {
+    let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
+    let scheme = scheme.to_lowercase();
+    let path = rest.trim_start_matches('/');
+    if LATER.contains(&scheme.as_str()) {
+        return format!("stores in {scheme} come with a later version; {HINT}");
+    }
+    if distance(&scheme, "sqlite") <= 2 || scheme == "file" {
+        let rest = if path.is_empty() { "PATH" } else { rest };
+        return format!("did you mean `sqlite:{}`?", rest.escape_debug());
+    }
+    if distance(&scheme, "memory") <= 2 {
+        return "did you mean `memory`?".to_owned();
+    }
+    let looks_like_a_file = [".db", ".sqlite", ".sqlite3"].iter().any(|end| text.ends_with(end));
+    if rest.is_empty() && (looks_like_a_file || text.contains('/')) {
+        return format!("did you mean `sqlite:{}`?", text.escape_debug());
+    }
+    HINT.to_owned()
+}
+
+/// Single characters to put in, take out or change between two short words.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (count, letter) in one.chars().take(32).enumerate() {
+        let mut next = vec![count + 1];
+        for (known, pair) in other.iter().zip(row.windows(2)) {
+            if let (&[above_left, above], Some(&left)) = (pair, next.last()) {
+                let changed = above_left + usize::from(*known != letter);
+                next.push(changed.min(above + 1).min(left + 1));
+            }
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}

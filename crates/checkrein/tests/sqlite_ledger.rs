@@ -1,0 +1,131 @@
+//! What the SQLite store writes into its ledger, and that a stranger can verify it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use checkrein::clock::{Clock, FakeClock};
+use checkrein::core::admission::{Action, Inputs, KeyValue, Verdict};
+use checkrein::core::amount::{Amount, Unit};
+use checkrein::core::fingerprint::RequestDigest;
+use checkrein::core::gate::breaker::Health;
+use checkrein::core::gate::budget::Cost;
+use checkrein::core::ledger::entry::EntryView;
+use checkrein::core::permit::{Outcome, Settlement};
+use checkrein::core::policy::{Charge, Leases, Mode};
+use checkrein::core::time::{Span, Timestamp};
+use checkrein::engine::{CompiledPolicy, Engine, GateSpec, GateSpecKind, WindowSpec};
+use checkrein::ledger::{Database, Scope, export, keys, verify_file};
+use checkrein::store::PermitId;
+use checkrein::store::sqlite::{SqliteOptions, SqliteStore};
+
+fn open(path: &Path, clock: &FakeClock) -> Engine {
+    let options = SqliteOptions { clock: Some(Clock::fake(clock.clone())), ..SqliteOptions::default() };
+    Engine::builder().sqlite(SqliteStore::open(path, options).unwrap()).build()
+}
+
+fn gate(name: &str, kind: GateSpecKind) -> GateSpec {
+    GateSpec { name: name.into(), mode: Mode::Enforce, kind }
+}
+
+fn policy(engine: &Engine) -> Arc<CompiledPolicy> {
+    let window = WindowSpec::Rolling(Span::from_secs(60));
+    let calls = GateSpecKind::Limit { key: 0, max_calls: 3, window, cooldown: Span::ZERO };
+    let money = GateSpecKind::Budget {
+        key: 0,
+        limit: Amount::from_units(100),
+        unit: Unit::Usd,
+        window: WindowSpec::Lifetime,
+        cost: 0,
+        charge: Charge::Hold,
+        hard: false,
+    };
+    engine.compile(vec![gate("calls", calls), gate("money", money)], Leases::default()).unwrap()
+}
+
+fn admit(engine: &Engine, policy: &Arc<CompiledPolicy>, amount: u64) -> (Verdict, Option<PermitId>) {
+    let action = Action {
+        namespace: "stripe",
+        name: "refund",
+        user: "ada",
+        arguments: Some(br#"{"amount":5}"#),
+        digest: Some(RequestDigest::from_bytes([7; 32])),
+        ..Action::default()
+    };
+    let inputs = Inputs {
+        tenant: "acme",
+        keys: &[KeyValue::Bytes(b"ada")],
+        costs: &[Cost::proven(Amount::from_units(amount))],
+        start: true,
+        action: Some(&action),
+        ..Inputs::default()
+    };
+    let admitted = engine.admit(policy, &inputs);
+    (admitted.admission.verdict, admitted.permit)
+}
+
+/// The ledger, an entry a line: kind, who, codes, outcome, how often.
+fn told(path: &Path) -> String {
+    let mut lines = String::new();
+    for (seq, bytes) in Database::open(path).unwrap().entries(0, 1_000).unwrap() {
+        let entry = EntryView::read(&bytes).unwrap();
+        assert_eq!(entry.seq, seq);
+        let text = String::from_utf8(bytes).unwrap();
+        let field = |name: &str| {
+            let start = text.find(&format!("\"{name}\":"))? + name.len() + 3;
+            Some(text[start..].trim_start_matches('"').split(['"', ',', '}']).next()?.to_owned())
+        };
+        let shown = ["kind", "event", "user", "code", "permit", "outcome", "by", "note", "count"];
+        let shown = shown.iter().filter_map(|name| field(name).map(|value| format!("{name}={value}")));
+        lines += &format!("{}\n", shown.collect::<Vec<_>>().join(" "));
+    }
+    lines
+}
+
+fn verified(path: &Path) -> checkrein::core::ledger::verify::Report {
+    let file = path.with_extension("jsonl");
+    let mut out = std::fs::File::create(&file).unwrap();
+    export(&Database::open(path).unwrap(), Scope::Sealed, &mut out).unwrap();
+    let key = keys::load_public(&keys::public_path(&keys::default_path(path))).unwrap();
+    verify_file(&file, &key, None).unwrap()
+}
+
+#[test]
+fn every_decision_and_every_outcome_is_an_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.db");
+    let clock = FakeClock::new(Timestamp::from_nanos(1_790_000_000_000_000_000));
+    let engine = open(&path, &clock);
+    let gates = policy(&engine);
+    let (_, first) = admit(&engine, &gates, 5);
+    let settlement =
+        Settlement { outcome: Outcome::Done(None), health: Health::Success, actual: &[Amount::ONE] };
+    engine.finish(first.unwrap(), &settlement).unwrap();
+    let (_, second) = admit(&engine, &gates, 5);
+    engine.finish(second.unwrap(), &Settlement::new(Outcome::InDoubt, Health::Failure)).unwrap();
+    assert_eq!(admit(&engine, &gates, 500).0, Verdict::Block);
+    for _ in 0..40 {
+        assert_eq!(admit(&engine, &gates, 500).0, Verdict::Block);
+    }
+    clock.advance(Span::from_secs(11));
+    // Left open: the store is closed before it ends, as when a program forgets about it.
+    admit(&engine, &gates, 5);
+    drop(engine);
+    assert_eq!(told(&path), EXPECTED);
+    let report = verified(&path);
+    assert!(report.is_valid(), "{report:?}");
+    assert_eq!(report.entries, 11);
+}
+
+const EXPECTED: &str = "\
+kind=event event=opened
+kind=event event=policy
+kind=intent user=ada permit=1
+kind=outcome permit=1 outcome=done by=caller
+kind=intent user=ada permit=2
+kind=outcome permit=2 outcome=in_doubt by=caller
+kind=refusal user=ada code=budget_exceeded
+kind=refusal user=ada code=budget_exceeded count=40
+kind=intent user=ada permit=3
+kind=outcome permit=3 outcome=in_doubt by=recovery
+kind=event event=closed
+";
