@@ -9,5 +9,6 @@ mod files;
 mod full;
 mod locked;
 mod processes;
+mod restore;
 mod wal;
 mod writer;

@@ -27,6 +27,7 @@ mod sweep;
 mod tables;
 
 pub use check::Report;
+pub(crate) use epochs::read_process;
 pub use epochs::{Liveness, ProcessInfo};
 pub use families::FamilyKey;
 pub use head::SCHEMA;

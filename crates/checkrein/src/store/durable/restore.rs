@@ -52,15 +52,9 @@ impl Liveness for Nobody {
 }
 
 impl Mark {
-    /// How far the store on this disk has come.
-    ///
-    /// # Errors
-    /// The disk cannot be read, or holds no store.
-    pub fn of(tables: &mut impl Tables) -> Result<Self, StoreError> {
-        tables.begin()?;
-        let head = Head::load(tables);
-        tables.rollback();
-        head.map(|head| Self::from(&head))
+    /// How far a store had come, from the row of its head.
+    pub(crate) fn read(row: &[u8]) -> Result<Self, StoreError> {
+        Head::read(row).map(|head| Self::from(&head))
     }
 }
 

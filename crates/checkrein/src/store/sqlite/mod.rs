@@ -23,16 +23,20 @@ use crate::clock::Clock;
 use crate::ledger::{LedgerError, Sealer};
 
 mod clock;
+mod examine;
 mod lock;
 mod place;
 mod queue;
+mod restore;
 mod seal;
 mod tables;
 mod writer;
 
 pub(crate) use clock::since_boot;
+pub use examine::{Examination, Process, examine};
 pub use place::path_of;
 pub use queue::Results;
+pub use restore::{Restoration, restore};
 pub use tables::SqliteTables;
 
 use lock::{ProcessLocks, WriterLock};
@@ -313,7 +317,7 @@ impl SqliteStore {
     /// The file exists or cannot be written, or the store is not to be had.
     pub fn backup(&self, target: &Path) -> Result<(), StoreError> {
         self.0.queue_of()?;
-        tables::copy(&self.0.path, target)
+        backup(&self.0.path, target)
     }
 
     /// Reads every record, and says what does not agree.
@@ -323,6 +327,14 @@ impl SqliteStore {
     pub fn check(&self) -> Result<Report, StoreError> {
         self.call(Durable::check)
     }
+}
+
+/// Copies the store in a file into a new file, as of one instant, whoever has it open.
+///
+/// # Errors
+/// The file is no store, or the new one exists or cannot be written.
+pub fn backup(store: &Path, target: &Path) -> Result<(), StoreError> {
+    tables::copy(store, target)
 }
 
 fn refused(error: &LedgerError) -> StoreError {
@@ -470,8 +482,7 @@ fn open(
         }
     };
     let mut liveness = ProcessLocks::new(locks.to_owned());
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let process = ProcessInfo { pid: std::process::id(), host };
+    let process = this_process();
     let durable = Durable::open(
         &mut tables,
         Options {
@@ -483,6 +494,18 @@ fn open(
         &mut liveness,
     )?;
     Ok((Writer::new(durable, tables, clock.clone(), liveness), clock))
+}
+
+fn this_process() -> ProcessInfo {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    ProcessInfo { pid: std::process::id(), host }
+}
+
+/// Whether this process has the file open.
+fn is_open_here(path: &Path) -> bool {
+    let mut open = OPEN.lock();
+    open.retain(|_, opened| opened.alive.strong_count() > 0);
+    place::identity(path).is_some_and(|identity| open.contains_key(&identity))
 }
 
 /// A salt for one entry.

@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::lock::WriterLock;
 use crate::store::StoreError;
-use crate::store::durable::{Rows, SCHEMA, Table, Tables};
+use crate::store::durable::{Mark, Rows, SCHEMA, Table, Tables};
 
 /// The first version without the bug that two connections could corrupt a file by writing and resetting its log at once
 /// (<https://sqlite.org/wal.html>, "the WAL-reset bug").
@@ -101,6 +101,60 @@ pub(super) fn copy(from: &Path, target: &Path) -> Result<(), StoreError> {
         let _ = std::fs::remove_file(target);
     }
     synced
+}
+
+/// Brings everything that is in a store's log into its file, and says how far it had come. A file that cannot be read,
+/// or is not there, has not come anywhere.
+pub(super) fn settle(path: &Path) -> Result<Option<Mark>, StoreError> {
+    if std::fs::metadata(path).map_or(0, |about| about.len()) == 0 {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| not_committed(&error))?;
+    connection.busy_timeout(BUSY).map_err(|error| not_committed(&error))?;
+    let unreadable = |error: &rusqlite::Error| {
+        matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+    };
+    let read = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    match read {
+        Err(error) if unreadable(&error) => return Ok(None),
+        other => drop(other.map_err(|error| not_committed(&error))?),
+    }
+    if recognise(&connection, path)?.is_none() {
+        return Ok(None);
+    }
+    // Only whoever has the file to himself can do without the log.
+    match connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0)) {
+        Err(error) if unreadable(&error) => return Ok(None),
+        other => drop(other.map_err(|error| not_committed(&error))?),
+    }
+    let head = connection.query_row("SELECT body FROM meta WHERE key = CAST('head' AS BLOB)", [], |row| {
+        row.get::<_, Vec<u8>>(0)
+    });
+    Ok(head.ok().and_then(|row| Mark::read(&row).ok()))
+}
+
+/// What SQLite itself finds wrong with a file; nothing if that is nothing.
+pub(super) fn integrity(path: &Path, quick: bool) -> Result<Vec<String>, StoreError> {
+    let connection = look_at(path)?;
+    let sql = if quick { "PRAGMA quick_check(20)" } else { "PRAGMA integrity_check(20)" };
+    let found = connection.prepare(sql).and_then(|mut statement| {
+        statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()
+    });
+    match found {
+        Ok(mut found) => {
+            found.retain(|line| line != "ok");
+            Ok(found)
+        }
+        Err(error) => Ok(vec![error.to_string()]),
+    }
+}
+
+/// Makes the bytes of a file last. The file must not be open in SQLite in this process.
+pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
+    let synced = std::fs::File::open(path).and_then(|file| file.sync_all());
+    synced
+        .map_err(|error| StoreError::NotCommitted(format!("`{}` cannot be written: {error}", path.display())))
 }
 
 /// Makes the name of a file last.
@@ -266,6 +320,13 @@ impl SqliteTables {
                 self.path.display()
             ))),
         }
+    }
+
+    /// Brings everything into the one file, and does without a log from now on.
+    pub(super) fn leave_wal(&mut self) -> Result<(), StoreError> {
+        let left =
+            self.connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0));
+        left.map(drop).map_err(|error| not_committed(&error))
     }
 
     /// The file.
