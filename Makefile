@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint fmt dev wheel bench generate clean
+.PHONY: help demo test lint fmt dev wheel bench fuzz generate clean
 
 # What the wheel is built from, so that `make demo` builds it once.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
@@ -53,6 +53,9 @@ wheel: .venv/.installed ## build the release wheel into dist/
 
 bench: .venv/.installed ## measure against governor and the published Python packages; table and JSON
 	@benches/run.sh
+
+fuzz: ## run every fuzz target near its corpus for longer than the tests do (FUZZ_RUNS=n mutations each)
+	@FUZZ_RUNS=$(or $(FUZZ_RUNS),1000000) FUZZ_SEED=$$RANDOM cargo test --release --locked -p checkrein-core --test fuzz
 
 clean: ## remove what was built (not cargo's target directory)
 	@rm -rf build dist .venv python/checkrein.data python/checkrein/*.so

@@ -1,6 +1,9 @@
 //! What the SQLite store writes into its ledger, and that a stranger can verify it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::Path;
+
 use std::sync::Arc;
 
 use checkrein::clock::{Clock, FakeClock};

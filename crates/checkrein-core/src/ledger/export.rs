@@ -37,7 +37,18 @@ pub enum Line<'a> {
     /// An entry, or what stands where one should.
     Entry(&'a [u8]),
     /// It begins like one of the first three and is not one.
-    Malformed(&'static str),
+    Malformed(Malformed),
+}
+
+/// What a malformed line begins like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// A header.
+    Header,
+    /// The hashes of a group.
+    Hashes,
+    /// A checkpoint.
+    Checkpoint,
 }
 
 impl Header {
@@ -136,25 +147,33 @@ impl<'a> Line<'a> {
     /// Reads a line without its line break. Whatever does not begin like a line of the export is taken for an entry.
     #[must_use]
     pub fn read(line: &'a [u8]) -> Self {
-        let header = line.starts_with(br#"{"export":"#);
-        let hashes = line.starts_with(br#"{"hashes":"#);
-        if !header && !hashes && !line.starts_with(br#"{"checkpoint":"#) {
-            return Self::Entry(line);
+        let begins = |begin: &[u8]| line.starts_with(begin);
+        if begins(br#"{"export":"#) {
+            let header = value_of(line).and_then(|value| Header::read(&value));
+            return header
+                .map_or(Self::Malformed(Malformed::Header), |header| Self::Header(Box::new(header)));
         }
-        let limits = Limits { bytes: usize::MAX, nodes: usize::MAX, ..Limits::default() };
-        let value = if is_canonical(line) { json::read(line, &limits).ok() } else { None };
-        let Some(value) = value else { return Self::Malformed("canonical JSON") };
-        if header {
-            return Header::read(&value)
-                .map_or(Self::Malformed("a header"), |header| Self::Header(Box::new(header)));
+        if begins(br#"{"hashes":"#) {
+            let hashes = value_of(line).and_then(|value| hashes_of(&decode(only_text(&value, "hashes")?)?));
+            return hashes.map_or(Self::Malformed(Malformed::Hashes), Self::Hashes);
         }
-        let text = |name: &str| value.get(name).filter(|_| has_members(&value, 1)).and_then(Value::as_str);
-        if hashes {
-            let hashes = text("hashes").and_then(decode).and_then(|bytes| hashes_of(&bytes));
-            return hashes.map_or(Self::Malformed("hashes"), Self::Hashes);
+        if begins(br#"{"checkpoint":"#) {
+            let note = value_of(line).and_then(|value| only_text(&value, "checkpoint").map(str::to_owned));
+            return note.map_or(Self::Malformed(Malformed::Checkpoint), Self::Checkpoint);
         }
-        text("checkpoint").map_or(Self::Malformed("a checkpoint"), |note| Self::Checkpoint(note.to_owned()))
+        Self::Entry(line)
     }
+}
+
+/// The value of a line of the export's own, if it is in canonical form.
+fn value_of(line: &[u8]) -> Option<Value> {
+    let limits = Limits { bytes: usize::MAX, nodes: usize::MAX, ..Limits::default() };
+    if is_canonical(line) { json::read(line, &limits).ok() } else { None }
+}
+
+/// The text of an object's only member.
+fn only_text<'v>(value: &'v Value, name: &str) -> Option<&'v str> {
+    value.get(name).filter(|_| has_members(value, 1)).and_then(Value::as_str)
 }
 
 fn has_members(value: &Value, count: usize) -> bool {

@@ -163,8 +163,8 @@ impl Report {
     }
 }
 
-/// Takes an export line by line.
-#[derive(Debug)]
+/// Takes an export line by line. A clone goes on from the same line.
+#[derive(Clone, Debug)]
 pub struct Verifier<'k> {
     key: &'k VerifierKey,
     outside: Option<Checkpoint>,
@@ -175,7 +175,7 @@ pub struct Verifier<'k> {
     removal_noted: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     /// The header comes next.
     Start,
@@ -187,7 +187,7 @@ enum State {
     Over,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Proven {
     header: Header,
     size: u64,
@@ -197,7 +197,7 @@ struct Proven {
 }
 
 /// What is known of the group of entries being read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Group {
     /// Its hashes come next.
     Expected,

@@ -35,10 +35,10 @@ fn a_file_that_is_no_store_is_refused_and_not_touched() {
     check(&at("marked.db"), "a database of another program");
 
     std::fs::create_dir(at("directory.db")).unwrap();
-    check(&at("directory.db"), "directory");
+    check(&at("directory.db"), "it is not a file");
     check(&at("missing/store.db"), "its directory");
-    check(Path::new("/proc/store.db"), "cannot be opened for writing");
-    check(&at("noise.db").join("store.db"), "cannot be opened for writing");
+    check(Path::new("/proc/store.db"), "cannot be made");
+    check(&at("noise.db").join("store.db"), "cannot be made");
     assert!(!at("missing").exists());
 }
 
@@ -102,7 +102,7 @@ fn what_may_not_be_written_is_refused() {
     change(directory.path(), 0o755);
     change(&path, 0o444);
     let text = as_nobody(&path);
-    assert!(text.contains("cannot be opened for writing"), "{text}");
+    assert!(text.contains("it cannot be written"), "{text}");
     // The file may be written and its directory not: there is no place for its log.
     change(&path, 0o666);
     change(directory.path(), 0o555);

@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn keys_as_people_write_them() {
         let mut parts = Vec::new();
-        encode_parts(&[b"inv-7".as_slice(), "\u{fc}".as_bytes()], &mut parts);
+        encode_parts([b"inv-7".as_slice(), "\u{fc}".as_bytes()], &mut parts);
         for (key, expected) in [
             (b"inv-7".as_slice(), "inv-7"),
             (parts.as_slice(), r#"["inv-7","ü"]"#),

@@ -3,7 +3,7 @@
 use super::{ENTRIES_REMOVED, Fault, Group, Proven, State, Verifier};
 use crate::ledger::checkpoint::{Checkpoint, NoteError};
 use crate::ledger::entry::{EntryView, Kind};
-use crate::ledger::export::{Header, Line};
+use crate::ledger::export::{Header, Line, Malformed};
 use crate::ledger::tree::{Frontier, Hash, TILE, leaf_hash, root_of};
 
 impl Verifier<'_> {
@@ -87,7 +87,7 @@ impl Verifier<'_> {
                     proven.group = Group::Unknown(Vec::new());
                     match line {
                         // Damaged hashes, or none at all: then this is the first entry of the group.
-                        Line::Malformed("hashes" | "canonical JSON") => self.state = State::Proven(proven),
+                        Line::Malformed(Malformed::Hashes) => self.state = State::Proven(proven),
                         line => self.entry(proven, line),
                     }
                 }
@@ -99,38 +99,42 @@ impl Verifier<'_> {
 
     fn checkpoint(&mut self, mut proven: Box<Proven>, line: Line<'_>) {
         let size = self.tree.size();
-        let note = match line {
-            Line::Checkpoint(note) => note,
-            Line::Malformed(what) if what != "a header" => {
-                let error = NoteError::Malformed(what);
-                return self.fail(Fault::Checkpoint { size, error }, None);
+        let fault = match line {
+            Line::Checkpoint(note) => match self.key.open(&note) {
+                Err(error) => Some(Fault::Checkpoint { size, error }),
+                Ok(found) => {
+                    let same = found.size == size && found.root == self.tree.root();
+                    let own = size != proven.size || note == proven.header.checkpoint;
+                    (!same || !own).then_some(Fault::CheckpointRoot(size))
+                }
+            },
+            Line::Malformed(Malformed::Checkpoint) => {
+                let error = NoteError::Malformed("the line is not canonical JSON");
+                Some(Fault::Checkpoint { size, error })
             }
-            _ => return self.fail(Fault::CheckpointMissing(size), None),
+            _ => Some(Fault::CheckpointMissing(size)),
         };
-        match self.key.open(&note) {
-            Err(error) => self.fail(Fault::Checkpoint { size, error }, None),
-            Ok(found) if found.size != size || found.root != self.tree.root() => {
-                self.fail(Fault::CheckpointRoot(size), None);
-            }
-            Ok(_) if size == proven.size && note != proven.header.checkpoint => {
-                self.fail(Fault::CheckpointRoot(size), None);
-            }
-            Ok(_) => {
+        match (fault, proven.unknown_group(size)) {
+            (None, _) => {
                 proven.next = proven.next.saturating_add(1);
                 self.state = State::Proven(proven);
             }
+            (Some(_), Some(first)) => self.fail(Fault::Group(first), Some(first)),
+            (Some(fault), None) => self.fail(fault, None),
         }
     }
 
     fn entry(&mut self, mut proven: Box<Proven>, line: Line<'_>) {
         let here = self.tree.size();
         let offset = (here % TILE) as usize;
-        let bytes = match (line, &proven.group) {
-            (Line::Entry(bytes), _) => bytes,
-            (_, Group::Unknown(_)) => {
-                return self.fail(Fault::Group(here - here % TILE), Some(here - here % TILE));
+        let bytes = match line {
+            Line::Entry(bytes) => bytes,
+            _ => {
+                return match proven.unknown_group(here) {
+                    Some(first) => self.fail(Fault::Group(first), Some(first)),
+                    None => self.fail(Fault::NoEntry(here), Some(here)),
+                };
             }
-            _ => return self.fail(Fault::NoEntry(here), Some(here)),
         };
         let hash = leaf_hash(bytes);
         match &mut proven.group {
@@ -158,8 +162,14 @@ impl Verifier<'_> {
         if self.tree.size().is_multiple_of(TILE) {
             proven.group = Group::Expected;
         }
+        let unknown = proven.unknown_group(here);
         self.state = State::Proven(proven);
         self.compare_outside();
+        if let (Some(Fault::Forked(_)), Some(first)) = (&self.report.fault, unknown) {
+            // What the outside checkpoint saw is not this group, and neither is what was signed.
+            self.report.fault = Some(Fault::Group(first));
+            self.report.first_bad = Some(first);
+        }
     }
 
     /// Takes a line when the header cannot be believed.
@@ -184,8 +194,7 @@ impl Verifier<'_> {
     /// Checks that nothing is missing at the end.
     pub(super) fn end(&mut self, proven: &Proven) {
         let here = self.tree.size();
-        if let Group::Unknown(_) = proven.group {
-            let first = here - here % TILE;
+        if let Some(first) = proven.unknown_group(here) {
             self.fail(Fault::Group(first), Some(first));
         } else if let Some(size) = proven.header.checkpoints.get(proven.next).filter(|size| **size == here) {
             self.fail(Fault::CheckpointMissing(*size), None);
@@ -194,6 +203,13 @@ impl Verifier<'_> {
         } else if self.report.first > 0 && !self.removal_noted {
             self.fail(Fault::HeadMissing { last: self.report.first - 1 }, Some(0));
         }
+    }
+}
+
+impl Proven {
+    /// The first entry of the group being read, if its hashes are unknown.
+    fn unknown_group(&self, here: u64) -> Option<u64> {
+        matches!(self.group, Group::Unknown(_)).then_some(here - here % TILE)
     }
 }
 

@@ -65,6 +65,8 @@ struct Refusals {
     since: Timestamp,
     /// Those after it.
     more: Option<Repeated>,
+    /// They have been written in a transaction that has not been seen to commit.
+    written: bool,
 }
 
 /// How a permit's step came about, and what the ledger says of it.
@@ -90,7 +92,7 @@ impl<'a> Told<'a> {
 impl Durable {
     /// When something counted has to be written.
     pub(super) fn next_journal(&self) -> Option<Timestamp> {
-        let counted = self.journal.refusals.values().filter(|refusals| refusals.more.is_some());
+        let counted = self.journal.refusals.values().filter(|known| known.more.is_some() && !known.written);
         counted.map(|refusals| refusals.since.after(COALESCE)).min()
     }
 
@@ -258,9 +260,22 @@ impl Durable {
             reasons: admission.reasons.clone(),
             since: now,
             more: None,
+            written: false,
         };
         self.journal.refusals.insert(name, refusals);
         false
+    }
+
+    /// Forgets what the last transaction wrote, or, if it did not commit, that it did.
+    pub(super) fn settle_journal(&mut self, committed: bool) {
+        if committed {
+            self.journal.refusals.retain(|_, refusals| !refusals.written);
+            return;
+        }
+        self.journal.policies.clear();
+        // The first of some may not be on the disk: the next one is written again.
+        self.journal.refusals.retain(|_, refusals| refusals.more.is_some());
+        self.journal.refusals.values_mut().for_each(|refusals| refusals.written = false);
     }
 
     /// Writes the refusals whose time is over; all of them, when `everything`.
@@ -273,11 +288,12 @@ impl Durable {
         if self.journal.refusals.is_empty() {
             return Ok(());
         }
-        let due = |refusals: &Refusals| everything || refusals.since.after(COALESCE) <= now;
+        let due =
+            |refusals: &Refusals| !refusals.written && (everything || refusals.since.after(COALESCE) <= now);
         let names = self.journal.refusals.iter().filter(|(_, refusals)| due(refusals));
         let names: Vec<[u8; 16]> = names.map(|(name, _)| *name).collect();
         for name in names {
-            let Some(refusals) = self.journal.refusals.remove(&name) else { continue };
+            let Some(mut refusals) = self.journal.refusals.remove(&name) else { continue };
             let Some(repeated) = refusals.more else { continue };
             let action = &refusals.action;
             let decision = Decision {
@@ -298,6 +314,8 @@ impl Durable {
                 ..Decision::default()
             };
             self.append(tables, now, Body::Decision(&decision))?;
+            refusals.written = true;
+            self.journal.refusals.insert(name, refusals);
         }
         Ok(())
     }

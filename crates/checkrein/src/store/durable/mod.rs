@@ -207,6 +207,7 @@ impl Durable {
         now: Timestamp,
     ) -> Result<Timestamp, StoreError> {
         self.wrote = false;
+        self.settle_journal(!self.stale);
         if foreign || self.stale {
             self.cache.clear();
             self.head = Head::load(tables)?;

@@ -150,10 +150,11 @@ fn opened_here(path: &Path, patience: Duration) -> Result<Option<SqliteStore>, S
             return Ok(None);
         };
         if opened.process != std::process::id() {
-            return refuse(
-                "was open in the process that this one was forked from, and SQLite cannot share that; open it after \
-                 the fork only, or start processes with `spawn`",
-            );
+            return Err(StoreError::NotCommitted(format!(
+                "this process was forked from one that had `{}` open, and SQLite does not survive that: start workers \
+                 with `spawn` or `forkserver`, or open the store only after the fork",
+                path.display()
+            )));
         }
         if let Some(shared) = opened.shared.upgrade()
             && !shared.queue.is_closed()

@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 use crate::store::StoreError;
 
 /// What a store's URL says, e.g. `sqlite:checkrein.db`.
@@ -49,12 +51,25 @@ pub(super) fn locate(path: &Path) -> Result<PathBuf, StoreError> {
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
     let error = |what: String| StoreError::NotCommitted(format!("`{}`: {what}", path.display()));
     let path = locate(path)?;
-    let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
-    match opened.and_then(|file| file.metadata()) {
-        Ok(about) if about.is_file() => Ok(path),
-        Ok(_) => Err(error("it is not a file".to_owned())),
-        Err(why) => Err(error(format!("it cannot be opened for writing: {why}"))),
+    // A file that exists is only asked about: closing a handle on it would end the locks that SQLite has on it, if this
+    // process has it open already.
+    match std::fs::metadata(&path) {
+        Ok(about) if !about.is_file() => return Err(error("it is not a file".to_owned())),
+        Ok(_) => {
+            let may_write = rustix::fs::access(&path, Access::READ_OK | Access::WRITE_OK);
+            may_write.map_err(|why| error(format!("it cannot be written: {why}")))?;
+        }
+        Err(_) => {
+            let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            match made {
+                Err(why) if why.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error(format!("it cannot be made: {why}")));
+                }
+                _ => {}
+            }
+        }
     }
+    Ok(path)
 }
 
 /// What one file is, whatever its names.
