@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint fmt dev wheel bench fuzz generate clean
+.PHONY: help demo test lint fmt dev wheel bench fuzz generate clean sim
 
 # What the wheel is built from, so that `make demo` builds it once.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
@@ -56,6 +56,11 @@ bench: .venv/.installed ## measure against governor and the published Python pac
 
 fuzz: ## run every fuzz target near its corpus for longer than the tests do (FUZZ_RUNS=n mutations each)
 	@FUZZ_RUNS=$(or $(FUZZ_RUNS),1000000) FUZZ_SEED=$$RANDOM cargo test --release --locked -p checkrein-core --test fuzz
+
+SEEDS ?= 1000
+FROM ?= 1
+sim: ## the simulator: SEEDS=n runs from FROM=1 on, or SEED=x plays one again and prints it
+	@cargo run --locked --quiet -p checkrein-sim -- $(if $(SEED),replay $(SEED),sim $(SEEDS) $(FROM))
 
 clean: ## remove what was built (not cargo's target directory)
 	@rm -rf build dist .venv python/checkrein.data python/checkrein/*.so

@@ -346,6 +346,15 @@ impl Engine {
         }
     }
 
+    /// What a decision survives: `D0` nothing, `D2` the process and, on a disk that keeps what it acknowledges, the
+    /// machine.
+    pub fn durability(&self) -> &'static str {
+        match &self.0.store {
+            Backend::Memory(_) => "D0",
+            Backend::Sqlite(_) => "D2",
+        }
+    }
+
     /// Whether decisions go into a ledger: then the door should fill in [`Inputs::action`].
     pub fn keeps_ledger(&self) -> bool {
         self.sqlite().is_some_and(SqliteStore::keeps_ledger)

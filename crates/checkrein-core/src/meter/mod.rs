@@ -388,21 +388,17 @@ impl Meter {
     /// When the record may be forgotten: nothing is held, and the largest of window and cooldown has passed.
     #[inline]
     pub fn expires(&self, window: Window, cooldown: Span) -> Timestamp {
-        let Some(newest) = self.newest() else { return Timestamp::MIN };
-        let Some(large) = &self.large else {
-            return match window {
-                Window::Rolling(length) => newest.after(length.max(cooldown)),
-                Window::Period | Window::Lifetime => newest.after(cooldown),
-            };
-        };
-        if large.open_holds > 0 || large.closed {
+        // Before the look at the latest event: a meter that was reset has none and may have holds.
+        if self.large.as_ref().is_some_and(|large| large.open_holds > 0 || large.closed) {
             return Timestamp::MAX;
         }
-        match window {
-            Window::Rolling(length) => newest.after(length.max(cooldown)),
-            Window::Period => large.period_end.unwrap_or(Timestamp::MIN).max(newest.after(cooldown)),
-            Window::Lifetime if large.sum > Amount::ZERO => Timestamp::MAX,
-            Window::Lifetime => newest.after(cooldown),
+        let Some(newest) = self.newest() else { return Timestamp::MIN };
+        let idle = newest.after(cooldown);
+        match (window, &self.large) {
+            (Window::Rolling(length), _) => newest.after(length.max(cooldown)),
+            (Window::Period, Some(large)) => large.period_end.unwrap_or(Timestamp::MIN).max(idle),
+            (Window::Lifetime, Some(large)) if large.sum > Amount::ZERO => Timestamp::MAX,
+            (Window::Period | Window::Lifetime, _) => idle,
         }
     }
 

@@ -281,3 +281,14 @@ fn damaged_rows_are_errors() {
         assert!(Meter::decode(&kept.head[..cut], chunks).is_err(), "cut at {cut}");
     }
 }
+
+#[test]
+fn a_meter_that_was_reset_keeps_its_record_as_long_as_it_holds() {
+    let (window, now) = (Window::Lifetime, Timestamp::from_nanos(5));
+    let mut meter = Meter::new();
+    meter.hold(now, Amount::ONE).unwrap();
+    meter.reset();
+    assert_eq!((meter.held(), meter.expires(window, Span::ZERO)), (Amount::ONE, Timestamp::MAX));
+    meter.release(Amount::ONE).unwrap();
+    assert_eq!(meter.expires(window, Span::ZERO), Timestamp::MIN);
+}

@@ -1,7 +1,12 @@
 //! What a SQLite store does when something goes wrong: real files, real processes, real locks.
 
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test stops where something is wrong; child processes speak to their parent on standard output"
+)]
 
 mod clock;
 mod common;

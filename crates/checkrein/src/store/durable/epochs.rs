@@ -4,7 +4,7 @@ use checkrein_core::admission;
 use checkrein_core::codec::{Damaged, Reader, Write};
 use checkrein_core::ledger::entry::By;
 use checkrein_core::permit::PermitPhase;
-use checkrein_core::time::Timestamp;
+use checkrein_core::time::{Span, Timestamp};
 
 use super::cache::Value;
 use super::finish::told_of_expiry;
@@ -38,6 +38,13 @@ pub trait Liveness {
 }
 
 const VERSION: u8 = 1;
+/// Between two looks at the leases of other processes.
+const LOOK_AT_OTHERS: Span = Span::from_secs(30);
+/// By then a process that runs has moved its own permit on.
+const OVERDUE: Span = Span::from_secs(10);
+/// Permits read at a time.
+const PAGE: usize = 256;
+
 /// What a row says of a process: number, what is known of it, since when.
 pub(crate) fn read_process(key: &[u8], bytes: &[u8]) -> Result<(u64, ProcessInfo, Timestamp), StoreError> {
     let (body, _) = row::open(Table::Epoch, key, bytes)?;
@@ -52,9 +59,6 @@ pub(crate) fn read_process(key: &[u8], bytes: &[u8]) -> Result<(u64, ProcessInfo
     let (info, since) = read().map_err(|why| row::damaged(Table::Epoch, key, why))?;
     Ok((read_number(key).unwrap_or_default(), info, since))
 }
-
-/// Permits read at a time.
-const PAGE: usize = 256;
 
 impl Durable {
     /// Takes the next process number.
@@ -109,7 +113,26 @@ impl Durable {
         now: Timestamp,
         liveness: &mut dyn Liveness,
     ) -> Result<usize, StoreError> {
-        self.transact(tables, now, |durable, tables, now| durable.recover_dead(tables, now, liveness))
+        self.transact(tables, now, |durable, tables, now| {
+            let moved = durable.recover_dead(tables, now, liveness)?;
+            Ok(moved + durable.expire_for_others(tables, now)?)
+        })
+    }
+
+    /// Moves on permits of other processes whose leases ended a while ago: a process that is alive and does not run, as
+    /// one that was stopped, must not hold a budget for ever.
+    fn expire_for_others(&mut self, tables: &mut impl Tables, now: Timestamp) -> Result<usize, StoreError> {
+        if self.looked_at_others.is_some_and(|last| now < last.after(LOOK_AT_OTHERS)) {
+            return Ok(0);
+        }
+        self.looked_at_others = Some(now);
+        let own = self.epoch;
+        let late = |open: &OpenPermit| open.epoch != own && open.permit.lease_until.after(OVERDUE) <= now;
+        let mut moved = 0;
+        for (number, _) in self.permits_where(tables, late)? {
+            moved += usize::from(matches!(self.expire(tables, number, now)?, StepResult::Done));
+        }
+        Ok(moved)
     }
 
     pub(super) fn recover_dead(

@@ -65,8 +65,22 @@ struct Refusals {
     since: Timestamp,
     /// Those after it.
     more: Option<Repeated>,
-    /// They have been written in a transaction that has not been seen to commit.
-    written: bool,
+    /// So many of them have been written in a transaction that has not been seen to commit.
+    written: u64,
+}
+
+impl Refusals {
+    /// What was written has been committed; `false` when there is nothing else to remember.
+    fn settle(&mut self) -> bool {
+        if self.written == 0 {
+            return true;
+        }
+        let Some(more) = &mut self.more else { return false };
+        more.count = more.count.saturating_sub(self.written);
+        // Whatever came after them came in the same transaction, at its one time.
+        (more.first, self.since, self.written) = (more.last, more.last, 0);
+        more.count > 0
+    }
 }
 
 /// How a permit's step came about, and what the ledger says of it.
@@ -92,7 +106,8 @@ impl<'a> Told<'a> {
 impl Durable {
     /// When something counted has to be written.
     pub(super) fn next_journal(&self) -> Option<Timestamp> {
-        let counted = self.journal.refusals.values().filter(|known| known.more.is_some() && !known.written);
+        let counted =
+            self.journal.refusals.values().filter(|known| known.more.is_some() && known.written == 0);
         counted.map(|refusals| refusals.since.after(COALESCE)).min()
     }
 
@@ -260,7 +275,7 @@ impl Durable {
             reasons: admission.reasons.clone(),
             since: now,
             more: None,
-            written: false,
+            written: 0,
         };
         self.journal.refusals.insert(name, refusals);
         false
@@ -269,13 +284,13 @@ impl Durable {
     /// Forgets what the last transaction wrote, or, if it did not commit, that it did.
     pub(super) fn settle_journal(&mut self, committed: bool) {
         if committed {
-            self.journal.refusals.retain(|_, refusals| !refusals.written);
+            self.journal.refusals.retain(|_, refusals| refusals.settle());
             return;
         }
         self.journal.policies.clear();
         // The first of some may not be on the disk: the next one is written again.
         self.journal.refusals.retain(|_, refusals| refusals.more.is_some());
-        self.journal.refusals.values_mut().for_each(|refusals| refusals.written = false);
+        self.journal.refusals.values_mut().for_each(|refusals| refusals.written = 0);
     }
 
     /// Writes the refusals whose time is over; all of them, when `everything`.
@@ -288,8 +303,9 @@ impl Durable {
         if self.journal.refusals.is_empty() {
             return Ok(());
         }
-        let due =
-            |refusals: &Refusals| !refusals.written && (everything || refusals.since.after(COALESCE) <= now);
+        let due = |refusals: &Refusals| {
+            refusals.written == 0 && (everything || refusals.since.after(COALESCE) <= now)
+        };
         let names = self.journal.refusals.iter().filter(|(_, refusals)| due(refusals));
         let names: Vec<[u8; 16]> = names.map(|(name, _)| *name).collect();
         for name in names {
@@ -314,7 +330,7 @@ impl Durable {
                 ..Decision::default()
             };
             self.append(tables, now, Body::Decision(&decision))?;
-            refusals.written = true;
+            refusals.written = repeated.count;
             self.journal.refusals.insert(name, refusals);
         }
         Ok(())

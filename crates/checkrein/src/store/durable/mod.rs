@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use checkrein_core::key::Family;
+use checkrein_core::key::{Family, KeyRef, MAX_KEY_BYTES};
 use checkrein_core::time::{Span, Timestamp};
 
 use super::{PermitId, Step, StepResult, StoreError};
@@ -64,6 +64,7 @@ pub struct Durable {
     wrote: bool,
     sweep: sweep::Progress,
     journal: journal::Journal,
+    looked_at_others: Option<Timestamp>,
 }
 
 /// So many leases are moved on in one batch.
@@ -122,6 +123,7 @@ impl Durable {
             wrote: false,
             sweep: sweep::Progress::default(),
             journal: journal::Journal::default(),
+            looked_at_others: None,
         }
     }
 
@@ -264,6 +266,11 @@ impl Durable {
         now: Timestamp,
     ) -> Result<StepResult, StoreError> {
         let done = |done: bool| if done { StepResult::Done } else { StepResult::NotFound };
+        if let Step::Resolve(key, ..) | Step::Prove(key, _) | Step::Reset(_, key) = step
+            && let Some(error) = too_long(key.borrow())
+        {
+            return Ok(StepResult::Failed(error));
+        }
         let result = match step {
             Step::Admit(policy, inputs) => self.admit(tables, policy, inputs, now),
             Step::Peek(policy, inputs) => self.peek(tables, policy, inputs, now),
@@ -310,6 +317,13 @@ impl Durable {
     pub fn families(&self) -> Vec<(Family, FamilyKey)> {
         self.families.iter().map(|(family, known)| (family, known.key.clone())).collect()
     }
+}
+
+/// Keys of admissions are checked with the action; those that people name are checked here.
+fn too_long(key: KeyRef<'_>) -> Option<StoreError> {
+    let length = key.tenant.len() + key.key.len();
+    let text = || format!("key and tenant have {length} bytes, at most {MAX_KEY_BYTES} are allowed");
+    (length > MAX_KEY_BYTES).then(|| StoreError::NotCommitted(text()))
 }
 
 impl PermitId {

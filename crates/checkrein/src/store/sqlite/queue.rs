@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::tables::SqliteTables;
+use crate::parking::{Condvar, Mutex};
 use crate::store::durable::Durable;
 use crate::store::{Step, StepResult, StoreError};
 use checkrein_core::time::Timestamp;
@@ -91,21 +90,21 @@ impl Waiter {
                 return std::mem::replace(results, Ok(Vec::new()));
             }
             let limit = if matches!(*state, State::Taken) { deadline + patience } else { deadline };
-            if self.changed.wait_until(&mut state, limit).timed_out() && Instant::now() >= limit {
-                let seconds = patience.as_secs_f32();
-                match std::mem::replace(&mut *state, State::GivenUp) {
-                    State::Done(results) => return results,
-                    State::Taken => {
-                        let text = format!("the disk has not answered within {} s", seconds * 2.0);
-                        return Err(StoreError::Unknown(text));
-                    }
-                    State::Queued | State::GivenUp => {
-                        return Err(StoreError::NotCommitted(format!(
-                            "the store was not to be had within {seconds} s: another process holds the file"
-                        )));
-                    }
-                }
+            state = self.changed.wait_until(state, limit);
+            if Instant::now() < limit {
+                continue;
             }
+            let seconds = patience.as_secs_f32();
+            return match std::mem::replace(&mut *state, State::GivenUp) {
+                State::Done(results) => results,
+                State::Taken => {
+                    let text = format!("the disk has not answered within {} s", seconds * 2.0);
+                    Err(StoreError::Unknown(text))
+                }
+                State::Queued | State::GivenUp => Err(StoreError::NotCommitted(format!(
+                    "the store was not to be had within {seconds} s: another process holds the file"
+                ))),
+            };
         }
     }
 }
@@ -226,7 +225,7 @@ impl Queue {
     pub(super) fn wait(&self, idle: Duration) -> Waited {
         let mut state = self.state.lock();
         if state.jobs.is_empty() && !state.closed {
-            self.came.wait_for(&mut state, idle);
+            state = self.came.wait_until(state, Instant::now() + idle);
         }
         match (state.jobs.is_empty(), state.closed) {
             (false, _) => Waited::Jobs,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::{Duration, Instant};
 
-use super::{Changes, Disk, Place, State};
+use super::{Changes, Disk, LONGEST_KEY, Place, State};
 use crate::store::StoreError;
 use crate::store::durable::{Row, Rows, Table, Tables};
 
@@ -242,7 +242,8 @@ impl Tables for Handle {
             };
             // As many committed rows as could be removed by the transaction may have to be passed over.
             let committed = state.cache.range((from.clone(), Unbounded));
-            let committed = committed.take_while(|((of, _), _)| *of == table).take(limit + changes.len());
+            let committed =
+                committed.take_while(|((of, _), _)| *of == table).take(limit.saturating_add(changes.len()));
             let mut found: BTreeMap<&Vec<u8>, &Vec<u8>> =
                 committed.map(|((_, key), row)| (key, row)).collect();
             let changed = changes.range((from, Unbounded)).take_while(|((of, _), _)| *of == table);
@@ -260,8 +261,7 @@ impl Tables for Handle {
         self.enter(Access::Read, |state, changes| {
             let removed = |key: &[u8]| changes.get(&(table, key.to_vec())).is_some_and(Option::is_none);
             let in_table = |(of, _): &Place| *of == table;
-            // No key is longer than what a whole row of 0xff sorts after.
-            let end = || (table, vec![0xff; 4_096]);
+            let end = || (table, vec![0xff; LONGEST_KEY]);
             let committed = state.cache.range(..=end()).rev().take_while(|(place, _)| in_table(place));
             let committed = committed.map(|((_, key), row)| (key, row)).find(|(key, _)| !removed(key));
             let changed = changes.range(..=end()).rev().take_while(|(place, _)| in_table(place));

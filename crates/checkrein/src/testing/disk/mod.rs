@@ -10,13 +10,16 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Random;
-use crate::store::durable::{Rows, Table};
+use crate::store::durable::{Row, Rows, Table};
 
 mod handle;
 #[cfg(test)]
 mod tests;
 
 pub use handle::{Access, Fault, Handle};
+
+/// No key is longer: what sorts after every key of a table is this many bytes of ones.
+const LONGEST_KEY: usize = 8_192;
 
 type Place = (Table, Vec<u8>);
 type Image = BTreeMap<Place, Vec<u8>>;
@@ -177,7 +180,8 @@ impl Disk {
     pub fn power_cut(&self, survives: Survives) {
         let mut state = self.state();
         state.note("power cut", &[&[survives as u8]]);
-        if survives != Survives::Nothing {
+        // A recovery takes a commit whole or not at all: checksums of the log see to that, where there is one.
+        if matches!(survives, Survives::Everything | Survives::Beginning) {
             state.recover_limbo();
         }
         state.limbo = None;
@@ -208,8 +212,16 @@ impl Disk {
 
     /// A disk of its own with what processes read right now.
     pub fn copy(&self) -> Self {
+        self.copy_of(&Table::ALL)
+    }
+
+    /// The same with some of the tables, and the others empty.
+    pub fn copy_of(&self, tables: &[Table]) -> Self {
         let state = self.state();
-        Self::with(state.cache.clone(), state.random.clone())
+        let rows = tables.iter().flat_map(|table| {
+            rows_of(&state.cache, *table).map(|(key, row)| ((*table, key.clone()), row.clone()))
+        });
+        Self::with(rows.collect(), state.random.clone())
     }
 
     /// Whether writes fail because there is no room.
@@ -226,6 +238,25 @@ impl Disk {
     pub fn rows(&self, table: Table) -> Rows {
         let state = self.state();
         rows_of(&state.cache, table).map(|(key, row)| (key.clone(), row.clone())).collect()
+    }
+
+    /// The committed rows of a table from a key on, in order.
+    pub fn rows_from(&self, table: Table, key: &[u8]) -> Rows {
+        let state = self.state();
+        let rows = state.cache.range((table, key.to_vec())..).take_while(|((of, _), _)| *of == table);
+        rows.map(|((_, key), row)| (key.clone(), row.clone())).collect()
+    }
+
+    /// The last committed row of a table.
+    pub fn last_row(&self, table: Table) -> Option<Row> {
+        let state = self.state();
+        let last = state.cache.range(..=(table, vec![0xff; LONGEST_KEY])).next_back();
+        last.filter(|((of, _), _)| *of == table).map(|((_, key), row)| (key.clone(), row.clone()))
+    }
+
+    /// A row as a power cut right now would leave it.
+    pub fn durable_row(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
+        self.state().platter.get(&(table, key.to_vec())).cloned()
     }
 
     /// Commits so far.
