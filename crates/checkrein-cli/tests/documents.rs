@@ -34,6 +34,7 @@ fn help() -> String {
         "ledger prove",
         "ledger export",
         "ledger checkpoint",
+        "ledger prune",
         "keys",
         "keys new",
         "keys show",

@@ -22,6 +22,7 @@ mod keep;
 mod permits;
 mod records;
 mod restore;
+mod retention;
 mod row;
 mod sweep;
 mod tables;

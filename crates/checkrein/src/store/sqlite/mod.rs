@@ -306,6 +306,25 @@ impl SqliteStore {
         self.call(Durable::collect)
     }
 
+    /// Removes ledger entries before `before` in whole groups of 256, as far as they are sealed; returns the first that
+    /// is kept. Their hashes stay, so that every proof and checkpoint holds, and an entry says what was removed.
+    ///
+    /// # Errors
+    /// The store is not to be had, or keeps no ledger.
+    pub fn remove_entries(&self, before: u64) -> Result<u64, StoreError> {
+        if !self.keeps_ledger() {
+            return Err(StoreError::NotCommitted("the store was opened without a ledger".to_owned()));
+        }
+        let mut kept = self.call(move |durable, tables, now| durable.remove_entries(tables, before, now))?;
+        loop {
+            let next = self.call(move |durable, tables, now| durable.remove_entries(tables, before, now))?;
+            if next <= kept {
+                return Ok(kept);
+            }
+            kept = next;
+        }
+    }
+
     /// Why the last attempt to seal the ledger, or to tell the witness, failed; nothing if it did not.
     #[must_use]
     pub fn sealing_error(&self) -> Option<String> {
