@@ -3,11 +3,13 @@
 use checkrein_core::admission::Records;
 use checkrein_core::gate::breaker::Breaker;
 use checkrein_core::gate::fact::Fact;
-use checkrein_core::gate::once::Operation;
+use checkrein_core::gate::once::{Operation, OperationState};
 use checkrein_core::meter::Meter;
+use checkrein_core::time::Timestamp;
 
 use super::Table;
 use super::cache::{Cache, Slot, Value};
+use crate::testing::planted::{Bug, is_planted};
 
 /// A record of a step, and the count of live keys it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,15 @@ impl StepRecords<'_> {
         self.cache.put(place.record, Some(value));
     }
 
+    /// For [`Bug::RunInDoubt`]: takes every operation in doubt for one that failed.
+    pub(super) fn clear_doubts(&mut self, now: Timestamp) {
+        for place in self.places {
+            if let Some(Value::Operation(operation)) = self.cache.value(place.record) {
+                operation.resolve(None, OperationState::FailedClean, now);
+            }
+        }
+    }
+
     /// Says of every record that a permit may have changed that it has been.
     pub(super) fn mark(&mut self) {
         for place in self.places {
@@ -51,7 +62,8 @@ impl StepRecords<'_> {
                 .cache
                 .get(place.record)
                 .is_some_and(|cached| cached.value.is_some() && cached.table != Table::Fact);
-            if changes {
+            let probe = self.cache.get(place.record).is_some_and(|cached| cached.table == Table::Breaker);
+            if changes && !(probe && is_planted(Bug::ForgetProbe)) {
                 self.cache.mark(place.record);
             }
         }
