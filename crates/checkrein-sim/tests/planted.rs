@@ -5,7 +5,7 @@ use checkrein::testing::planted::{Bug, plant};
 use checkrein_sim::simulate;
 
 /// A bug has to be found within so many seeds.
-const WITHIN: u64 = 400;
+const WITHIN: u64 = 100;
 
 #[test]
 fn every_planted_bug_is_found() {

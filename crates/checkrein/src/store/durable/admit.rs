@@ -92,7 +92,9 @@ impl Durable {
         }
         let (admission, permit) = admission::admit(plan, now, &mut records, false);
         let broken = admission.reasons.iter().any(|reason| reason.code == Code::InvariantBroken);
-        if admission.verdict == Verdict::Allow || broken {
+        if admission.verdict == Verdict::Allow && is_planted(Bug::ForgetProbe) {
+            records.mark_meters();
+        } else if admission.verdict == Verdict::Allow || broken {
             records.mark();
         }
         (admission, permit)

@@ -333,9 +333,10 @@ impl Durable {
                 repeated: Some(repeated),
                 ..Decision::default()
             };
-            self.append(tables, now, Body::Decision(&decision))?;
-            refusals.written = repeated.count;
+            let appended = self.append(tables, now, Body::Decision(&decision));
+            refusals.written = if appended.is_ok() { repeated.count } else { 0 };
             self.journal.refusals.insert(name, refusals);
+            appended?;
         }
         Ok(())
     }

@@ -9,7 +9,6 @@ use checkrein_core::time::Timestamp;
 
 use super::Table;
 use super::cache::{Cache, Slot, Value};
-use crate::testing::planted::{Bug, is_planted};
 
 /// A record of a step, and the count of live keys it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +45,20 @@ impl StepRecords<'_> {
         self.cache.put(place.record, Some(value));
     }
 
-    /// For [`Bug::RunInDoubt`]: takes every operation in doubt for one that failed.
+    /// For a planted bug: takes every operation in doubt for one that failed.
     pub(super) fn clear_doubts(&mut self, now: Timestamp) {
         for place in self.places {
             if let Some(Value::Operation(operation)) = self.cache.value(place.record) {
                 operation.resolve(None, OperationState::FailedClean, now);
+            }
+        }
+    }
+
+    /// For a planted bug: leaves out the breakers.
+    pub(super) fn mark_meters(&mut self) {
+        for place in self.places {
+            if self.cache.get(place.record).is_some_and(|cached| cached.table != Table::Breaker) {
+                self.cache.mark(place.record);
             }
         }
     }
@@ -62,8 +70,7 @@ impl StepRecords<'_> {
                 .cache
                 .get(place.record)
                 .is_some_and(|cached| cached.value.is_some() && cached.table != Table::Fact);
-            let probe = self.cache.get(place.record).is_some_and(|cached| cached.table == Table::Breaker);
-            if changes && !(probe && is_planted(Bug::ForgetProbe)) {
+            if changes {
                 self.cache.mark(place.record);
             }
         }
