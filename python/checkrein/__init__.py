@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from checkrein._native import Decision, MeterStatus, Operation, Reason, __version__
+from checkrein.acting import acting
 from checkrein.bind import Context
 from checkrein.current import current_operation
 from checkrein.engine import Engine, Event
@@ -89,6 +90,7 @@ __all__ = [
     "ToolChanged",
     "UnknownTool",
     "__version__",
+    "acting",
     "current_operation",
     "default_engine",
     "handle",

@@ -7,6 +7,7 @@ __version__: str
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field
 from decimal import Decimal
+from os import PathLike
 from typing import Any, ClassVar, Self, final
 
 from typing_extensions import disjoint_base
@@ -960,6 +961,9 @@ class EngineBase:
         max_keys: int | None = None,
         name: str = "default",
         tenant: str = "",
+        ledger_arguments: str | None = None,
+        ledger_key: str | PathLike[str] | None = None,
+        witness: str | None = None,
     ) -> Self: ...
     @property
     def name(self) -> str: ...
@@ -967,6 +971,8 @@ class EngineBase:
     def tenant(self) -> str: ...
     @property
     def store(self) -> str: ...
+    @property
+    def _keeps_ledger(self) -> bool: ...
     @property
     def _waits(self) -> bool: ...
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from checkrein import _native
+from checkrein.acting import actor
 from checkrein.bind import NOTHING, Binder, Source, label_of
 from checkrein.errors import ConfigError
 from checkrein.outcomes import classifier
@@ -70,6 +71,7 @@ def describe(
     raises: bool,
     safe_errors: tuple[type[Exception], ...] = (),
     on_loop: bool = False,
+    ledger: str | None = None,
     opens: bool = False,
 ) -> tuple[Description, dict[str, Any]]:
     """Describe a guard. Returns the description and what `_native.Guard` takes.
@@ -100,6 +102,9 @@ def describe(
     _limits(made, gates, key)
     for budget in gates.budgets:
         _budget(made, budget, key, cost, actual)
+    told = None
+    if ledger is not None:
+        told = (actor, None if ledger == "none" else _told_arguments(made, gates.once))
     hook = gates.breaker.classify if gates.breaker is not None else None
     description = {
         "tool": name,
@@ -109,6 +114,7 @@ def describe(
         "costs": made.costs,
         "rules": made.rules,
         "once": made.once,
+        "told": told,
         "leases": (HOUR_NS, HOUR_NS),
         "slots": len(binder.slots),
         "copies": binder.copies,
@@ -203,6 +209,17 @@ def _once(made: Description, once: Once, target: Target) -> None:
     made.codec = None if once.codec == "json" else once.codec
     keep = span_ns("keep_result", once.keep_result)
     made.gate("once", name, keep_result=keep, keep_key=max(keep, span_ns("keep_key", once.keep_key)))
+
+
+def _told_arguments(made: Description, once: Once | None) -> tuple[tuple[str, int], ...]:
+    """The arguments that the ledger is told: what the once key covers, or all but the object of a method."""
+    binder = made.binder
+    binder.copies = True
+    if once is not None and made.once is not None:
+        covered: tuple[tuple[str, int], ...] = made.once[1]
+        return covered
+    names = binder.target.names
+    return tuple((name, binder.slot(name)) for name in names if name not in ("self", "cls"))
 
 
 def _window(window: Window) -> tuple[int | None, str | None, str]:

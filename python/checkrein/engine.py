@@ -56,9 +56,18 @@ Listener = Callable[[Event], object]
 class Engine(_native.EngineBase):
     """Decides actions, in the memory of this process or in a file that all processes of a machine share.
 
-    `store` is `"memory"` or `"sqlite:PATH"`. All guards of one engine share its records, and so do all engines of one
-    file: budgets, rates and breakers of the same name are the same. An engine belongs to the process that made it; in a
-    forked child it raises `ForkedError`.
+    store: `"memory"` (the default) or `"sqlite:PATH"`. All guards of one engine share its records, and so do all
+        engines of one file: budgets, rates and breakers of the same name are the same.
+    clock: a fake clock, for tests.
+    max_keys: how many keys a gate may have alive per tenant.
+    tenant: the tenant of actions that name none.
+    ledger_arguments: what the ledger of a file keeps of the arguments of calls: `"full"`, `"digest"` (salted, the
+        default) or `"none"`.
+    ledger_key: the private key file that signs the ledger; beside the store by default, made at first use.
+    witness: a file or URL that gets each signed checkpoint, and is asked at the start whether it saw this ledger.
+
+    An engine belongs to the process that made it; in a forked child it raises `ForkedError`. Raises ConfigError for
+    what cannot work, StoreError for a file that cannot be a store.
     """
 
     def __init__(
@@ -69,9 +78,13 @@ class Engine(_native.EngineBase):
         max_keys: int | None = None,
         name: str = "default",
         tenant: str = "",
+        ledger_arguments: Literal["full", "digest", "none"] | None = None,
+        ledger_key: str | os.PathLike[str] | None = None,
+        witness: str | None = None,
     ) -> None:
         # The native half reads the arguments in `__new__`.
         self.clock = clock
+        self._ledger_arguments = ledger_arguments or "digest"
         self.listener_errors = 0
         self.failed_open = 0
         self._listeners: tuple[Listener, ...] = ()

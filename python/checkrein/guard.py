@@ -109,6 +109,7 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             raises=on_block == "raise" and reconcile is None,
             safe_errors=safe_errors,
             on_loop=target.kind in ("async", "async_generator"),
+            ledger=engine._ledger_arguments if engine._keeps_ledger else None,
             opens=options["on_store_error"] == "open",
         )
         _check_opening(options, made.gates)

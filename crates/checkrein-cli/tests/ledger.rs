@@ -233,13 +233,14 @@ fn entries_for_people_and_for_programs() {
     ledger.fill(6);
     let store = ledger.store();
     let output = ledger.run(&["ledger", "tail", "--store", &store, "-n", "5"]);
-    let shown = text(&output.stdout);
+    // Snapshots lose the indentation that all lines have.
+    let shown: String = text(&output.stdout).lines().map(|line| format!("{}\n", line.trim_start())).collect();
     expect_test::expect![[r#"
-              1  2026-11-21 10:18:30.000  intent        stripe:refund@support  {"payment":"p-1"}
-              2  2026-11-21 10:18:30.000  refusal       stripe:refund@support  rate_limited (per user)
-              3  2026-11-21 10:18:30.000  event         opened  by=ana\u{1b}[2J
-              4  2026-11-21 10:18:30.000  intent        stripe:refund@support  {"payment":"p-1"}
-              5  2026-11-21 10:18:30.000  in doubt      of entry 4  cost 1  by recovery
+        1  2026-11-21 10:18:30.000  intent        stripe:refund@support  {"payment":"p-1"}
+        2  2026-11-21 10:18:30.000  refusal       stripe:refund@support  rate_limited (per user)
+        3  2026-11-21 10:18:30.000  event         opened  by=ana\u{1b}[2J
+        4  2026-11-21 10:18:30.000  intent        stripe:refund@support  {"payment":"p-1"}
+        5  2026-11-21 10:18:30.000  in doubt      of entry 4  cost 1  by recovery
     "#]]
     .assert_eq(&shown);
     let output = ledger.run(&["ledger", "tail", "--store", &store, "--output", "json"]);
@@ -328,4 +329,26 @@ fn the_auditgate_format_is_an_array() {
     let output = ledger.run(&["ledger", "export", "--store", &store, "--format", "auditgate"]);
     let entries: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((entries.len(), &entries[2]["verdict"]), (30, &Value::from("BLOCK")));
+}
+
+#[test]
+fn old_entries_are_removed_and_the_rest_verifies() {
+    use checkrein::store::Step;
+    use checkrein::store::sqlite::{SqliteOptions, SqliteStore};
+    let directory = tempfile::tempdir().unwrap();
+    let open = || SqliteStore::open(&directory.path().join("store.db"), SqliteOptions::default()).unwrap();
+    open().run(vec![Step::Note("tick".to_owned(), Vec::new()); 600]).unwrap();
+    let run = |arguments: &[&str]| run(directory.path(), arguments);
+    let output = run(&["ledger", "prune", "--store", "sqlite:store.db", "--before", "300"]);
+    assert_eq!(text(&output.stdout), "256 entries removed; the ledger begins with entry 256\n");
+    let output =
+        run(&["ledger", "prune", "--store", "sqlite:store.db", "--older-than", "1d", "--output", "json"]);
+    assert_eq!(text(&output.stdout), "{\"first\":256,\"removed\":0}\n");
+    let output = run(&["ledger", "prune", "--store", "sqlite:store.db", "--older-than", "soon"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(run(&["ledger", "export", "--store", "sqlite:store.db", "-o", "e"]).status.code(), Some(0));
+    let output = run(&["ledger", "verify", "e", "--key", "store.db.pub"]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("begins with  entry 256; those before it were removed"), "{said}");
 }

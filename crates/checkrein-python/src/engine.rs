@@ -1,5 +1,6 @@
 //! The native half of `checkrein.Engine`, and the fake clock.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -111,7 +112,11 @@ pub(crate) struct EngineBase {
 #[pymethods]
 impl EngineBase {
     #[new]
-    #[pyo3(signature = (store = None, clock = None, *, max_keys = None, name = "default", tenant = ""))]
+    #[pyo3(signature = (
+        store = None, clock = None, *, max_keys = None, name = "default", tenant = "", ledger_arguments = None,
+        ledger_key = None, witness = None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "one Python signature")]
     fn new(
         py: Python<'_>,
         store: Option<&Bound<'_, PyAny>>,
@@ -119,11 +124,19 @@ impl EngineBase {
         max_keys: Option<&Bound<'_, PyAny>>,
         name: &str,
         tenant: &str,
+        ledger_arguments: Option<&str>,
+        ledger_key: Option<PathBuf>,
+        witness: Option<String>,
     ) -> PyResult<Self> {
         let clock = clock.map(|clock| read_clock(py, clock)).transpose()?;
         let max_keys = max_keys.map(|count| read_max_keys(py, count)).transpose()?;
         let mut builder = CoreEngine::builder();
+        let arguments = ledger_arguments.map(|word| place::arguments_of(py, word)).transpose()?;
         let engine = match place::file_of(py, store)? {
+            None if arguments.is_some() || ledger_key.is_some() || witness.is_some() => {
+                let hint = "give the engine a file: store=\"sqlite:PATH\"";
+                return Err(error::config(py, "an engine in memory keeps no ledger", "ledger", hint));
+            }
             None => {
                 if let Some(clock) = clock {
                     builder = builder.clock(clock);
@@ -134,8 +147,10 @@ impl EngineBase {
                 builder.build()
             }
             Some(path) => {
-                let mut options = SqliteOptions { clock, ..SqliteOptions::default() };
+                let mut options =
+                    SqliteOptions { clock, key: ledger_key, witness, ..SqliteOptions::default() };
                 options.max_keys = max_keys.unwrap_or(options.max_keys);
+                options.ledger = arguments.or(options.ledger);
                 let opened = py.detach(|| SqliteStore::open(&path, options));
                 builder.sqlite(opened.map_err(|problem| error::unopened(py, &path, problem))?).build()
             }
@@ -151,6 +166,12 @@ impl EngineBase {
         self.engine
             .sqlite()
             .map_or_else(|| "memory".to_owned(), |store| format!("sqlite:{}", store.path().display()))
+    }
+
+    /// Whether it keeps a ledger.
+    #[getter]
+    fn _keeps_ledger(&self) -> bool {
+        self.engine.keeps_ledger()
     }
 
     /// Whether its decisions wait for a disk.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use checkrein_core::admission::{Inputs, KeyValue, RuleVerdict};
+use checkrein_core::admission::{Action, Inputs, KeyValue, RuleVerdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::canonical_json;
 use checkrein_core::code::Code;
@@ -58,6 +58,33 @@ pub(crate) struct Reader {
     pub(crate) costs: Vec<CostSource>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) once: Option<OnceSource>,
+    /// Where a ledger is kept: what it is told of who acts, and of which arguments.
+    pub(crate) told: Option<Told>,
+}
+
+/// What the ledger is told of a call.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Returns principal, user, agent, run and session of the current context.
+    actor: Py<PyAny>,
+    /// Names and slots of the arguments that have a canonical form, as far as is known before a call.
+    arguments: Option<Vec<(String, usize)>>,
+}
+
+impl Told {
+    /// Reads `(actor, ((name, slot), ...) or None)`.
+    pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let (actor, arguments) = spec.extract()?;
+        Ok(Self { actor, arguments })
+    }
+}
+
+/// Who acts, and with what, as the ledger is told.
+#[derive(Debug, Default)]
+struct Acting {
+    /// Principal, user, agent, run, session.
+    names: [String; 5],
+    arguments: Option<Vec<u8>>,
 }
 
 /// A key that was read: borrowed from a text argument, or written to the scratch space.
@@ -76,6 +103,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) costs: SmallVec<[Cost; 2]>,
     answers: SmallVec<[Answer; 8]>,
     once: Option<(Held<'a>, RequestDigest)>,
+    acting: Option<Acting>,
     problems: Vec<Reason>,
 }
 
@@ -162,6 +190,27 @@ impl OnceSource {
     }
 }
 
+impl Told {
+    fn read_call(&self, py: Python<'_>, slots: &Slots<'_, '_>) -> PyResult<Acting> {
+        let names = self.actor.bind(py).call0()?.extract()?;
+        let Some(arguments) = &self.arguments else { return Ok(Acting { names, arguments: None }) };
+        let mut budget = MAX_NODES;
+        let mut members = Vec::with_capacity(arguments.len());
+        for (name, slot) in arguments {
+            let Some(value) = slots.get(*slot) else { continue };
+            match convert::json_value(value, &mut budget, 0) {
+                Ok(value) => members.push((name.clone(), value)),
+                Err(Unusable::Raised(error)) => return Err(error),
+                // A handle, a client, bytes: no gate covers it, and the ledger does not either.
+                Err(Unusable::Wrong(_) | Unusable::TooLarge(_)) => {}
+            }
+        }
+        let written =
+            Object::from_members(members).map(|members| canonical_json::to_vec(&Value::Object(members)));
+        Ok(Acting { names, arguments: written.ok() })
+    }
+}
+
 impl Reader {
     /// Reads everything, asks every rule. An `Err` is something to raise on, such as Ctrl-C inside a rule.
     #[inline]
@@ -193,6 +242,10 @@ impl Reader {
         }
         for rule in &self.rules {
             reading.answers.push(rule.ask(py, slots)?);
+        }
+        if let Some(told) = &self.told {
+            let acting = told.read_call(py, slots)?;
+            reading.acting = Some(acting);
         }
         Ok(())
     }
@@ -237,6 +290,8 @@ impl Reader {
             Some(KeyValue::Missing(what)) => return Err(vec![self.missing_tenant(what)]),
         };
         let once = reading.once.as_ref().map(|(held, digest)| (reading.key(held), *digest));
+        let action =
+            reading.acting.as_ref().map(|acting| self.action(acting, once.map(|(_, digest)| digest)));
         Ok(decide(&Inputs {
             tenant,
             keys: &keys,
@@ -245,8 +300,20 @@ impl Reader {
             once,
             period_ends: &[],
             start: true,
-            action: None,
+            action: action.as_ref(),
         }))
+    }
+
+    /// The action as the ledger shows it.
+    fn action<'b>(&'b self, acting: &'b Acting, digest: Option<RequestDigest>) -> Action<'b> {
+        let [principal, user, agent, run, session] = &acting.names;
+        let arguments = acting.arguments.as_deref();
+        let (namespace, name) = (NAMESPACE, &*self.tool);
+        let digest = digest.or_else(|| {
+            let arguments = arguments?;
+            Some(RequestDigest::of(&Request { namespace, name, principal, target: None, arguments }))
+        });
+        Action { namespace, name, principal, user, agent, run, session, arguments, digest }
     }
 
     #[cold]
@@ -277,6 +344,9 @@ impl Reader {
             if let CostKind::Value(source) = &cost.amount {
                 source.traverse(visit)?;
             }
+        }
+        if let Some(told) = &self.told {
+            visit.call(&told.actor)?;
         }
         if let Some(OnceSource { key: Some(source), .. }) = &self.once {
             source.traverse(visit)?;

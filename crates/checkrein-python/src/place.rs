@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use checkrein::store::StoreError;
+use checkrein::store::durable::KeepArguments;
 use checkrein::store::sqlite::path_of;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -36,6 +37,19 @@ pub(crate) fn file_of(py: Python<'_>, store: Option<&Bound<'_, PyAny>>) -> PyRes
     }
     let fact = format!("there is no store `{}`", text.escape_debug());
     Err(error::config(py, &fact, "store", &meant(text)))
+}
+
+/// What a ledger keeps of arguments.
+pub(crate) fn arguments_of(py: Python<'_>, word: &str) -> PyResult<KeepArguments> {
+    match word {
+        "full" => Ok(KeepArguments::Full),
+        "digest" => Ok(KeepArguments::Digest),
+        "none" => Ok(KeepArguments::None),
+        _ => {
+            let fact = format!("ledger_arguments is `{}`", word.escape_debug());
+            Err(error::config(py, &fact, "ledger", "use `full`, `digest` or `none`"))
+        }
+    }
 }
 
 /// What somebody who wrote this probably meant.

@@ -9,7 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::error;
-use crate::inputs::{CostSource, OnceSource, Reader};
+use crate::inputs::{CostSource, OnceSource, Reader, Told};
 use crate::permit::Hooks;
 use crate::source::{Rule, Source};
 
@@ -51,6 +51,7 @@ fn all<'py, T>(
 pub(crate) fn read(from: &Bound<'_, PyAny>) -> PyResult<Described> {
     let once: Option<Bound<'_, PyAny>> = item(from, "once")?;
     let tenant: Option<Bound<'_, PyAny>> = item(from, "tenant")?;
+    let told: Option<Bound<'_, PyAny>> = item(from, "told")?;
     let tool: String = item(from, "tool")?;
     let reader = Reader {
         tool: tool.into(),
@@ -60,6 +61,7 @@ pub(crate) fn read(from: &Bound<'_, PyAny>) -> PyResult<Described> {
         costs: all(from, "costs", CostSource::read)?,
         rules: all(from, "rules", Rule::read)?,
         once: once.map(|once| OnceSource::read(&once)).transpose()?,
+        told: told.map(|told| Told::read(&told)).transpose()?,
     };
     let (started, in_doubt): (i64, i64) = item(from, "leases")?;
     let leases = Leases {

@@ -3,13 +3,12 @@
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkrein::engine::{self, Decided as CoreDecided, Engine as CoreEngine, SettleError};
 use checkrein::store::{OwnedSettlement, PermitId, Step, StepResult, StoreError};
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::permit::Outcome;
-use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -19,6 +18,12 @@ use crate::guard::Guard;
 use crate::permit::{Permit, Taken};
 
 type Results = Result<Vec<StepResult>, StoreError>;
+
+/// Nobody panics while holding one of these locks. They are the standard library's, because threads that wait for
+/// `parking_lot`'s leave a forked child a table of freed stacks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The numbers of finished waits, and what wakes the loop that asks for them.
 #[derive(Debug)]
@@ -51,13 +56,13 @@ impl Bell {
         let mut bytes = [0; 512];
         // The pipe does not block, and what is left in it wakes the loop again.
         while (&self.0.reader).read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
-        std::mem::take(&mut *self.0.finished.lock())
+        std::mem::take(&mut *lock(&self.0.finished))
     }
 }
 
 impl Ring {
     fn strike(&self, number: u64) {
-        self.finished.lock().push(number);
+        lock(&self.finished).push(number);
         // A full pipe wakes the loop as well as one byte more would.
         let _ = (&self.writer).write(&[1]);
     }
@@ -82,7 +87,7 @@ impl Wait {
         let wait = Arc::new(Self::default());
         let (own, ring, store) = (Arc::clone(&wait), Arc::clone(&bell.0), engine.clone());
         let then = move |results: Results| {
-            let mut state = own.0.lock();
+            let mut state = lock(&own.0);
             if matches!(*state, State::GivenUp) {
                 drop(state);
                 not_started(&store, &results);
@@ -99,7 +104,7 @@ impl Wait {
     /// What became of the step; an error when nobody will be told any more.
     fn take(&self) -> Result<StepResult, StoreError> {
         let late = || StoreError::Unknown("the disk has not answered in time".to_owned());
-        match std::mem::replace(&mut *self.0.lock(), State::GivenUp) {
+        match std::mem::replace(&mut *lock(&self.0), State::GivenUp) {
             State::Done(results) => results?.pop().ok_or_else(late),
             State::Waiting | State::GivenUp => Err(late()),
         }
@@ -107,7 +112,7 @@ impl Wait {
 
     /// Nobody waits any more; an admission that was or will be committed is given back.
     fn give_up(&self, engine: &CoreEngine) {
-        if let State::Done(results) = std::mem::replace(&mut *self.0.lock(), State::GivenUp) {
+        if let State::Done(results) = std::mem::replace(&mut *lock(&self.0), State::GivenUp) {
             not_started(engine, &results);
         }
     }
@@ -160,7 +165,7 @@ impl Ticket {
     /// What the wrapper gets, as from an admission that was waited for; a store that has not answered is a refusal.
     fn answer(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let guard = self.guard.bind(py);
-        let (taken, copied) = self.held.lock().take().unwrap_or_default();
+        let (taken, copied) = lock(&self.held).take().unwrap_or_default();
         let admitted = match engine::decided(self.wait.take()) {
             CoreDecided::Allowed(permit) => {
                 let admission = checkrein_core::admission::Admission::allow();
@@ -186,17 +191,18 @@ impl Ticket {
         visit.call(&self.guard)?;
         // Another thread that holds it right now keeps it alive anyway.
         let held = self.held.try_lock();
-        held.and_then(|held| {
-            held.as_ref().and_then(|(_, copied)| copied.as_ref().map(|copied| visit.call(copied)))
-        })
-        .unwrap_or(Ok(()))
+        held.ok()
+            .and_then(|held| {
+                held.as_ref().and_then(|(_, copied)| copied.as_ref().map(|copied| visit.call(copied)))
+            })
+            .unwrap_or(Ok(()))
     }
 }
 
 impl Drop for Ticket {
     /// A coroutine that is thrown away while it waits has gone too.
     fn drop(&mut self) {
-        if self.held.get_mut().is_some() {
+        if self.held.get_mut().is_ok_and(|held| held.is_some()) {
             self.abandon();
         }
     }

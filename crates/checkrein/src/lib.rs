@@ -5,6 +5,7 @@ pub mod clock;
 pub mod engine;
 pub mod expression;
 pub mod ledger;
+mod parking;
 pub mod store;
 pub mod testing;
 

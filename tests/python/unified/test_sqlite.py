@@ -208,8 +208,31 @@ def spawned(url: str, results: Any) -> None:
     results.put(sum(bool(act()) for _ in range(6)))
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+def forked(url: str, results: Any) -> None:
+    """Run in a process that was forked from one with an open store."""
+    gc.collect()
+    try:
+        checkrein.Engine(store=url)
+    except checkrein.StoreError as refused:
+        results.put(str(refused))
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_told_to_be_spawned(url: str) -> None:
+    engine = checkrein.Engine(store=url)
+    act = engine.guard(name="act", rate="10/h")(lambda: True)
+    act()
+    context: Any = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=forked, args=(url, results))
+    child.start()
+    assert "spawn" in results.get(timeout=60)
+    child.join(60)
+    assert child.exitcode == 0
+    assert act() is True
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_children_of_multiprocessing_open_the_file_themselves(url: str, method: str) -> None:
     engine = checkrein.Engine(store=url)
     act = engine.guard(name="act", rate="10/h")(lambda: True)

@@ -29,6 +29,7 @@ pub fn export_auditgate(database: &Database, to: &mut impl Write) -> Result<Expo
     let mut next = first;
     put(b"[")?;
     while next < size {
+        let begin = next;
         for (seq, body) in database.entries(next, PAGE.min(size - next))? {
             if seq != next {
                 return Err(LedgerError::Damaged(format!("entry {next} is missing: entry {seq} follows")));
@@ -41,6 +42,9 @@ pub fn export_auditgate(database: &Database, to: &mut impl Write) -> Result<Expo
             put(record.line(&hash, previous.as_deref()).as_bytes())?;
             previous = Some(hash);
             next += 1;
+        }
+        if next == begin {
+            return Err(LedgerError::Damaged(format!("entry {next} is missing")));
         }
     }
     put(b"\n]\n")?;

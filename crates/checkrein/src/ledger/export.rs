@@ -62,8 +62,8 @@ pub fn export(database: &Database, scope: Scope, to: &mut impl Write) -> Result<
         if next.is_multiple_of(TILE) && next / TILE < size / TILE {
             put(&hashes_line(&tile(database, next / TILE)?))?;
         }
-        let group = TILE - next % TILE;
-        for (seq, body) in database.entries(next, group.min(last - next))? {
+        let end = last.min(next - next % TILE + TILE);
+        for (seq, body) in database.entries(next, end - next)? {
             if seq != next {
                 break;
             }
@@ -73,7 +73,7 @@ pub fn export(database: &Database, scope: Scope, to: &mut impl Write) -> Result<
                 put(&checkpoint_line(&note))?;
             }
         }
-        if !next.is_multiple_of(TILE) && next < last {
+        if next < end {
             return Err(LedgerError::Damaged(format!("entry {next} is missing")));
         }
     }

@@ -13,11 +13,11 @@ use checkrein_core::ledger::entry::EntryView;
 use checkrein_core::ledger::moment;
 use checkrein_core::ledger::tree::{Growth, leaf_hash};
 use checkrein_core::time::Timestamp;
-use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
 use super::database::{signed, tile_key};
 use super::{Database, LedgerError, Witness};
+use crate::parking::{Condvar, Mutex};
 use crate::store::StoreError;
 use crate::store::durable::Table;
 
@@ -294,7 +294,7 @@ impl Worker {
     fn wait(&self) -> bool {
         let mut state = self.shared.state.lock();
         if !state.stop {
-            self.shared.woken.wait_for(&mut state, LOOK);
+            state = self.shared.woken.wait_until(state, Instant::now() + LOOK);
         }
         state.stop
     }

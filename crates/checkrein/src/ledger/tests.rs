@@ -370,39 +370,6 @@ fn a_witness_behind_a_url() {
 }
 
 #[test]
-fn removed_entries_leave_what_proves_the_rest() {
-    let directory = Directory::new("removal");
-    let signer = signer(1);
-    let mut store = Store::new(directory.file("a.db"));
-    store.append(2_000);
-    store.seal(&signer);
-    store.append(100);
-    let early = store.database().newest_checkpoint().unwrap().unwrap().1;
-    let time = Timestamp::from_nanos(9);
-    let remove = |store: &Store, before| remove_before(&store.database(), before, store.size, time, 1);
-    assert_eq!(remove(&store, 2_100).unwrap_err().code(), "ledger_not_found", "not sealed");
-    assert_eq!(remove(&store, 255).unwrap_err().code(), "ledger_not_found", "no whole group");
-    let (before, row) = remove(&store, 1_100).unwrap();
-    assert_eq!(before, 1_024);
-    store.put(&row.body);
-    store.connection.execute("DELETE FROM entry WHERE key < 1024", []).unwrap();
-    store.seal(&signer);
-    let path = store.export(&directory);
-    let report = verify_file(&path, &signer.verifier(), Some(&early)).unwrap();
-    assert_eq!((report.fault, report.first, report.entries), (None, 1_024, 1_077));
-    assert_eq!(report.against, Some(2_000));
-    assert!(proof::inclusion(&store.database(), 5, 2_101).is_ok(), "the tree still has the hashes");
-    assert!(store.database().entry(5).unwrap_err().to_string().contains("was removed"));
-    // Without the entry that says so, the same rows are a ledger whose head was cut off.
-    let mut cut = Store::new(directory.file("cut.db"));
-    cut.append(2_000);
-    cut.seal(&signer);
-    cut.connection.execute("DELETE FROM entry WHERE key < 1024", []).unwrap();
-    let report = verify_file(&cut.export(&directory), &signer.verifier(), None).unwrap();
-    assert_eq!((report.fault, report.first_bad), (Some(Fault::HeadMissing { last: 1_023 }), Some(0)));
-}
-
-#[test]
 fn key_files() {
     use std::os::unix::fs::PermissionsExt as _;
     let directory = Directory::new("keys");

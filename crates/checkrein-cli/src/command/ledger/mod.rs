@@ -14,6 +14,7 @@ use crate::Exit;
 mod checkpoint;
 mod export;
 mod prove;
+mod prune;
 mod render;
 mod show;
 mod tail;
@@ -34,6 +35,7 @@ enum Action {
     Prove(prove::Prove),
     Export(export::Export),
     Checkpoint(checkpoint::Checkpoint),
+    Prune(prune::Prune),
 }
 
 /// Which store's ledger.
@@ -46,12 +48,12 @@ struct StoreOf {
 
 /// How lists are printed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum ListOutput {
+pub(super) enum ListOutput {
     /// For people
     Text,
     /// One array
     Json,
-    /// One object per line: each entry exactly as it is hashed
+    /// One object per line
     Jsonl,
 }
 
@@ -64,6 +66,7 @@ impl Ledger {
             Action::Prove(prove) => prove.run(),
             Action::Export(export) => export.run(),
             Action::Checkpoint(checkpoint) => checkpoint.run(),
+            Action::Prune(prune) => prune.run(),
         };
         done.or_else(|error| match error.downcast::<LedgerError>() {
             Ok(error) => Ok(refuse(&error)),

@@ -47,6 +47,21 @@ const OVERDUE: Span = Span::from_secs(10);
 /// Permits read at a time.
 const PAGE: usize = 256;
 
+/// What a row says of a process: number, what is known of it, since when.
+pub(crate) fn read_process(key: &[u8], bytes: &[u8]) -> Result<(u64, ProcessInfo, Timestamp), StoreError> {
+    let (body, _) = row::open(Table::Epoch, key, bytes)?;
+    let read = || {
+        let mut body = Reader::new(body, VERSION)?;
+        let pid = body.small()?;
+        let host = String::from_utf8_lossy(body.blob()?).into_owned();
+        let since = body.stamp()?;
+        body.end()?;
+        Ok((ProcessInfo { pid, host }, since))
+    };
+    let (info, since) = read().map_err(|why| row::damaged(Table::Epoch, key, why))?;
+    Ok((read_number(key).unwrap_or_default(), info, since))
+}
+
 impl Durable {
     /// Takes the next process number.
     pub(super) fn register(
@@ -84,17 +99,7 @@ impl Durable {
         self.transact(tables, now, |_, tables, _| {
             let mut found = Vec::new();
             for (key, bytes) in tables.scan(Table::Epoch, None, usize::MAX)? {
-                let (body, _) = row::open(Table::Epoch, &key, &bytes)?;
-                let read = || {
-                    let mut body = Reader::new(body, VERSION)?;
-                    let pid = body.small()?;
-                    let host = String::from_utf8_lossy(body.blob()?).into_owned();
-                    let since = body.stamp()?;
-                    body.end()?;
-                    Ok((ProcessInfo { pid, host }, since))
-                };
-                let (info, since) = read().map_err(|why| row::damaged(Table::Epoch, &key, why))?;
-                found.push((read_number(&key).unwrap_or_default(), info, since));
+                found.push(read_process(&key, &bytes)?);
             }
             Ok(found)
         })

@@ -21,15 +21,19 @@ mod journal;
 mod keep;
 mod permits;
 mod records;
+mod restore;
+mod retention;
 mod row;
 mod sweep;
 mod tables;
 
 pub use check::Report;
+pub(crate) use epochs::read_process;
 pub use epochs::{Liveness, ProcessInfo};
 pub use families::FamilyKey;
 pub use head::SCHEMA;
 pub use journal::{KeepArguments, LedgerOptions};
+pub use restore::{Mark, Restored};
 pub use tables::{Row, Rows, Table, Tables};
 
 use crate::testing::planted::{Bug, is_planted};
@@ -98,10 +102,22 @@ impl Durable {
         process: &ProcessInfo,
         liveness: &mut dyn Liveness,
     ) -> Result<Self, StoreError> {
-        let mut durable = Self {
+        let mut durable = Self::empty(options, Head::load(tables)?);
+        durable.check_end(tables)?;
+        durable.families.load(tables)?;
+        let now = durable.tick(now);
+        durable.register(tables, process, now, liveness)?;
+        durable.recover_dead(tables, now, liveness)?;
+        durable.write(tables)?;
+        Ok(durable)
+    }
+
+    /// A process that remembers nothing yet.
+    fn empty(options: Options, head: Head) -> Self {
+        Self {
             options,
             epoch: 0,
-            head: Head::load(tables)?,
+            head,
             families: Families::default(),
             cache: Cache::default(),
             due: BTreeSet::new(),
@@ -110,14 +126,7 @@ impl Durable {
             sweep: sweep::Progress::default(),
             journal: journal::Journal::default(),
             looked_at_others: None,
-        };
-        durable.check_end(tables)?;
-        durable.families.load(tables)?;
-        let now = durable.tick(now);
-        durable.register(tables, process, now, liveness)?;
-        durable.recover_dead(tables, now, liveness)?;
-        durable.write(tables)?;
-        Ok(durable)
+        }
     }
 
     /// The number of this process in the store.
