@@ -18,8 +18,12 @@ struct CommandLine {
 enum Verb {
     Demo(command::demo::Demo),
     Explain(command::explain::Explain),
+    Once(command::once::Once),
     Ledger(command::ledger::Ledger),
     Keys(command::keys::Keys),
+    Backup(command::backup::Backup),
+    Restore(command::restore::Restore),
+    Doctor(command::doctor::Doctor),
     Completions(command::completions::Completions),
 }
 
@@ -57,8 +61,12 @@ fn main() -> ExitCode {
     let outcome = match CommandLine::parse().verb {
         Verb::Demo(demo) => demo.run(),
         Verb::Explain(explain) => explain.run(),
+        Verb::Once(once) => once.run(),
         Verb::Ledger(ledger) => ledger.run(),
         Verb::Keys(keys) => keys.run(),
+        Verb::Backup(backup) => backup.run(),
+        Verb::Restore(restore) => restore.run(),
+        Verb::Doctor(doctor) => doctor.run(),
         Verb::Completions(completions) => completions.run(CommandLine::command()),
     };
     match outcome {

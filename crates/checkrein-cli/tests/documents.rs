@@ -23,6 +23,10 @@ fn help() -> String {
         "",
         "demo",
         "explain",
+        "once",
+        "once list",
+        "once show",
+        "once resolve",
         "ledger",
         "ledger tail",
         "ledger show",
@@ -34,6 +38,9 @@ fn help() -> String {
         "keys",
         "keys new",
         "keys show",
+        "backup",
+        "restore",
+        "doctor",
         "completions",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_checkrein"));

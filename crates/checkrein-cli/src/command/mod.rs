@@ -2,12 +2,17 @@
 
 use std::io::Write;
 
+pub(crate) mod backup;
 pub(crate) mod completions;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod keys;
 pub(crate) mod ledger;
+pub(crate) mod once;
 mod passphrase;
+pub(crate) mod restore;
+mod store;
 
 /// Prints an error, and what to do about it, to standard error.
 pub(crate) fn print_error(message: &str, hint: Option<&str>) {

@@ -48,12 +48,12 @@ struct StoreOf {
 
 /// How lists are printed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum ListOutput {
+pub(super) enum ListOutput {
     /// For people
     Text,
     /// One array
     Json,
-    /// One object per line: each entry exactly as it is hashed
+    /// One object per line
     Jsonl,
 }
 

@@ -7,7 +7,7 @@ use checkrein_core::amount::Amount;
 use super::cache::Value;
 use super::head::Head;
 use super::row::{self, Sum};
-use super::{Durable, Table, Tables};
+use super::{Durable, Options, Table, Tables};
 use crate::store::StoreError;
 
 use checkrein_core::time::Timestamp;
@@ -28,6 +28,16 @@ pub struct Report {
 }
 
 impl Report {
+    /// The first thing that is wrong.
+    pub fn first(&self) -> Option<String> {
+        let sum = (!self.sum_matches).then(|| {
+            "the sum over all rows is not the one of the last commit: a row is missing or older than it should be"
+                .to_owned()
+        });
+        let all = self.damaged.iter().chain(&self.unbalanced).chain(&self.miscounted);
+        sum.into_iter().chain(all.cloned()).next()
+    }
+
     /// Whether nothing is wrong.
     pub fn is_sound(&self) -> bool {
         self.damaged.is_empty()
@@ -57,6 +67,21 @@ impl Durable {
     /// The disk cannot be read.
     pub fn check(&mut self, tables: &mut impl Tables, now: Timestamp) -> Result<Report, StoreError> {
         self.transact(tables, now, |durable, tables, _| durable.check_all(tables))
+    }
+
+    /// The same for a store that is not in use, without having a part in it.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn check_copy(tables: &mut impl Tables) -> Result<Report, StoreError> {
+        tables.begin()?;
+        let read = Head::load(tables).and_then(|head| {
+            let mut durable = Self::empty(Options { max_keys: usize::MAX, ledger: None }, head);
+            durable.families.load(tables)?;
+            durable.check_all(tables)
+        });
+        tables.rollback();
+        read
     }
 
     fn check_all(&mut self, tables: &mut impl Tables) -> Result<Report, StoreError> {

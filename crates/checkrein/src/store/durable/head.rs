@@ -42,7 +42,12 @@ impl Head {
     /// The head on disk, or that of a new store.
     pub(super) fn load(tables: &mut impl Tables) -> Result<Self, StoreError> {
         let Some(bytes) = tables.get(Table::Meta, KEY)? else { return Ok(Self::NEW) };
-        let (body, _) = row::open(Table::Meta, KEY, &bytes)?;
+        Self::read(&bytes)
+    }
+
+    /// The head that a row says.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, StoreError> {
+        let (body, _) = row::open(Table::Meta, KEY, bytes)?;
         Self::decode(body).map_err(|why| row::damaged(Table::Meta, KEY, why))
     }
 

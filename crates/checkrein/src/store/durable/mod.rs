@@ -21,18 +21,22 @@ mod journal;
 mod keep;
 mod permits;
 mod records;
+mod restore;
 mod retention;
 mod row;
 mod sweep;
 mod tables;
 
 pub use check::Report;
+pub(crate) use epochs::read_process;
 pub use epochs::{Liveness, ProcessInfo};
 pub use families::FamilyKey;
 pub use head::SCHEMA;
 pub use journal::{KeepArguments, LedgerOptions};
+pub use restore::{Mark, Restored};
 pub use tables::{Row, Rows, Table, Tables};
 
+use crate::testing::planted::{Bug, is_planted};
 use cache::Cache;
 use families::Families;
 use head::Head;
@@ -98,10 +102,22 @@ impl Durable {
         process: &ProcessInfo,
         liveness: &mut dyn Liveness,
     ) -> Result<Self, StoreError> {
-        let mut durable = Self {
+        let mut durable = Self::empty(options, Head::load(tables)?);
+        durable.check_end(tables)?;
+        durable.families.load(tables)?;
+        let now = durable.tick(now);
+        durable.register(tables, process, now, liveness)?;
+        durable.recover_dead(tables, now, liveness)?;
+        durable.write(tables)?;
+        Ok(durable)
+    }
+
+    /// A process that remembers nothing yet.
+    fn empty(options: Options, head: Head) -> Self {
+        Self {
             options,
             epoch: 0,
-            head: Head::load(tables)?,
+            head,
             families: Families::default(),
             cache: Cache::default(),
             due: BTreeSet::new(),
@@ -110,14 +126,7 @@ impl Durable {
             sweep: sweep::Progress::default(),
             journal: journal::Journal::default(),
             looked_at_others: None,
-        };
-        durable.check_end(tables)?;
-        durable.families.load(tables)?;
-        let now = durable.tick(now);
-        durable.register(tables, process, now, liveness)?;
-        durable.recover_dead(tables, now, liveness)?;
-        durable.write(tables)?;
-        Ok(durable)
+        }
     }
 
     /// The number of this process in the store.
@@ -177,8 +186,9 @@ impl Durable {
         match done {
             Ok((result, true)) => match tables.commit() {
                 Ok(()) => Ok(result),
+                Err(_) if is_planted(Bug::AnswerBeforeCommit) => Ok(result),
                 Err(error) => {
-                    self.stale = true;
+                    self.stale = !is_planted(Bug::KeepAfterFailedCommit);
                     Err(error)
                 }
             },
@@ -203,9 +213,13 @@ impl Durable {
     ) -> Result<Timestamp, StoreError> {
         self.wrote = false;
         self.settle_journal(!self.stale);
-        if foreign || self.stale {
+        if (foreign && !is_planted(Bug::IgnoreOthers)) || self.stale {
             self.cache.clear();
+            let next = self.head.next_entry;
             self.head = Head::load(tables)?;
+            if is_planted(Bug::SequenceNotTakenBack) {
+                self.head.next_entry = next.max(self.head.next_entry);
+            }
             self.families.load(tables)?;
             if self.stale {
                 self.find_own_permits(tables)?;
@@ -221,7 +235,7 @@ impl Durable {
 
     /// The store's clock never runs backwards, whatever the machine's does.
     fn tick(&mut self, now: Timestamp) -> Timestamp {
-        self.head.last = self.head.last.max(now);
+        self.head.last = if is_planted(Bug::ClockRunsBack) { now } else { self.head.last.max(now) };
         self.head.last
     }
 

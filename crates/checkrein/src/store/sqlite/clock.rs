@@ -27,18 +27,22 @@ fn boot() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
+/// The anchor that a row says, if it was taken since the machine booted.
+pub(super) fn anchor_of_this_boot(row: &[u8]) -> Option<i64> {
+    let (anchor, name) = std::str::from_utf8(row).ok()?.split_once(' ')?;
+    if name.is_empty() || name != boot() {
+        return None;
+    }
+    anchor.parse().ok()
+}
+
 /// The clock of a store, anchored anew if the machine has been booted since, within a transaction.
 pub(super) fn of(tables: &mut impl Tables, seen: Timestamp) -> Result<Clock, StoreError> {
-    let boot = boot();
-    let kept = tables.get(Table::Meta, KEY)?.and_then(|row| String::from_utf8(row).ok());
-    let kept = kept.as_deref().and_then(|row| row.split_once(' '));
-    if let Some((anchor, name)) = kept
-        && name == boot
-        && !boot.is_empty()
-        && let Ok(anchor) = anchor.parse()
-    {
+    let kept = tables.get(Table::Meta, KEY)?;
+    if let Some(anchor) = kept.as_deref().and_then(anchor_of_this_boot) {
         return Ok(Clock::since_boot(anchor));
     }
+    let boot = boot();
     let now = Clock::system().now().max(seen);
     let anchor = now.nanos().saturating_sub(since_boot());
     tables.put(Table::Meta, KEY, format!("{anchor} {boot}").as_bytes())?;

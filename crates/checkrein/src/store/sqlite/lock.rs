@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 
@@ -59,6 +60,9 @@ impl WriterLock {
 
     /// Waits for this process's turn. Callers with a deadline wait elsewhere, for the thread that calls this.
     pub(super) fn acquire(&mut self) -> Result<(), StoreError> {
+        if self.held {
+            return Ok(());
+        }
         let wait = |file: &File| loop {
             match fcntl_lock(file, FlockOperation::LockExclusive) {
                 Err(rustix::io::Errno::INTR) => {}
@@ -77,12 +81,32 @@ impl WriterLock {
         Ok(())
     }
 
+    /// Waits for this process's turn, but not for ever.
+    pub(super) fn acquire_within(&mut self, patience: Duration) -> Result<(), StoreError> {
+        let deadline = Instant::now() + patience;
+        while fcntl_lock(&self.writer, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if Instant::now() >= deadline {
+                return Err(StoreError::NotCommitted("another process writes to the store".to_owned()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.held = true;
+        Ok(())
+    }
+
     pub(super) fn release(&mut self) {
         if std::mem::take(&mut self.held) {
             // Unlocking a file that is open does not fail.
             let _ = fcntl_lock(&self.writer, FlockOperation::Unlock);
         }
     }
+}
+
+/// The numbers of the processes that have a lock in a directory, dead ones among them.
+pub(super) fn processes(directory: &Path) -> Vec<u64> {
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let number = |file: std::fs::DirEntry| file.file_name().to_str()?.strip_prefix("process-")?.parse().ok();
+    files.filter_map(number).collect()
 }
 
 /// The locks by which processes of a store show that they are alive.

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::key::Family;
@@ -22,26 +23,35 @@ use crate::clock::Clock;
 use crate::ledger::{LedgerError, Sealer};
 
 mod clock;
+mod examine;
 mod lock;
 mod place;
 mod queue;
+mod restore;
 mod seal;
 mod tables;
 mod writer;
 
 pub(crate) use clock::since_boot;
+pub use examine::{Examination, Process, examine};
 pub use place::path_of;
 pub use queue::Results;
+pub use restore::{Restoration, restore};
 pub use tables::SqliteTables;
 
 use lock::{ProcessLocks, WriterLock};
-use queue::{Call, Job, Queue, Reply, Waiter};
+use queue::{Call, Job, Queue, Reply, Waiter, ended};
 use seal::SealPlan;
 use writer::Writer;
 
 /// How long a caller waits for its turn before the store counts as gone; once its steps are being committed, as long
 /// again.
 pub const DEFAULT_PATIENCE: Duration = Duration::from_millis(900);
+
+/// The largest write-ahead log before a store refuses to write.
+pub const DEFAULT_WAL_LIMIT: u64 = 1 << 30;
+/// How long a store may take to be read once it is had: that of a million records takes a second.
+const SLOW_OPEN: Duration = Duration::from_secs(60);
 
 /// How a SQLite store is opened.
 #[derive(Clone, Debug)]
@@ -52,14 +62,16 @@ pub struct SqliteOptions {
     pub clock: Option<Clock>,
     /// How long a caller waits for its turn.
     pub patience: Duration,
+    /// A write-ahead log of more bytes, which only a reader that does not end can cause, refuses further writes.
+    pub wal_limit: u64,
     /// What the ledger keeps of arguments; `None` keeps no ledger.
     pub ledger: Option<KeepArguments>,
     /// The file of the key that signs the ledger's checkpoints; beside the store's file by default, made at first use.
     pub key: Option<PathBuf>,
     /// A file or URL that is sent each checkpoint, and asked at the start whether the ledger is the one it saw.
     pub witness: Option<String>,
-    /// How often the ledger is sealed.
-    pub seal: SealEvery,
+    /// How often the ledger is sealed; `None` leaves that to other processes, and needs no key.
+    pub seal: Option<SealEvery>,
 }
 
 /// When entries of the ledger are sealed by a signed checkpoint: until then a change of them cannot be found.
@@ -83,10 +95,11 @@ impl Default for SqliteOptions {
             max_keys: crate::engine::DEFAULT_MAX_KEYS,
             clock: None,
             patience: DEFAULT_PATIENCE,
+            wal_limit: DEFAULT_WAL_LIMIT,
             ledger: Some(KeepArguments::default()),
             key: None,
             witness: None,
-            seal: SealEvery::default(),
+            seal: Some(SealEvery::default()),
         }
     }
 }
@@ -104,39 +117,55 @@ struct Shared {
     clock: Clock,
     patience: Duration,
     epoch: u64,
+    keeps_ledger: bool,
     sealer: Mutex<Option<Sealer>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
-/// The stores that this process has open, by file.
-static OPEN: Mutex<BTreeMap<(u64, u64), Weak<Shared>>> = Mutex::new(BTreeMap::new());
-
-/// The files to which a process has a connection, and which process that is. SQLite keeps the locks of a file once per
-/// process, in memory that a forked child inherits without having the locks: such a file cannot be opened there.
-static CONNECTED: Mutex<BTreeMap<(u64, u64), (u32, usize)>> = Mutex::new(BTreeMap::new());
-
-/// A connection of this process to a file, for as long as it lives.
-struct Connected(Option<(u64, u64)>);
-
-impl Connected {
-    fn new(file: Option<(u64, u64)>) -> Self {
-        if let Some(file) = file {
-            CONNECTED.lock().entry(file).or_insert((std::process::id(), 0)).1 += 1;
-        }
-        Self(file)
-    }
+/// A file that this process has open, or that the process it was forked from had.
+#[derive(Debug)]
+struct Opened {
+    process: u32,
+    shared: Weak<Shared>,
+    /// Lives as long as SQLite has the file open.
+    alive: Weak<()>,
 }
 
-impl Drop for Connected {
-    fn drop(&mut self) {
-        let Some(file) = self.0 else { return };
-        let mut connected = CONNECTED.lock();
-        if let Some((_, connections)) = connected.get_mut(&file) {
-            *connections -= 1;
-            if *connections == 0 {
-                connected.remove(&file);
-            }
+/// Held while a store is opened.
+static OPENING: Mutex<()> = Mutex::new(());
+/// The stores that this process has open, by file.
+static OPEN: Mutex<BTreeMap<(u64, u64), Opened>> = Mutex::new(BTreeMap::new());
+
+/// What a process that has the file open already does about opening it: SQLite must not have it twice across a fork,
+/// and a handle beside SQLite's, once closed, takes SQLite's locks on the file with it.
+fn opened_here(path: &Path, patience: Duration) -> Result<Option<SqliteStore>, StoreError> {
+    let refuse = |what: &str| Err(StoreError::NotCommitted(format!("`{}` {what}", path.display())));
+    let deadline = Instant::now() + patience;
+    loop {
+        let Some(mut open) = OPEN.try_lock_for(patience) else {
+            return refuse("cannot be opened: another thread of this process is opening a store");
+        };
+        open.retain(|_, opened| opened.alive.strong_count() > 0);
+        let Some(opened) = place::identity(path).and_then(|identity| open.get(&identity)) else {
+            return Ok(None);
+        };
+        if opened.process != std::process::id() {
+            return Err(StoreError::NotCommitted(format!(
+                "this process was forked from one that had `{}` open, and SQLite does not survive that: start workers \
+                 with `spawn` or `forkserver`, or open the store only after the fork",
+                path.display()
+            )));
         }
+        if let Some(shared) = opened.shared.upgrade()
+            && !shared.queue.is_closed()
+        {
+            return Ok(Some(SqliteStore(shared)));
+        }
+        drop(open);
+        if Instant::now() >= deadline {
+            return refuse("is still being closed by this process");
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -146,18 +175,21 @@ impl SqliteStore {
     /// # Errors
     /// The file cannot be used as a store; the error says why and what to do. It comes within about a second.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
-        let path = place::prepare(path)?;
-        let mut open = OPEN.lock();
-        open.retain(|_, shared| shared.strong_count() > 0);
-        let identity = place::identity(&path);
-        refuse_inherited(&path, identity)?;
-        let known = identity.and_then(|identity| open.get(&identity)).and_then(Weak::upgrade);
-        if let Some(shared) = known.filter(|shared| shared.process == std::process::id()) {
-            return Ok(Self(shared));
+        // One thread at a time: the second of two that open the same file finds the first one's store.
+        let Some(_turn) = OPENING.try_lock_for(options.patience * 2) else {
+            return Err(StoreError::NotCommitted(
+                "another thread of this process is opening a store".to_owned(),
+            ));
+        };
+        if let Some(store) = opened_here(path, options.patience)? {
+            return Ok(store);
         }
-        let shared = Arc::new(Shared::start(path, options)?);
-        if let Some(identity) = identity {
-            open.insert(identity, Arc::downgrade(&shared));
+        let path = place::prepare(path)?;
+        let (shared, alive) = Shared::start(path, options)?;
+        let shared = Arc::new(shared);
+        if let Some(identity) = place::identity(&shared.path) {
+            let opened = Opened { process: shared.process, shared: Arc::downgrade(&shared), alive };
+            OPEN.lock().insert(identity, opened);
         }
         Ok(Self(shared))
     }
@@ -174,7 +206,7 @@ impl SqliteStore {
 
     /// Whether it keeps a ledger.
     pub fn keeps_ledger(&self) -> bool {
-        self.0.sealer.lock().is_some()
+        self.0.keeps_ledger
     }
 
     /// The number of this process in the store.
@@ -188,7 +220,7 @@ impl SqliteStore {
     /// Nothing was committed, or nobody knows whether it was.
     pub fn run(&self, steps: Vec<Step>) -> Results {
         let waiter = Arc::new(Waiter::default());
-        self.0.push(Job::Steps(steps, Reply::Waiter(Arc::clone(&waiter))))?;
+        self.0.push(Job::Steps(steps, Reply::waiter(&waiter)))?;
         waiter.wait(self.0.patience)
     }
 
@@ -197,13 +229,8 @@ impl SqliteStore {
     pub fn run_then(&self, steps: Vec<Step>, then: Box<dyn FnOnce(Results) + Send>) {
         match self.0.queue_of() {
             Err(error) => then(Err(error)),
-            Ok(queue) => {
-                if let Err(Job::Steps(_, Reply::Then(then))) =
-                    queue.push(Job::Steps(steps, Reply::Then(then)))
-                {
-                    then(Err(closed()));
-                }
-            }
+            // A queue that is closed drops the reply, and the reply tells.
+            Ok(queue) => drop(queue.push(Job::Steps(steps, Reply::then(then)))),
         }
     }
 
@@ -212,7 +239,7 @@ impl SqliteStore {
     /// # Errors
     /// The store is closed, or this is a forked child.
     pub fn run_unwaited(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        self.0.push(Job::Steps(steps, Reply::Nobody))
+        self.0.push(Job::Steps(steps, Reply::nobody()))
     }
 
     /// Runs `work` in the writer's thread, with the store to itself.
@@ -230,9 +257,16 @@ impl SqliteStore {
         });
         self.0.push(Job::Call(call))?;
         // Work on all records may take longer than a decision.
-        receive.recv_timeout(self.0.patience.max(Duration::from_secs(30))).unwrap_or_else(|_| {
-            Err(StoreError::Unknown("the store has not answered: another process holds the file".to_owned()))
-        })
+        let unknown = |text: &str| Err(StoreError::Unknown(text.to_owned()));
+        match receive.recv_timeout(self.0.patience.max(Duration::from_secs(30))) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => {
+                unknown("the store has not answered: another process holds the file")
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                unknown("the store's writer has ended; open the store again")
+            }
+        }
     }
 
     /// The number of a family's definition, made if need be.
@@ -302,8 +336,8 @@ impl SqliteStore {
     /// # Errors
     /// The file exists or cannot be written, or the store is not to be had.
     pub fn backup(&self, target: &Path) -> Result<(), StoreError> {
-        let target = target.to_owned();
-        self.call(move |_, tables, _| tables.copy_to(&target))
+        self.0.queue_of()?;
+        backup(&self.0.path, target)
     }
 
     /// Reads every record, and says what does not agree.
@@ -315,47 +349,43 @@ impl SqliteStore {
     }
 }
 
-fn refuse_inherited(path: &Path, identity: Option<(u64, u64)>) -> Result<(), StoreError> {
-    let connected = identity.and_then(|identity| CONNECTED.lock().get(&identity).copied());
-    if connected.is_none_or(|(process, _)| process == std::process::id()) {
-        return Ok(());
-    }
-    Err(StoreError::NotCommitted(format!(
-        "this process was forked from one that had `{}` open, and SQLite does not survive that: start workers with \
-         `spawn` or `forkserver`, or open the store only after the fork",
-        path.display()
-    )))
+/// Copies the store in a file into a new file, as of one instant, whoever has it open.
+///
+/// # Errors
+/// The file is no store, or the new one exists or cannot be written.
+pub fn backup(store: &Path, target: &Path) -> Result<(), StoreError> {
+    tables::copy(store, target)
 }
 
 fn refused(error: &LedgerError) -> StoreError {
     StoreError::NotCommitted(error.to_string())
 }
 
-fn closed() -> StoreError {
-    StoreError::NotCommitted("the store is closed".to_owned())
-}
-
 impl Shared {
-    fn start(path: PathBuf, options: SqliteOptions) -> Result<Self, StoreError> {
+    /// Opens the file in a thread of its own; the second value lives as long as that thread.
+    fn start(path: PathBuf, options: SqliteOptions) -> Result<(Self, Weak<()>), StoreError> {
         let locks = lock::directory_of(&path);
         let (queue, patience) = (Arc::new(Queue::default()), options.patience);
         let seal = SealPlan::of(&path, &options)?;
-        let (send, receive) = std::sync::mpsc::sync_channel(1);
-        let (file, jobs) = (path.clone(), Arc::clone(&queue));
+        let keeps_ledger = options.ledger.is_some();
+        let (send, receive) = std::sync::mpsc::sync_channel(2);
+        let (file, jobs, alive) = (path.clone(), Arc::clone(&queue), Arc::new(()));
+        let open_until = Arc::downgrade(&alive);
         // Opened in the thread that will write: whoever waits for it can stop waiting.
-        let work = move || match open(&file, &locks, &options) {
-            Err(error) => {
-                let _ = send.send(Err(error));
-            }
-            Ok((writer, clock)) => {
-                let epoch = writer.epoch();
-                // Declared first, dropped last: after the connection.
-                let _connected = Connected::new(place::identity(&file));
-                // Nobody waits any more: then nothing is opened.
-                if send.send(Ok((clock, epoch))).is_ok() {
-                    writer.run(&jobs);
-                } else {
-                    drop(writer);
+        let work = move || {
+            let _alive = alive;
+            let _end = Abandon(&jobs);
+            // Nobody waits any more: then nothing is opened.
+            let turn = || send.send(Ok(None)).is_ok();
+            match open(&file, &locks, &options, turn) {
+                Err(error) => drop(send.send(Err(error))),
+                Ok((mut writer, clock)) => {
+                    let epoch = writer.epoch();
+                    if send.send(Ok(Some((clock, epoch)))).is_ok() {
+                        writer.run(&jobs);
+                    } else {
+                        writer.leave();
+                    }
                 }
             }
         };
@@ -363,21 +393,22 @@ impl Shared {
         let thread = thread.map_err(|error| {
             StoreError::NotCommitted(format!("the store's thread cannot be started: {error}"))
         })?;
-        // Recovery of a large store may take longer than a decision; a lock held by somebody else does not.
-        let opened = receive.recv_timeout(patience + Duration::from_secs(5)).unwrap_or_else(|_| {
-            Err(StoreError::NotCommitted(format!(
-                "`{}` cannot be opened: another process holds its lock and does not let go",
-                path.display()
-            )))
-        });
-        let (clock, epoch) = opened?;
+        let late =
+            |why: &str| StoreError::NotCommitted(format!("`{}` cannot be opened: {why}", path.display()));
+        let lock_held = |_| late("another process holds its lock and does not let go");
+        let mut opened = receive.recv_timeout(patience).map_err(lock_held)??;
+        while opened.is_none() {
+            let slow = |_| late("reading it has taken too long");
+            opened = receive.recv_timeout(SLOW_OPEN).map_err(slow)??;
+        }
+        let (clock, epoch) = opened.ok_or_else(ended)?;
         let (process, thread, sealer) = (std::process::id(), Mutex::new(Some(thread)), Mutex::new(None));
-        let shared = Self { path, process, queue, clock, patience, epoch, sealer, thread };
+        let shared = Self { path, process, queue, clock, patience, epoch, keeps_ledger, sealer, thread };
         if let Some(seal) = seal {
             let sealer = seal.start(&shared.path, Arc::clone(&shared.queue));
             *shared.sealer.lock() = Some(sealer.map_err(|error| refused(&error))?);
         }
-        Ok(shared)
+        Ok((shared, open_until))
     }
 
     /// The queue, unless this is a forked child: its parent's thread is not here, and its file must not be touched.
@@ -392,7 +423,7 @@ impl Shared {
     }
 
     fn push(&self, job: Job) -> Result<(), StoreError> {
-        self.queue_of()?.push(job).map_err(|_| closed())
+        self.queue_of()?.push(job).map_err(|_| ended())
     }
 }
 
@@ -428,11 +459,31 @@ impl Drop for Shared {
     }
 }
 
-/// Opens everything: locks, file, clock, records of dead processes.
-fn open(path: &Path, locks: &Path, options: &SqliteOptions) -> Result<(Writer, Clock), StoreError> {
+/// Tells whoever waits, however the writer's thread ends.
+struct Abandon<'a>(&'a Queue);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// Opens everything: locks, file, clock, records of dead processes. `turn` is called when the file can be had.
+fn open(
+    path: &Path,
+    locks: &Path,
+    options: &SqliteOptions,
+    turn: impl FnOnce() -> bool,
+) -> Result<(Writer, Clock), StoreError> {
     use super::durable::Tables;
-    let lock = WriterLock::open(locks)?;
-    let mut tables = SqliteTables::open(path, lock)?;
+    let mut lock = WriterLock::open(locks)?;
+    lock.acquire()?;
+    let mut tables = SqliteTables::open(path, lock, options.wal_limit)?;
+    tables.take_turn()?;
+    if !turn() {
+        tables.end_turn();
+        return Err(StoreError::NotCommitted("nobody waits for it".to_owned()));
+    }
     let clock = match &options.clock {
         Some(clock) => clock.clone(),
         None => {
@@ -451,8 +502,7 @@ fn open(path: &Path, locks: &Path, options: &SqliteOptions) -> Result<(Writer, C
         }
     };
     let mut liveness = ProcessLocks::new(locks.to_owned());
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let process = ProcessInfo { pid: std::process::id(), host };
+    let process = this_process();
     let durable = Durable::open(
         &mut tables,
         Options {
@@ -464,6 +514,18 @@ fn open(path: &Path, locks: &Path, options: &SqliteOptions) -> Result<(Writer, C
         &mut liveness,
     )?;
     Ok((Writer::new(durable, tables, clock.clone(), liveness), clock))
+}
+
+fn this_process() -> ProcessInfo {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    ProcessInfo { pid: std::process::id(), host }
+}
+
+/// Whether this process has the file open.
+fn is_open_here(path: &Path) -> bool {
+    let mut open = OPEN.lock();
+    open.retain(|_, opened| opened.alive.strong_count() > 0);
+    place::identity(path).is_some_and(|identity| open.contains_key(&identity))
 }
 
 /// A salt for one entry.

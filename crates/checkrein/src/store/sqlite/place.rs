@@ -33,8 +33,8 @@ pub fn path_of(url: &str) -> Result<PathBuf, StoreError> {
     }
 }
 
-/// The canonical path of a store's file, made with mode 0600 if it does not exist.
-pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
+/// The canonical path of a store's file, which need not be there; its directory has to be.
+pub(super) fn locate(path: &Path) -> Result<PathBuf, StoreError> {
     let error = |what: String| StoreError::NotCommitted(format!("`{}`: {what}", path.display()));
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent = parent
@@ -44,7 +44,13 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
     let name = path.file_name().ok_or_else(|| error("it names no file".to_owned()))?;
     let path = parent.join(name);
     // A link leads to the file whose name counts: the log and the locks lie beside that one.
-    let path = path.canonicalize().unwrap_or(path);
+    Ok(path.canonicalize().unwrap_or(path))
+}
+
+/// The canonical path of a store's file, made with mode 0600 if it does not exist.
+pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
+    let error = |what: String| StoreError::NotCommitted(format!("`{}`: {what}", path.display()));
+    let path = locate(path)?;
     // A file that exists is only asked about: closing a handle on it would end the locks that SQLite has on it, if this
     // process has it open already.
     match std::fs::metadata(&path) {
@@ -71,20 +77,47 @@ pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|about| (about.dev(), about.ino()))
 }
 
+/// The name of the file system that a file lies on, or its number.
+#[cfg(target_os = "linux")]
+const NETWORK: [(u32, &str); 9] = [
+    (0x6969, "NFS"),
+    (0x517B, "SMB"),
+    (0xFF53_4D42, "CIFS"),
+    (0xFE53_4D42, "SMB2"),
+    (0x0102_1997, "9P"),
+    (0x00C3_6400, "Ceph"),
+    (0x5346_414F, "AFS"),
+    (0x0BD0_0BD0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+];
+#[cfg(target_os = "linux")]
+pub(super) fn file_system(path: &Path) -> String {
+    const LOCAL: [(u32, &str); 8] = [
+        (0xEF53, "ext4"),
+        (0x5846_5342, "xfs"),
+        (0x9123_683E, "btrfs"),
+        (0x0102_1994, "tmpfs"),
+        (0x794C_7630, "overlayfs"),
+        (0x2FC1_2FC1, "zfs"),
+        (0xF2F5_2010, "f2fs"),
+        (0x6573_5546, "fuse"),
+    ];
+    let Ok(about) = rustix::fs::statfs(path) else { return "unknown".to_owned() };
+    let kind = about.f_type as u32;
+    match LOCAL.iter().chain(&NETWORK).find(|(number, _)| *number == kind) {
+        Some((_, name)) => (*name).to_owned(),
+        None => format!("{kind:#x}"),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn file_system(_path: &Path) -> String {
+    "unknown".to_owned()
+}
+
 /// File systems on other machines: their locks and their syncs do not hold what a store needs.
 #[cfg(target_os = "linux")]
 fn refuse_network(directory: &Path) -> Result<(), String> {
-    const NETWORK: [(u32, &str); 9] = [
-        (0x6969, "NFS"),
-        (0x517B, "SMB"),
-        (0xFF53_4D42, "CIFS"),
-        (0xFE53_4D42, "SMB2"),
-        (0x0102_1997, "9P"),
-        (0x00C3_6400, "Ceph"),
-        (0x5346_414F, "AFS"),
-        (0x0BD0_0BD0, "Lustre"),
-        (0x4750_4653, "GPFS"),
-    ];
     let Ok(about) = rustix::fs::statfs(directory) else { return Ok(()) };
     // The field's type differs between machines; the numbers all have 32 bits.
     let kind = about.f_type as u32;

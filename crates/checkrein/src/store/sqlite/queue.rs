@@ -23,13 +23,18 @@ pub(super) enum Job {
     Leave(std::sync::mpsc::SyncSender<()>),
 }
 
-/// Who wants to know what became of steps.
-pub(super) enum Reply {
+/// Who wants to know what became of steps. One that is dropped says so to whoever waits.
+pub(super) struct Reply {
+    to: To,
+    taken: bool,
+}
+
+enum To {
     /// A thread that waits.
     Waiter(Arc<Waiter>),
     /// Whoever is called, from the writer's thread.
     Then(Box<dyn FnOnce(Results) + Send>),
-    /// Nobody.
+    /// Nobody, or nobody any more.
     Nobody,
 }
 
@@ -105,15 +110,39 @@ impl Waiter {
 }
 
 impl Reply {
-    pub(super) fn take(&self) -> bool {
-        match self {
-            Self::Waiter(waiter) => waiter.take(),
-            Self::Then(_) | Self::Nobody => true,
+    const fn new(to: To) -> Self {
+        Self { to, taken: false }
+    }
+
+    pub(super) fn waiter(waiter: &Arc<Waiter>) -> Self {
+        Self::new(To::Waiter(Arc::clone(waiter)))
+    }
+
+    pub(super) fn then(then: Box<dyn FnOnce(Results) + Send>) -> Self {
+        Self::new(To::Then(then))
+    }
+
+    pub(super) fn nobody() -> Self {
+        Self::new(To::Nobody)
+    }
+
+    /// The steps are about to be run; `false` when nobody waits for them any more.
+    pub(super) fn take(&mut self) -> bool {
+        self.taken = true;
+        match &self.to {
+            To::Waiter(waiter) => waiter.take(),
+            To::Then(_) | To::Nobody => true,
         }
     }
 
     /// Hands over what became of the steps; gives it back when nobody wants it any more.
-    pub(super) fn end(self, results: Results) -> Option<Results> {
+    pub(super) fn end(mut self, results: Results) -> Option<Results> {
+        std::mem::replace(&mut self.to, To::Nobody).end(results)
+    }
+}
+
+impl To {
+    fn end(self, results: Results) -> Option<Results> {
         match self {
             Self::Waiter(waiter) => waiter.end(results),
             Self::Then(then) => {
@@ -123,6 +152,22 @@ impl Reply {
             Self::Nobody => None,
         }
     }
+}
+
+/// A writer that ends before its time, by a panic, leaves nobody waiting.
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let error = if self.taken { StoreError::Unknown(ENDED.to_owned()) } else { ended() };
+        // Whoever gave up has been told already.
+        let _ = std::mem::replace(&mut self.to, To::Nobody).end(Err(error));
+    }
+}
+
+const ENDED: &str = "the store's writer has ended; open the store again";
+
+/// What is said to those who come to a store whose writer has ended.
+pub(super) fn ended() -> StoreError {
+    StoreError::NotCommitted(ENDED.to_owned())
 }
 
 /// Jobs in the order in which they came.
@@ -163,13 +208,35 @@ impl Queue {
         self.came.notify_one();
     }
 
-    /// Waits for jobs and takes at most `most` steps of them into `into`; `false` at the end. Comes back with nothing
-    /// after `idle`.
-    pub(super) fn take(&self, into: &mut Vec<Job>, most: usize, idle: Duration) -> bool {
+    /// No more jobs, and those that are here are not done: whoever waits for them is told.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let jobs = std::mem::take(&mut state.jobs);
+        drop(state);
+        drop(jobs);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Waits until there is something to do, but not longer than `idle`.
+    pub(super) fn wait(&self, idle: Duration) -> Waited {
         let mut state = self.state.lock();
         if state.jobs.is_empty() && !state.closed {
             state = self.came.wait_until(state, Instant::now() + idle);
         }
+        match (state.jobs.is_empty(), state.closed) {
+            (false, _) => Waited::Jobs,
+            (true, false) => Waited::Idle,
+            (true, true) => Waited::End,
+        }
+    }
+
+    /// Takes at most `most` steps, or one job.
+    pub(super) fn take(&self, into: &mut Vec<Job>, most: usize) {
+        let mut state = self.state.lock();
         let mut steps = 0;
         while let Some(job) = state.jobs.front() {
             steps += match job {
@@ -181,6 +248,14 @@ impl Queue {
             }
             into.extend(state.jobs.pop_front());
         }
-        !(state.closed && into.is_empty())
     }
+}
+
+/// What a wait for jobs came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    Jobs,
+    Idle,
+    /// The queue is closed and empty.
+    End,
 }

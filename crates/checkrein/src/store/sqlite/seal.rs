@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use checkrein_core::ledger::checkpoint::Signer;
 
-use super::queue::{Job, Queue};
-use super::{SqliteOptions, closed, refused};
+use super::queue::{Job, Queue, ended};
+use super::{SealEvery, SqliteOptions, refused, tables};
 use crate::ledger::{Database, Ground, LedgerError, Make, SealOptions, Sealer, Witness, keys};
 use crate::store::StoreError;
 
@@ -25,13 +25,15 @@ impl SealPlan {
     /// The plan of a store that keeps a ledger. A ledger that is older than what its witness saw is refused here,
     /// before anything is written.
     pub(super) fn of(path: &Path, options: &SqliteOptions) -> Result<Option<Self>, StoreError> {
-        if options.ledger.is_none() {
-            return Ok(None);
+        let (Some(_), Some(every)) = (options.ledger, options.seal) else { return Ok(None) };
+        if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
+            // No key is made beside a file that is no store.
+            tables::look_at(path)?;
         }
-        Self::make(path, options).map(Some).map_err(|error| refused(&error))
+        Self::make(path, options, every).map(Some).map_err(|error| refused(&error))
     }
 
-    fn make(path: &Path, options: &SqliteOptions) -> Result<Self, LedgerError> {
+    fn make(path: &Path, options: &SqliteOptions, every: SealEvery) -> Result<Self, LedgerError> {
         let key = options.key.clone().unwrap_or_else(|| keys::default_path(path));
         let signer = keys::load_or_create(&key, keys::passphrase_of_environment)?;
         let witness = options.witness.as_deref().map(Witness::parse).transpose()?.map(Arc::new);
@@ -49,7 +51,7 @@ impl SealPlan {
                 witness.check(&Database::open(path)?, &signer.verifier())?;
             }
         }
-        let (every, within) = (options.seal.entries, options.seal.time);
+        let (every, within) = (every.entries, every.time);
         Ok(Self { signer: Arc::new(signer), options: SealOptions { every, within, witness } })
     }
 
@@ -69,7 +71,7 @@ impl Ground for Through {
             // A sealer that has stopped waiting finds the rows at its next look.
             let _ = send.send(durable.seal(tables, now, make));
         }));
-        self.0.push(call).map_err(|_| closed())?;
+        self.0.push(call).map_err(|_| ended())?;
         receive
             .recv_timeout(PATIENCE)
             .unwrap_or_else(|_| Err(StoreError::Unknown("the store has not answered the sealer".to_owned())))

@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::lock::WriterLock;
 use crate::store::StoreError;
-use crate::store::durable::{Rows, Table, Tables};
+use crate::store::durable::{Mark, Rows, SCHEMA, Table, Tables};
 
 /// The first version without the bug that two connections could corrupt a file by writing and resetting its log at once
 /// (<https://sqlite.org/wal.html>, "the WAL-reset bug").
@@ -18,12 +18,15 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 const APPLICATION: i32 = 0x434B_524E;
 /// How long somebody else may hold the file before a transaction gives up.
 const BUSY: Duration = Duration::from_millis(800);
-/// A log larger than this is brought back into the file by force ...
+/// A log larger than this is brought back into the file by force, if it may become that large.
 const WAL_SOFT: u64 = 64 << 20;
-/// ... and one larger than this, because a reader does not end, refuses further writes.
-const WAL_HARD: u64 = 1 << 30;
+/// How long that may wait for readers.
+const WAL_PATIENCE: Duration = Duration::from_millis(20);
 /// The size of the log is looked at after so many commits.
-const LOOK_AT_WAL: u32 = 256;
+const LOOK_AT_WAL: u32 = 32;
+
+/// What brings the tables of the version before to this version, in order. Tables that are new are made in any case.
+const MIGRATIONS: &[(u32, &str)] = &[];
 
 /// The tables of a store in one SQLite file.
 #[derive(Debug)]
@@ -33,9 +36,131 @@ pub struct SqliteTables {
     lock: WriterLock,
     statements: Vec<Statements>,
     seen: Option<i64>,
+    /// A transaction was begun by [`take_turn`](Self::take_turn) that nobody has used yet.
+    turn: Option<bool>,
     commits: u32,
+    /// A log larger than this, because a reader does not end, refuses further writes.
+    wal_limit: u64,
     /// A sync failed: nothing is known of what the disk holds, and nothing more is written.
     failed: Option<String>,
+}
+
+/// A store's file as somebody reads it who has no part in it: no tables are made, no process is registered.
+pub(super) fn look_at(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let failed = |error| not_committed(&error);
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
+    connection.pragma_update(None, "cell_size_check", true).map_err(failed)?;
+    match recognise(&connection, path)? {
+        Some(_) => Ok(connection),
+        None => Err(StoreError::NotCommitted(format!("`{}` is empty", path.display()))),
+    }
+}
+
+/// The version of a store's tables, or nothing if the file is empty.
+fn recognise(connection: &Connection, path: &Path) -> Result<Option<u32>, StoreError> {
+    let read = |sql: &str| {
+        let value = connection.query_row(sql, [], |row| row.get::<_, i32>(0));
+        value.map_err(|error| not_committed(&error))
+    };
+    let (application, version) = (read("PRAGMA application_id")?, read("PRAGMA user_version")?);
+    let objects = read("SELECT count(*) FROM sqlite_schema")?;
+    let refuse = |what: &str| Err(StoreError::NotCommitted(format!("`{}` {what}", path.display())));
+    match (application, version) {
+        (APPLICATION, version) if version > SCHEMA.cast_signed() => {
+            refuse(&format!("was written by a later version of checkrein (schema {version}); use that one"))
+        }
+        (APPLICATION, version) => Ok(Some(version.cast_unsigned())),
+        (0, 0) if objects == 0 => Ok(None),
+        _ => refuse("is a database of another program; name another file"),
+    }
+}
+
+/// Copies a store into a new file, as of its last commit, while it is in use.
+pub(super) fn copy(from: &Path, target: &Path) -> Result<(), StoreError> {
+    let failed = |error: std::io::Error| {
+        StoreError::NotCommitted(format!("`{}` cannot be written: {error}", target.display()))
+    };
+    let connection = look_at(from)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
+    let file = file.map_err(failed)?;
+    let name = target
+        .to_str()
+        .ok_or_else(|| StoreError::NotCommitted(format!("`{}`: a path that is not UTF-8", target.display())));
+    // SQLite takes an empty file for a new one.
+    let copied = name
+        .and_then(|name| connection.execute("VACUUM INTO ?1", [name]).map_err(|error| not_committed(&error)));
+    let synced = copied.and_then(|_| file.sync_all().map_err(failed));
+    let synced = synced.and_then(|()| sync_directory(target).map_err(failed));
+    if synced.is_err() {
+        // Half a backup is none; the error that matters is the one above.
+        let _ = std::fs::remove_file(target);
+    }
+    synced
+}
+
+/// Brings everything that is in a store's log into its file, and says how far it had come. A file that cannot be read,
+/// or is not there, has not come anywhere.
+pub(super) fn settle(path: &Path) -> Result<Option<Mark>, StoreError> {
+    if std::fs::metadata(path).map_or(0, |about| about.len()) == 0 {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| not_committed(&error))?;
+    connection.busy_timeout(BUSY).map_err(|error| not_committed(&error))?;
+    let unreadable = |error: &rusqlite::Error| {
+        matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+    };
+    let read = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    match read {
+        Err(error) if unreadable(&error) => return Ok(None),
+        other => drop(other.map_err(|error| not_committed(&error))?),
+    }
+    if recognise(&connection, path)?.is_none() {
+        return Ok(None);
+    }
+    // Only whoever has the file to himself can do without the log.
+    match connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0)) {
+        Err(error) if unreadable(&error) => return Ok(None),
+        other => drop(other.map_err(|error| not_committed(&error))?),
+    }
+    let head = connection.query_row("SELECT body FROM meta WHERE key = CAST('head' AS BLOB)", [], |row| {
+        row.get::<_, Vec<u8>>(0)
+    });
+    Ok(head.ok().and_then(|row| Mark::read(&row).ok()))
+}
+
+/// What SQLite itself finds wrong with a file; nothing if that is nothing.
+pub(super) fn integrity(path: &Path, quick: bool) -> Result<Vec<String>, StoreError> {
+    let connection = look_at(path)?;
+    let sql = if quick { "PRAGMA quick_check(20)" } else { "PRAGMA integrity_check(20)" };
+    let found = connection.prepare(sql).and_then(|mut statement| {
+        statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()
+    });
+    match found {
+        Ok(mut found) => {
+            found.retain(|line| line != "ok");
+            Ok(found)
+        }
+        Err(error) => Ok(vec![error.to_string()]),
+    }
+}
+
+/// Makes the bytes of a file last. The file must not be open in SQLite in this process.
+pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
+    let synced = std::fs::File::open(path).and_then(|file| file.sync_all());
+    synced
+        .map_err(|error| StoreError::NotCommitted(format!("`{}` cannot be written: {error}", path.display())))
+}
+
+/// Makes the name of a file last.
+pub(super) fn sync_directory(of: &Path) -> std::io::Result<()> {
+    let directory = of.parent().filter(|parent| !parent.as_os_str().is_empty());
+    std::fs::File::open(directory.unwrap_or(Path::new("."))).and_then(|file| file.sync_all())
 }
 
 #[derive(Debug)]
@@ -114,7 +239,7 @@ impl SqliteTables {
     ///
     /// # Errors
     /// It cannot be opened, is not ours, or is of a later version.
-    pub(super) fn open(path: &Path, lock: WriterLock) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path, lock: WriterLock, wal_limit: u64) -> Result<Self, StoreError> {
         if rusqlite::version_number() < OLDEST_SQLITE {
             let version = rusqlite::version();
             return Err(StoreError::NotCommitted(format!("SQLite {version} is too old; 3.51.3 is needed")));
@@ -126,7 +251,17 @@ impl SqliteTables {
         let connection = Connection::open_with_flags(path, flags).map_err(|error| not_committed(&error))?;
         let statements = Table::ALL.into_iter().map(Statements::of).collect();
         let path = path.to_owned();
-        let mut tables = Self { connection, path, lock, statements, seen: None, commits: 0, failed: None };
+        let mut tables = Self {
+            connection,
+            path,
+            lock,
+            statements,
+            seen: None,
+            turn: None,
+            commits: 0,
+            wal_limit,
+            failed: None,
+        };
         tables.set_up().map_err(|error| not_committed(&error))?;
         tables.make_tables()?;
         Ok(tables)
@@ -145,41 +280,34 @@ impl SqliteTables {
     }
 
     fn make_tables(&mut self) -> Result<(), StoreError> {
-        let read = |name: &str| -> Result<i32, StoreError> {
-            let value = self.connection.pragma_query_value(None, name, |row| row.get(0));
-            value.map_err(|error| not_committed(&error))
-        };
-        let (application, version) = (read("application_id")?, read("user_version")?);
-        let count = "SELECT count(*) FROM sqlite_schema";
-        let objects: i64 =
-            self.connection.query_row(count, [], |row| row.get(0)).map_err(|error| not_committed(&error))?;
-        let path = self.path.display();
-        match (application, version) {
-            (APPLICATION, version) if version > crate::store::durable::SCHEMA.cast_signed() => {
-                return Err(StoreError::NotCommitted(format!(
-                    "`{path}` was written by a later version of checkrein (schema {version}); use that one"
-                )));
-            }
-            (APPLICATION, _) => {}
-            (0, 0) if objects == 0 => {}
-            _ => {
-                return Err(StoreError::NotCommitted(format!(
-                    "`{path}` is a database of another program; name another file"
-                )));
-            }
-        }
-        if application == APPLICATION && version == crate::store::durable::SCHEMA.cast_signed() {
-            return self.use_wal();
-        }
+        let version = recognise(&self.connection, &self.path)?;
         self.use_wal()?;
+        if version == Some(SCHEMA) {
+            return Ok(());
+        }
         self.lock.acquire()?;
-        let made = self.connection.execute_batch(&schema()).map_err(|error| not_committed(&error));
+        let made = self.bring_forward(version);
         if made.is_err() && !self.connection.is_autocommit() {
             // The error that matters is the one above.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
         self.lock.release();
-        made
+        made.map_err(|error| not_committed(&error))
+    }
+
+    /// Makes the tables of a new file, or brings those of an older version to the current one, in one transaction.
+    fn bring_forward(&self, from: Option<u32>) -> rusqlite::Result<()> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        // Another process may have been here while this one waited.
+        let now: i32 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let from = from.map_or(0, |from| from.max(now.cast_unsigned()));
+        for (version, sql) in MIGRATIONS {
+            if from > 0 && from < *version {
+                self.connection.execute_batch(sql)?;
+            }
+        }
+        self.connection.execute_batch(&schema())?;
+        self.connection.execute_batch("COMMIT")
     }
 
     fn use_wal(&self) -> Result<(), StoreError> {
@@ -194,30 +322,16 @@ impl SqliteTables {
         }
     }
 
+    /// Brings everything into the one file, and does without a log from now on.
+    pub(super) fn leave_wal(&mut self) -> Result<(), StoreError> {
+        let left =
+            self.connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0));
+        left.map(drop).map_err(|error| not_committed(&error))
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Copies everything into a new file, as of the last commit.
-    ///
-    /// # Errors
-    /// The new file exists or cannot be written.
-    pub(super) fn copy_to(&self, target: &Path) -> Result<(), StoreError> {
-        let failed = |error: std::io::Error| {
-            StoreError::NotCommitted(format!("`{}` cannot be written: {error}", target.display()))
-        };
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
-        let file = file.map_err(failed)?;
-        let name = target.as_os_str().to_string_lossy();
-        // SQLite takes an empty file for a new one.
-        let copied = self.connection.execute("VACUUM INTO ?1", [&*name]);
-        copied.map_err(|error| not_committed(&error))?;
-        file.sync_all().map_err(failed)?;
-        let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-        std::fs::File::open(directory.unwrap_or(Path::new(".")))
-            .and_then(|file| file.sync_all())
-            .map_err(failed)
     }
 
     #[expect(clippy::indexing_slicing, reason = "there are as many statements as tables")]
@@ -253,30 +367,38 @@ impl SqliteTables {
         if !self.commits.is_multiple_of(LOOK_AT_WAL) {
             return Ok(());
         }
-        let mut wal = self.path.clone().into_os_string();
-        wal.push("-wal");
-        let size = std::fs::metadata(&wal).map_or(0, |about| about.len());
-        if size > WAL_SOFT {
-            let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
-            // It fails while somebody reads; then the next look tries again.
-            let _ = self.connection.query_row(truncate, [], |_| Ok(()));
+        let size = wal_size(&self.path);
+        if size <= WAL_SOFT.min(self.wal_limit / 4) {
+            return Ok(());
         }
-        if size > WAL_HARD {
-            let left = std::fs::metadata(&wal).map_or(0, |about| about.len());
-            if left > WAL_HARD {
-                self.commits -= 1;
-                return Err(StoreError::NotCommitted(format!(
-                    "the write-ahead log has {left} bytes because a reader of the file does not end; find it and end it"
-                )));
-            }
+        // The turn is this process's, and a reader that does not end must not make everybody wait.
+        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let patient = self.connection.busy_timeout(WAL_PATIENCE);
+        // It fails while somebody reads; then the next look tries again.
+        let _ = patient.and_then(|()| self.connection.query_row(truncate, [], |_| Ok(())));
+        self.connection.busy_timeout(BUSY).map_err(|error| not_committed(&error))?;
+        let left = wal_size(&self.path);
+        if left <= self.wal_limit {
+            return Ok(());
         }
-        Ok(())
+        // The next transaction looks again.
+        self.commits -= 1;
+        Err(StoreError::NotCommitted(format!(
+            "the write-ahead log has {left} bytes because a reader of the file does not end; find it and end it"
+        )))
     }
+}
+
+/// The bytes of a file's write-ahead log.
+pub(super) fn wal_size(database: &Path) -> u64 {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    std::fs::metadata(wal).map_or(0, |about| about.len())
 }
 
 /// The tables of the current version.
 fn schema() -> String {
-    let mut sql = String::from("BEGIN IMMEDIATE;\n");
+    let mut sql = String::new();
     for table in Table::ALL {
         let (name, key, rest) = (table.name(), "BLOB", " WITHOUT ROWID");
         let (key, rest) = if table.is_numbered() { ("INTEGER", "") } else { (key, rest) };
@@ -284,12 +406,30 @@ fn schema() -> String {
             "CREATE TABLE IF NOT EXISTS {name} (key {key} PRIMARY KEY NOT NULL, body BLOB NOT NULL){rest};\n"
         );
     }
-    let version = crate::store::durable::SCHEMA;
-    sql + &format!("PRAGMA application_id = {APPLICATION};\nPRAGMA user_version = {version};\nCOMMIT;")
+    sql + &format!("PRAGMA application_id = {APPLICATION};\nPRAGMA user_version = {SCHEMA};")
 }
 
-impl Tables for SqliteTables {
-    fn begin(&mut self) -> Result<bool, StoreError> {
+impl SqliteTables {
+    /// Begins the next transaction before it is known what it will do.
+    pub(super) fn take_turn(&mut self) -> Result<(), StoreError> {
+        if self.turn.is_none() {
+            self.turn = Some(self.begin_now()?);
+        }
+        Ok(())
+    }
+
+    /// Gives back a turn that was not used.
+    pub(super) fn end_turn(&mut self) {
+        if let Some(foreign) = self.turn.take() {
+            self.rollback();
+            if foreign {
+                // Nobody has heard of it yet.
+                self.seen = None;
+            }
+        }
+    }
+
+    fn begin_now(&mut self) -> Result<bool, StoreError> {
         if let Some(failed) = &self.failed {
             return Err(StoreError::NotCommitted(format!(
                 "the store has stopped because the disk failed: {failed}; look at the disk, then start again"
@@ -314,6 +454,12 @@ impl Tables for SqliteTables {
                 Err(not_committed(&error))
             }
         }
+    }
+}
+
+impl Tables for SqliteTables {
+    fn begin(&mut self) -> Result<bool, StoreError> {
+        self.turn.take().map_or_else(|| self.begin_now(), Ok)
     }
 
     fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use checkrein_core::time::Timestamp;
 
 use super::lock::ProcessLocks;
-use super::queue::{Job, Queue, Reply};
+use super::queue::{Job, Queue, Reply, Waited};
 use super::tables::SqliteTables;
 use super::{not_started, permits_of};
 use crate::clock::Clock;
@@ -39,31 +39,13 @@ impl Writer {
 
     /// Works until the queue is closed and empty.
     pub(super) fn run(mut self, queue: &Queue) {
-        let (mut jobs, mut looked) = (Vec::new(), Instant::now());
-        while queue.take(&mut jobs, BATCH, self.sleep()) {
-            let mut steps = Vec::new();
-            let mut replies = Vec::new();
-            for job in jobs.drain(..) {
-                match job {
-                    Job::Steps(batch, reply) => {
-                        if reply.take() {
-                            replies.push((reply, batch.len()));
-                            steps.extend(batch);
-                        }
-                    }
-                    Job::Call(call) => {
-                        self.commit(std::mem::take(&mut steps), std::mem::take(&mut replies));
-                        call(&mut self.durable, &mut self.tables, self.clock.now());
-                    }
-                    Job::Leave(done) => {
-                        self.commit(std::mem::take(&mut steps), std::mem::take(&mut replies));
-                        self.leave();
-                        // Whoever closes the store may have stopped waiting.
-                        let _ = done.send(());
-                    }
-                }
+        let mut looked = Instant::now();
+        loop {
+            match queue.wait(self.sleep()) {
+                Waited::End => break,
+                Waited::Jobs => self.turn(queue),
+                Waited::Idle => self.commit(Vec::new(), Vec::new()),
             }
-            self.commit(steps, replies);
             if looked.elapsed() >= LOOK_FOR_DEAD && !self.left {
                 // A file that cannot be had now is looked at again later; whoever decides meanwhile is told.
                 let _ = self.durable.recover(&mut self.tables, self.clock.now(), &mut self.liveness);
@@ -73,11 +55,63 @@ impl Writer {
         self.leave();
     }
 
-    fn leave(&mut self) {
+    /// Leaves the store; what is asked of it later may still be written.
+    pub(super) fn leave(&mut self) {
         if !std::mem::replace(&mut self.left, true) {
             // What is left open is moved on by the next process, if this one cannot.
             let _ = self.durable.close(&mut self.tables, self.clock.now(), &mut self.liveness);
         }
+    }
+
+    /// One turn with the file: has it first and takes the jobs then. Whoever stops waiting until then has taken nothing,
+    /// and whoever comes until then is in the batch.
+    fn turn(&mut self, queue: &Queue) {
+        let turn = self.tables.take_turn();
+        let mut jobs = Vec::new();
+        queue.take(&mut jobs, BATCH);
+        if let Err(error) = turn {
+            let replies = jobs.drain(..).filter_map(|job| match job {
+                Job::Steps(batch, reply) => Some((reply, batch.len())),
+                // It tries for itself, and says why it cannot.
+                Job::Call(call) => {
+                    call(&mut self.durable, &mut self.tables, self.clock.now());
+                    None
+                }
+                Job::Leave(done) => {
+                    self.leave();
+                    let _ = done.send(());
+                    None
+                }
+            });
+            let replies: Vec<(Reply, usize)> = replies.collect();
+            self.tell_all(replies, &error);
+            return;
+        }
+        let (mut steps, mut replies) = (Vec::new(), Vec::new());
+        for job in jobs {
+            match job {
+                Job::Steps(batch, mut reply) => {
+                    if reply.take() {
+                        replies.push((reply, batch.len()));
+                        steps.extend(batch);
+                    }
+                }
+                Job::Call(call) => {
+                    self.commit(std::mem::take(&mut steps), std::mem::take(&mut replies));
+                    self.tables.end_turn();
+                    call(&mut self.durable, &mut self.tables, self.clock.now());
+                }
+                Job::Leave(done) => {
+                    self.commit(std::mem::take(&mut steps), std::mem::take(&mut replies));
+                    self.tables.end_turn();
+                    self.leave();
+                    // Whoever closes the store may have stopped waiting.
+                    let _ = done.send(());
+                }
+            }
+        }
+        self.commit(steps, replies);
+        self.tables.end_turn();
     }
 
     /// Until the next lease ends, but not for long.
