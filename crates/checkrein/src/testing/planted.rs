@@ -100,6 +100,31 @@ pub(crate) fn is_planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
+/// The point named by `CHECKREIN_DIE=POINT:COUNT`, and how often it is still passed before the process ends there.
+#[cfg(feature = "planted-bugs")]
+static DIE: std::sync::LazyLock<Option<(String, std::sync::atomic::AtomicI64)>> =
+    std::sync::LazyLock::new(|| {
+        let text = std::env::var("CHECKREIN_DIE").ok()?;
+        let (point, count) = text.rsplit_once(':')?;
+        Some((point.to_owned(), std::sync::atomic::AtomicI64::new(count.parse().ok()?)))
+    });
+
+/// Passes a point at which a test may want the process to end, as if it had been killed.
+#[cfg(feature = "planted-bugs")]
+pub fn pass(point: &str) {
+    if let Some((wanted, left)) = &*DIE
+        && wanted == point
+        && left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 0
+    {
+        std::process::abort();
+    }
+}
+
+/// Passes a point at which a test may want the process to end: without the feature, nothing happens.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn pass(_point: &str) {}
+
 /// Whether a bug is planted: never.
 #[cfg(not(feature = "planted-bugs"))]
 #[inline(always)]
