@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint fmt dev wheel bench fuzz generate clean sim
+.PHONY: help demo test lint fmt dev wheel bench fuzz generate clean sim bugs crash
 
 # What the wheel is built from, so that `make demo` builds it once.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
@@ -61,6 +61,14 @@ SEEDS ?= 1000
 FROM ?= 1
 sim: ## the simulator: SEEDS=n runs from FROM=1 on, or SEED=x plays one again and prints it
 	@cargo run --locked --quiet -p checkrein-sim -- $(if $(SEED),replay $(SEED),sim $(SEEDS) $(FROM))
+
+N ?= 1000
+crash: ## kill -9 N=n real processes at random and chosen points, and judge what they left
+	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
+		cargo run --locked --quiet -p checkrein-sim --features planted-bugs -- crash $(N) "$$directory"
+
+bugs: ## every planted bug, and what the simulator says of it
+	@cargo test --locked --quiet -p checkrein-sim --features planted-bugs --test planted -- --nocapture
 
 clean: ## remove what was built (not cargo's target directory)
 	@rm -rf build dist .venv python/checkrein.data python/checkrein/*.so

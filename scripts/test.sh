@@ -60,6 +60,7 @@ else
 fi
 if [ "$what" = all ]; then
     step "rust tests" rust_tests
+    step "planted bugs" cargo test --locked --quiet -p checkrein-sim --features planted-bugs --test planted
     step "rust doc tests" cargo test --locked --workspace --doc --quiet
     step "wheel" install_wheel
     step "stubs" .venv/bin/python -m mypy.stubtest checkrein._native \

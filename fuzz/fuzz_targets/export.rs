@@ -1,3 +1,4 @@
+//! The fuzz target `export`: see `targets.rs`.
 #![no_main]
 #![expect(unused, reason = "each target uses one function of the shared file")]
 

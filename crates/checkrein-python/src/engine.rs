@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use checkrein::clock::{Clock, FakeClock as CoreFakeClock};
 use checkrein::engine::{Engine as CoreEngine, FamilyInfo};
+use checkrein::store::durable::FamilyKey;
 use checkrein::store::sqlite::{SqliteOptions, SqliteStore};
 use checkrein::store::{Cursor, RecordState};
 use checkrein_core::gate::breaker::Phase;
 use checkrein_core::gate::once::OperationState;
-use checkrein_core::key::{KeyRef, encode_parts};
+use checkrein_core::key::{Family, KeyRef, encode_parts};
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Timestamp};
 use pyo3::exceptions::PyValueError;
@@ -239,7 +240,7 @@ impl EngineBase {
     ) -> PyResult<usize> {
         self.check_fork(py)?;
         let mut done = 0_usize;
-        let families = self.engine.families();
+        let families = self.families(py)?;
         for family in families.iter().filter(|family| belongs(&family.name, name, exact)) {
             if !matches!(family.kind, RecordKind::Meter | RecordKind::Breaker) {
                 continue;
@@ -276,7 +277,7 @@ impl EngineBase {
         self.check_fork(py)?;
         let bytes = encode_key(py, key)?;
         let tenant = tenant.unwrap_or(&self.tenant).as_bytes();
-        let families = self.engine.families();
+        let families = self.families(py)?;
         let operations =
             families.iter().filter(|f| f.kind == RecordKind::Operation && belongs(&f.name, name, exact));
         for family in operations {
@@ -298,7 +299,7 @@ impl EngineBase {
     fn _doubts(slf: &Bound<'_, Self>, gate: Option<&str>, limit: usize) -> PyResult<Vec<Operation>> {
         let base = slf.get();
         base.check_fork(slf.py())?;
-        let families = base.engine.families();
+        let families = base.families(slf.py())?;
         let (mut found, mut cursor) = (Vec::new(), Some(Cursor::default()));
         while let Some(after) = cursor.filter(|_| found.len() < limit) {
             let listed = slf.py().detach(|| base.engine.list(RecordKind::Operation, after, 256));
@@ -332,7 +333,7 @@ impl EngineBase {
             "fact" => RecordKind::Fact,
             _ => return Err(PyValueError::new_err("kind is meter, breaker, operation or fact")),
         };
-        let families = self.engine.families();
+        let families = self.families(py)?;
         let (mut rows, mut cursor) = (Vec::new(), Some(Cursor::default()));
         while let Some(after) = cursor.filter(|_| rows.len() < limit) {
             let most = (limit - rows.len()).min(256);
@@ -352,6 +353,19 @@ impl EngineBase {
 }
 
 impl EngineBase {
+    /// Everything that is counted: by this engine, or in its file by whoever.
+    fn families(&self, py: Python<'_>) -> PyResult<Vec<FamilyInfo>> {
+        let Some(store) = self.engine.sqlite() else { return Ok(self.engine.families()) };
+        let known = py.detach(|| store.families()).map_err(|problem| error::store(py, &problem))?;
+        let info = |(family, key): (Family, FamilyKey)| {
+            // Meters are kept under the kind of their gate and its name.
+            let after = key.name.split_once(':').filter(|_| key.kind == RecordKind::Meter);
+            let name = after.map_or(key.name.as_str(), |(_, name)| name).to_owned();
+            FamilyInfo { family, kind: key.kind, name, unit: key.unit, window: key.window }
+        };
+        Ok(known.into_iter().map(info).collect())
+    }
+
     pub(crate) fn check_fork(&self, py: Python<'_>) -> PyResult<()> {
         if self.shared.is_foreign() { Err(error::forked(py)) } else { Ok(()) }
     }

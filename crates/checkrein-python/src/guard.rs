@@ -117,10 +117,10 @@ impl Guard {
         &self.reader.tool
     }
 
-    /// Whether calls have something to settle when they end.
+    /// Whether somebody has to be told how calls end: a meter, a breaker, an operation, or the ledger.
     #[getter]
-    fn settles(&self) -> bool {
-        self.policy.policy().settles()
+    pub(crate) fn settles(&self) -> bool {
+        self.policy.policy().settles() || self.reader.told.is_some()
     }
 
     /// The kinds and names of its gates, in the order of their reasons.
@@ -396,7 +396,7 @@ impl Guard {
                     let decision = Decision::new(tool, &Verdict::Allow, Vec::new(), observed, Vec::new());
                     self.announce(py, Bound::new(py, decision.durable(self.waits))?.into_any());
                 }
-                if self.policy.policy().settles() {
+                if self.settles() {
                     let guard = slf.clone().unbind();
                     return Ok(
                         Py::new(py, Permit::new(guard, permit, copied.map(Bound::unbind), taken))?.into_any()

@@ -158,7 +158,7 @@ impl Permit {
         Ok(())
     }
 
-    fn finish_unwaited(&self, id: PermitId, outcome: Outcome, health: Health) {
+    pub(crate) fn finish_unwaited(&self, id: PermitId, outcome: Outcome, health: Health) {
         let shared = Arc::clone(&self.guard().shared);
         let then = move |results: Result<Vec<StepResult>, StoreError>| {
             let lost = |result: &StepResult| matches!(result, StepResult::Failed(_));
@@ -233,12 +233,17 @@ impl Permit {
     ) -> PyResult<Bound<'py, PyAny>> {
         match self.settled(py, ended, outcome, Health::Success) {
             // What is not known to be done must not look as if it were.
-            Err(problem) if self.guard().hooks.once || self.guard().waits => {
+            Err(problem) if self.guard().hooks.once || self.is_waited_for() => {
                 let tool = &self.guard().reader.tool;
                 Err(error::not_recorded(py, tool, problem.code(), &problem.to_string(), result))
             }
             _ => Ok(result),
         }
+    }
+
+    /// Whether a disk keeps something that the end of the call settles.
+    fn is_waited_for(&self) -> bool {
+        self.guard().waits && self.id.is_some_and(|id| !id.is_light())
     }
 
     /// What a result is stored as, and what it cost.

@@ -228,8 +228,16 @@ impl Ending {
     ) -> Self {
         let outcome = settlement.outcome.clone();
         let guard = permit.get().guard();
-        let step = permit.get().open_id().map(|id| Step::Finish(id, settlement));
-        let wait = step.map(|step| Wait::submit(&guard.engine, step, bell, number));
+        let wait = match permit.get().open_id() {
+            None => None,
+            // Only the ledger wants to know, and nobody waits for that.
+            Some(id) if id.is_light() => {
+                permit.get().finish_unwaited(id, settlement.outcome, settlement.health);
+                permit.get().ended(permit.py(), &outcome);
+                None
+            }
+            Some(id) => Some(Wait::submit(&guard.engine, Step::Finish(id, settlement), bell, number)),
+        };
         Self { permit: permit.clone().unbind(), result: result.clone().unbind(), outcome, wait }
     }
 }

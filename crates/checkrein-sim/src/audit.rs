@@ -1,6 +1,6 @@
 //! Looks at the disk after every commit, as a process of its own would see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use checkrein::core::amount::Amount;
 use checkrein::core::decision::GateKind;
@@ -37,7 +37,9 @@ impl Liveness for Everybody {
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
     version: u64,
-    half_open: BTreeMap<String, bool>,
+    /// Tenants whose breaker is not closed, at the last look and at the one before.
+    tripped: BTreeSet<String>,
+    tripped_before: BTreeSet<String>,
     /// Where each operation stands.
     pub(crate) operations: BTreeMap<OnceKey, OperationState>,
     /// What the ledger says.
@@ -83,6 +85,7 @@ pub(crate) fn read(disk: &Disk, now: Timestamp) -> Result<(Report, Vec<RecordInf
 impl Audit {
     /// Looks, if anything was committed since the last look.
     pub(crate) fn look(&mut self, disk: &Disk, now: Timestamp, calls: &[Call], tools: &[Tool]) -> Check {
+        self.tripped_before.clone_from(&self.tripped);
         let version = disk.version();
         if version == self.version || disk.rows(Table::Meta).is_empty() {
             return Ok(());
@@ -92,7 +95,7 @@ impl Audit {
         let (report, records) =
             read(disk, now).map_err(|error| format!("the store does not read: {error}"))?;
         ensure(report.is_sound(), || format!("the store is not sound: {report:?}"))?;
-        self.half_open.clear();
+        self.tripped.clear();
         self.operations.clear();
         for record in records {
             let name = record.key.borrow();
@@ -117,7 +120,9 @@ impl Audit {
                     })?;
                 }
                 RecordState::Breaker { phase } => {
-                    self.half_open.insert(text(name.tenant), matches!(phase, Phase::HalfOpen { .. }));
+                    if !matches!(phase, Phase::Closed { .. }) {
+                        self.tripped.insert(text(name.tenant));
+                    }
                 }
                 RecordState::Operation { state, .. } => {
                     self.operations.insert((text(name.tenant), text(name.key)), state);
@@ -128,9 +133,9 @@ impl Audit {
         Ok(())
     }
 
-    /// Whether a tenant's breaker was half-open at the last look.
-    pub(crate) fn is_half_open(&self, tenant: &str) -> bool {
-        self.half_open.get(tenant).copied().unwrap_or(false)
+    /// Whether a call that the last batch let through was a probe of its tenant's breaker.
+    pub(crate) fn is_probe(&self, tenant: &str) -> bool {
+        self.tripped.contains(tenant) && self.tripped_before.contains(tenant)
     }
 
     /// What allows a call to run must stand on the platter: a power cut right now would not take it away.

@@ -46,8 +46,8 @@ pub(crate) struct Books {
     budgets: BTreeMap<RecordName, Book>,
     /// When calls were admitted, by limit.
     admitted: BTreeMap<RecordName, Vec<i64>>,
-    /// Refusals by process.
-    refusals: BTreeMap<u64, u64>,
+    /// Refusals by process and call.
+    refusals: BTreeMap<(u64, usize), u64>,
     policies: BTreeSet<String>,
 }
 
@@ -56,6 +56,11 @@ const COMPARE_EVERY: u64 = 64;
 
 fn wrong(seq: u64, what: impl std::fmt::Display) -> String {
     format!("ledger entry {seq}: {what}")
+}
+
+/// The client's call that an entry is about.
+fn run_of(entry: &EntryView<'_>) -> Option<usize> {
+    entry.action.iter().find(|(name, _)| *name == "run")?.1.parse().ok()
 }
 
 impl Books {
@@ -98,7 +103,8 @@ impl Books {
             Kind::Outcome => self.end(&entry, calls)?,
             Kind::Refusal => {
                 let count = entry.repeated.map_or(1, |repeated| repeated.count);
-                *self.refusals.entry(entry.epoch).or_default() += count;
+                let call = run_of(&entry).unwrap_or(usize::MAX);
+                *self.refusals.entry((entry.epoch, call)).or_default() += count;
             }
             Kind::Replay => {}
             Kind::Event => self.event(&entry),
@@ -231,9 +237,9 @@ impl Books {
         self.outcomes.get(&self.intent_of(permit)?).copied()
     }
 
-    /// Refusals that a process has written.
-    pub(crate) fn refusals(&self, epoch: u64) -> u64 {
-        self.refusals.get(&epoch).copied().unwrap_or(0)
+    /// Refusals of a call that a process has written.
+    pub(crate) fn refusals(&self, epoch: u64, call: usize) -> u64 {
+        self.refusals.get(&(epoch, call)).copied().unwrap_or(0)
     }
 
     /// Entries so far.

@@ -8,6 +8,7 @@ use std::fmt;
 
 mod audit;
 mod books;
+pub mod crash;
 mod oracle;
 mod queue;
 mod tools;

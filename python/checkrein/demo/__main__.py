@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; returns 0, 1 when its audit file does not verify, 2 when something is missing."""
+    """Run the demo; returns 0, 1 when what it wrote does not verify, 2 when something is missing."""
     parser = argparse.ArgumentParser(
         prog="checkrein demo",
         description="Watch a misbehaving agent being controlled: no key, no network.",

@@ -15,6 +15,7 @@ from typing import Any
 import checkrein
 from checkrein.demo import script, server
 from checkrein.demo.agent import Agent, Watcher
+from checkrein.demo.crash import Crash, play
 from checkrein.demo.guarded import guarded_tools, meters
 from checkrein.demo.record import AuditTrail, Verified
 from checkrein.demo.timeline import Timeline
@@ -60,14 +61,15 @@ class Show(Watcher):
             with server.serve(script.answer) as url:
                 self._title(url, directory)
                 Agent(url, self.tools, self).work(TASK)
+            crash = play(directory, self.timeline, self._pause)
             verdict = trail.verify()
-            self._finish(shop, trail, verdict)
+            self._finish(shop, trail, verdict, crash)
             if self.timeline is not None and not self.interactive and keep is None:
                 print("\nIts files are removed now; `--keep DIRECTORY` leaves them.")
             if self.interactive and keep is None:
                 with suppress(EOFError):
                     input(f"\nThe files are in {directory}. Press Enter to remove them. ")
-        return 0 if verdict.valid else 1
+        return 0 if verdict.valid and crash.good else 1
 
     def _decided(self, event: checkrein.Event) -> None:
         if event.decision is not None:
@@ -146,7 +148,7 @@ class Show(Watcher):
         if self.timeline is not None:
             self.timeline.note("the agent waits", f"{seconds:.1f} s")
 
-    def _finish(self, shop: Shop, trail: AuditTrail, verdict: Verified) -> None:
+    def _finish(self, shop: Shop, trail: AuditTrail, verdict: Verified, crash: Crash) -> None:
         """Show or print what it came to."""
         verdicts = Counter(event["verdict"] for event in self.events)
         codes = Counter(reason["code"] for event in self.events for reason in event["decision"]["reasons"])
@@ -159,6 +161,7 @@ class Show(Watcher):
                 "refunds": [{"payment": payment, "amount": amount} for payment, amount in refunds],
                 "mails": mails,
                 "audit": {"file": str(trail.path), "valid": verdict.valid, "output": verdict.output},
+                "crash": crash.to_dict(),
             }
             json.dump({"events": self.events, "summary": summary}, sys.stdout, indent=2)
             print()
@@ -177,10 +180,25 @@ class Show(Watcher):
                 ("mails", f"{len(mails)} in the spool: {', '.join(mails)}", ""),
                 ("audit", verdict.output.strip().splitlines()[-1], "green" if verdict.valid else "red"),
                 ("", f"by python -m checkrein.auditgate verify --strict {trail.path.name}", "dim"),
+                ("crash", _crash_line(crash), "green" if crash.good else "red"),
+                ("ledger", _ledger_line(crash), "red" if crash.ledger["valid"] is False else "green"),
+                ("", "by checkrein ledger verify ledger.jsonl --key agent.db.pub", "dim"),
             ]
         )
         self.timeline.line()
         self.timeline.line("Next: the quick start in README.md, and `checkrein explain cooldown` for a code.")
+
+
+def _crash_line(crash: Crash) -> str:
+    paid = ", ".join(" ".join(transfer) for transfer in crash.transfers)
+    return f"killed once, {len(crash.in_doubt)} in doubt and found out, {len(crash.transfers)} at the bank: {paid}"
+
+
+def _ledger_line(crash: Crash) -> str:
+    if crash.ledger["valid"] is None:
+        return f"not verified: {crash.ledger['reason']}"
+    word = "valid" if crash.ledger["valid"] else f"NOT VALID: {crash.ledger['reason']}"
+    return f"{word}, {crash.ledger['entries']} entries over both lives"
 
 
 @contextmanager

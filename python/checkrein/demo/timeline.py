@@ -11,6 +11,7 @@ from typing import TextIO
 
 COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 VERDICTS = {"allow": ("green", "✓", "+"), "block": ("red", "✗", "x"), "replay": ("cyan", "↺", "=")}
+STEPS = {**VERDICTS, "killed": ("red", "✗", "x"), "started": ("green", "✓", "+")}
 INDENT = " " * 20
 
 
@@ -66,6 +67,17 @@ class Timeline:
         if len(call) > room:
             call = call[: room - 1] + "…"
         self.line(f"{at:6.1f}s  {self.paint(mark, colour, 'bold')}  {call}")
+
+    def act(self, title: str) -> None:
+        """Write the head of another part of the story."""
+        self.line()
+        self.line(self.paint(title, "bold"))
+
+    def step(self, word: str, name: str, text: str) -> None:
+        """Write one step of a story that has no clock."""
+        colour, sign, ascii_sign = STEPS[word]
+        mark = f"{ascii_sign if self.plain else sign} {word:7}"
+        self.line(f"{'':7}  {self.paint(mark, colour, 'bold')}  {name:10} {text}")
 
     def reason(self, code: str, message: str) -> None:
         """Write one reason of a refusal."""

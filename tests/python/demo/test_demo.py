@@ -118,6 +118,48 @@ def test_the_summary_adds_up(story: dict[str, Any]) -> None:
     assert (budget["spent"], budget["limit"], budget["remaining"]) == ("49", "100", "51")
 
 
+def test_a_killed_process_pays_once_and_finds_out(story: dict[str, Any], kept: Path) -> None:
+    crash = story["summary"]["crash"]
+    assert crash["killed"] is True
+    assert crash["in_doubt"] == [{"gate": "refund.once", "key": "pay_2092", "state": "in_doubt"}]
+    assert crash["held"] == ["49"], "what may have been spent stays held"
+    assert crash["verdicts"] == ["allow", "block", "replay"]
+    assert crash["looked_up"]["found"] == crash["result"] == {"payment": "pay_2092", "amount": "49.00"}
+    assert crash["transfers"] == [{"payment": "pay_2092", "amount": "49.00"}]
+    with sqlite3.connect(kept / "bank.sqlite") as books:
+        rows = books.execute("SELECT key, payment FROM transfers").fetchall()
+    books.close()
+    assert rows == [(crash["looked_up"]["idempotency_key"], "pay_2092")]
+
+
+def test_the_ledger_verifies_over_both_lives(story: dict[str, Any], kept: Path, tmp_path: Path) -> None:
+    from checkrein.demo.crash import command_of_this_installation
+
+    ledger = story["summary"]["crash"]["ledger"]
+    command = command_of_this_installation()
+    if command is None:
+        pytest.skip("the checkrein command is not installed")
+    assert ledger["valid"] is True
+    text = (kept / "ledger.jsonl").read_text()
+    for part in ("pay_2092", "in_doubt", "support-agent", "ticket-4711"):
+        assert part in text
+    forged = tmp_path / "ledger.jsonl"
+    forged.write_text(text.replace("ticket-4711", "ticket-4712", 1))
+    check = [
+        command,
+        "ledger",
+        "verify",
+        str(forged),
+        "--key",
+        str(kept / "agent.db.pub"),
+        "--output",
+        "json",
+    ]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["valid"] is False
+
+
 def verify(file: Path) -> subprocess.CompletedProcess[str]:
     """Run the verifier of audit files."""
     command = [sys.executable, "-P", "-m", "checkrein.auditgate", "verify", "--strict", str(file)]

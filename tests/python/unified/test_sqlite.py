@@ -299,6 +299,8 @@ def test_a_process_that_dies_in_a_call_leaves_an_operation_in_doubt(file: Path, 
         ran.append(key)
         return {}
 
+    # Seen by whoever opens the file, before any guard is made.
+    assert [doubt.key for doubt in checkrein.Engine(store=url).in_doubt()] == ["p1"]
     (doubt,) = engine.in_doubt()
     assert (doubt.key, doubt.gate, doubt.state) == ("p1", "pay.once", "in_doubt")
     assert doubt.idempotency_key == sent

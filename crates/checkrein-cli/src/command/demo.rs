@@ -67,6 +67,8 @@ impl Demo {
         }
         let mut demo = Command::new(&python);
         demo.args(["-P", "-m", "checkrein.demo"]);
+        // The demo has its ledger verified by this very command.
+        demo.env("CHECKREIN_COMMAND", std::env::current_exe().context("this binary cannot find itself")?);
         if self.no_input {
             demo.arg("--no-input");
         }

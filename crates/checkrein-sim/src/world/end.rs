@@ -95,11 +95,14 @@ impl World {
         ensure(report.is_sound(), || format!("the store is not sound at the end: {report:?}"))?;
         for (_, durable) in self.processes.iter().filter_map(|process| process.open.as_ref()) {
             let epoch = durable.epoch();
-            let told = self.refused.get(&epoch).copied().unwrap_or(0);
-            let written = self.audit.books.refusals(epoch);
-            ensure(told <= written, || {
-                format!("process {epoch} told {told} refusals, and the ledger knows of {written}")
-            })?;
+            for ((_, call), told) in self.refused.range((epoch, 0)..=(epoch, usize::MAX)) {
+                let written = self.audit.books.refusals(epoch, *call);
+                ensure(*told <= written, || {
+                    format!(
+                        "process {epoch} refused call {call} {told} times, and the ledger knows of {written}"
+                    )
+                })?;
+            }
         }
         for (key, numbers) in self.upstream.effects() {
             ensure(numbers.len() == 1, || {

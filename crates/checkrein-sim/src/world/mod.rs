@@ -157,8 +157,8 @@ pub(crate) struct World {
     upstream: Upstream,
     pub(crate) oracle: Oracle,
     audit: Audit,
-    /// Refusals that each process, by its number in the store, has told its clients.
-    refused: BTreeMap<u64, u64>,
+    /// Refusals that each process, by its number in the store, has told of each call.
+    refused: BTreeMap<(u64, usize), u64>,
     pub(crate) trace: Trace,
     /// Nothing goes wrong any more.
     calm: bool,

@@ -83,7 +83,7 @@ impl World {
                 open.lease = begun + if call.reserve { LEASES.reserved } else { LEASES.started }.nanos();
                 self.oracle.admitted(call, permit.map(PermitId::number))?;
                 let (reserve, post) = (call.reserve, tool.name == "post");
-                open.probe = post && self.audit.is_half_open(call.tenant);
+                open.probe = post && self.audit.is_probe(call.tenant);
                 let probe = open.probe.then_some(call.tenant);
                 self.count("admissions");
                 if let Some(tenant) = probe {
@@ -103,7 +103,7 @@ impl World {
             }
             Verdict::Block => {
                 if let Some((_, durable)) = &process.open {
-                    *self.refused.entry(durable.epoch()).or_default() += 1;
+                    *self.refused.entry((durable.epoch(), open.call)).or_default() += 1;
                 }
                 for reason in &admission.reasons {
                     let code = reason.code.word();

@@ -178,6 +178,9 @@ impl Default for SealOptions {
 /// How often a sealer looks for new entries.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How long a sealer pauses after a failure: of a damaged entry, of a witness that does not answer.
+const PAUSE: Duration = Duration::from_secs(2);
+
 /// A thread that seals a ledger.
 #[derive(Debug)]
 pub struct Sealer {
@@ -217,7 +220,16 @@ impl Sealer {
             witness.check(&database, &signer.verifier())?;
         }
         let shared = Arc::new(Shared::default());
-        let worker = Worker { database, ground, signer, options, shared: Arc::clone(&shared), unsent: None };
+        let worker = Worker {
+            database,
+            ground,
+            signer,
+            options,
+            shared: Arc::clone(&shared),
+            unsent: None,
+            waiting_since: None,
+            not_before: Instant::now(),
+        };
         let thread = std::thread::Builder::new()
             .name("checkrein-sealer".to_owned())
             .spawn(move || worker.run())
@@ -262,32 +274,41 @@ struct Worker {
     shared: Arc<Shared>,
     /// The newest note that the witness has not taken.
     unsent: Option<String>,
+    /// Since when entries wait.
+    waiting_since: Option<Instant>,
+    /// After a failure the next look is not taken at once.
+    not_before: Instant,
 }
 
 impl Worker {
     fn run(mut self) {
-        let mut waiting_since: Option<Instant> = None;
         loop {
             let stop = self.wait();
-            let waiting = self.waiting().unwrap_or_default();
-            let since = (waiting > 0).then(|| waiting_since.unwrap_or_else(Instant::now));
-            waiting_since = since;
-            let due = waiting >= self.options.every
-                || since.is_some_and(|since| since.elapsed() >= self.options.within)
-                || (stop && waiting > 0);
-            if due {
-                let sealed = self.seal_all();
-                if sealed.is_ok() {
-                    waiting_since = None;
+            if stop || Instant::now() >= self.not_before {
+                let error = self.look(stop).err();
+                if error.is_some() {
+                    self.not_before = Instant::now() + PAUSE;
                 }
-                self.shared.state.lock().error = sealed.err().map(|error| error.to_string());
-            } else if self.unsent.is_some() {
-                self.shared.state.lock().error = self.send().err().map(|error| error.to_string());
+                self.shared.state.lock().error = error.map(|error| error.to_string());
             }
             if stop {
                 return;
             }
         }
+    }
+
+    /// Seals what is due, or all of it at the `last` look; what cannot be sealed or sent stays due.
+    fn look(&mut self, last: bool) -> Result<(), LedgerError> {
+        let waiting = self.waiting()?;
+        let since = self.waiting_since.filter(|_| waiting > 0);
+        let since = since.or_else(|| (waiting > 0).then(Instant::now));
+        self.waiting_since = since;
+        let long = since.is_some_and(|since| since.elapsed() >= self.options.within);
+        if waiting >= self.options.every || long || (last && waiting > 0) {
+            self.seal_all()?;
+            self.waiting_since = None;
+        }
+        self.send()
     }
 
     /// Waits for the next look; `true` when it is to be the last.
@@ -316,7 +337,7 @@ impl Worker {
                 break;
             }
         }
-        self.send()
+        Ok(())
     }
 
     fn send(&mut self) -> Result<(), LedgerError> {

@@ -267,6 +267,44 @@ fn the_thread_seals_by_count_by_time_and_at_its_end() {
 }
 
 #[test]
+fn a_sealer_that_fails_says_so_and_tries_again() {
+    let directory = Directory::new("again");
+    let signer = signer(1);
+    let mut store = Store::new(directory.file("a.db"));
+    // A directory where the witness should write: nothing can be sent until it is gone.
+    let witness = directory.file("witness");
+    let options = |witness: &std::path::Path| SealOptions {
+        every: 1,
+        within: Duration::from_millis(1),
+        witness: Some(Arc::new(Witness::parse(witness.to_str().unwrap()).unwrap())),
+    };
+    let mut sealer =
+        Sealer::start(&store.path, store.ground(), Arc::clone(&signer), options(&witness)).unwrap();
+    std::fs::create_dir(&witness).unwrap();
+    store.append(3);
+    let until = |done: &dyn Fn(&Sealer) -> bool, sealer: &Sealer| {
+        let begun = Instant::now();
+        while !done(sealer) {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until(&|sealer| sealer.error().is_some_and(|error| error.contains("witness")), &sealer);
+    assert_eq!(store.database().newest_checkpoint().unwrap().unwrap().0, 3, "sealed all the same");
+    std::fs::remove_dir(&witness).unwrap();
+    until(&|sealer| sealer.error().is_none(), &sealer);
+    assert!(std::fs::read_to_string(&witness).unwrap().contains("\n3\n"));
+
+    store.put(b"not an entry");
+    until(
+        &|sealer| sealer.error().is_some_and(|error| error.contains("entry 3 is not a canonical entry")),
+        &sealer,
+    );
+    sealer.stop();
+    assert_eq!(store.database().newest_checkpoint().unwrap().unwrap().0, 3, "it is not sealed");
+}
+
+#[test]
 fn a_ledger_older_than_its_witness_is_refused() {
     let directory = Directory::new("rollback");
     let (signer, path) = (signer(1), directory.file("witness"));

@@ -9,6 +9,7 @@ use std::thread::Thread;
 mod conformance;
 pub mod disk;
 pub mod model;
+pub mod planted;
 mod random;
 
 pub use crate::clock::FakeClock;

@@ -16,6 +16,7 @@ use super::row::{number_key, write_key};
 use super::{Durable, Table, Tables};
 use crate::engine::CompiledPolicy;
 use crate::store::{OwnedInputs, PermitId, StepResult, StoreError};
+use crate::testing::planted::{Bug, is_planted};
 
 pub(super) type Places = SmallVec<[Place; 6]>;
 
@@ -86,9 +87,14 @@ impl Durable {
     fn decide(&mut self, plan: Plan<'_>, places: &[Place], now: Timestamp) -> (Admission, Option<Permit>) {
         let max_keys = self.options.max_keys as u64;
         let mut records = StepRecords { cache: &mut self.cache, places, max_keys };
+        if is_planted(Bug::RunInDoubt) {
+            records.clear_doubts(now);
+        }
         let (admission, permit) = admission::admit(plan, now, &mut records, false);
         let broken = admission.reasons.iter().any(|reason| reason.code == Code::InvariantBroken);
-        if admission.verdict == Verdict::Allow || broken {
+        if admission.verdict == Verdict::Allow && is_planted(Bug::ForgetProbe) {
+            records.mark_meters();
+        } else if admission.verdict == Verdict::Allow || broken {
             records.mark();
         }
         (admission, permit)
@@ -143,7 +149,9 @@ impl Durable {
         intent: Option<u64>,
     ) -> Result<PermitId, StoreError> {
         let number = self.head.next_permit;
-        self.head.next_permit += 1;
+        if !is_planted(Bug::ReusePermit) {
+            self.head.next_permit += 1;
+        }
         let record = |place: &Place| {
             let cached = self.cache.get(place.record)?;
             Some((cached.table, cached.key.clone()))
@@ -171,7 +179,9 @@ fn name_of<'a>(gate: &Gate, inputs: &Inputs<'a>) -> Option<(RecordKind, KeyRef<'
         Some(KeyValue::Bytes(bytes)) => bytes,
         Some(KeyValue::Missing(_)) | None => &[],
     };
-    Some((kind, KeyRef { family, tenant: inputs.tenant.as_bytes(), key }))
+    let shared = kind == RecordKind::Operation && is_planted(Bug::ShareTenants);
+    let tenant = if shared { b"" } else { inputs.tenant.as_bytes() };
+    Some((kind, KeyRef { family, tenant, key }))
 }
 
 /// The permit of an action that settles nothing: its outcome goes into the ledger.

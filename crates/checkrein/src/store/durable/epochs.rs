@@ -2,8 +2,9 @@
 
 use checkrein_core::admission;
 use checkrein_core::codec::{Damaged, Reader, Write};
+use checkrein_core::gate::breaker::Health;
 use checkrein_core::ledger::entry::By;
-use checkrein_core::permit::PermitPhase;
+use checkrein_core::permit::{Outcome, PermitPhase, Settlement};
 use checkrein_core::time::{Span, Timestamp};
 
 use super::cache::Value;
@@ -12,6 +13,7 @@ use super::permits::OpenPermit;
 use super::row::{self, number_key, read_number};
 use super::{Durable, Table, Tables};
 use crate::store::{StepResult, StoreError};
+use crate::testing::planted::{Bug, is_planted};
 
 /// What a store remembers of a process that has it open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,8 +145,11 @@ impl Durable {
     ) -> Result<usize, StoreError> {
         let epochs = tables.scan(Table::Epoch, None, usize::MAX)?;
         let numbers = epochs.iter().filter_map(|(key, _)| read_number(key));
-        let dead: Vec<u64> =
-            numbers.filter(|&epoch| epoch != self.epoch && !liveness.is_alive(epoch)).collect();
+        let dead: Vec<u64> = numbers
+            .filter(|&epoch| {
+                epoch != self.epoch && (!liveness.is_alive(epoch) || is_planted(Bug::RecoverTheLiving))
+            })
+            .collect();
         if dead.is_empty() {
             return Ok(0);
         }
@@ -173,9 +178,19 @@ impl Durable {
     ) -> Result<bool, StoreError> {
         let result = match open.permit.phase {
             PermitPhase::Reserved => self.release_by(tables, number, now, By::Recovery)?,
+            PermitPhase::Started if is_planted(Bug::ForgetHold) => {
+                let slot = self.cache.load(tables, Table::Permit, &number_key(number))?;
+                self.cache.put(slot, None);
+                StepResult::Done
+            }
             PermitPhase::Started => {
                 let told = told_of_expiry(PermitPhase::Started, By::Recovery);
-                self.with_permit(tables, number, now, Some(told), |permit, records, ends| {
+                let told = Some(told).filter(|_| !is_planted(Bug::SilentRecovery));
+                self.with_permit(tables, number, now, told, |permit, records, ends| {
+                    if is_planted(Bug::ReleaseStarted) {
+                        let clean = Settlement::new(Outcome::FailedClean, Health::Neutral);
+                        return admission::finish(permit, &clean, ends, now, records);
+                    }
                     // Its lease ends here: the process that could have told the outcome is gone.
                     permit.lease_until = permit.lease_until.min(now);
                     admission::expire(permit, now, ends, records)
@@ -185,7 +200,9 @@ impl Durable {
                 let slot = self.cache.load(tables, Table::Permit, &number_key(number))?;
                 let adopted = OpenPermit { epoch: self.epoch, ..open.clone() };
                 self.cache.put(slot, Some(Value::Permit(adopted)));
-                self.due.insert((open.permit.lease_until, number));
+                if !is_planted(Bug::ForgetLease) {
+                    self.due.insert((open.permit.lease_until, number));
+                }
                 StepResult::Done
             }
         };

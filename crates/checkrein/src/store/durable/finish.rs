@@ -12,6 +12,7 @@ use super::records::{Place, StepRecords};
 use super::row::{number_key, read_key};
 use super::{Durable, Table, Tables};
 use crate::store::{OwnedSettlement, StepResult, StoreError};
+use crate::testing::planted::{Bug, is_planted};
 
 impl Durable {
     pub(super) fn start(
@@ -99,6 +100,10 @@ impl Durable {
     ) -> Result<StepResult, StoreError> {
         let slot = self.cache.load(tables, Table::Permit, &number_key(number))?;
         let Some(Value::Permit(open)) = self.cache.value(slot) else {
+            if let Some(told) = told.filter(|_| is_planted(Bug::OutcomeWithoutIntent)) {
+                self.note_outcome(tables, now, number, None, told)?;
+                return Ok(StepResult::Done);
+            }
             return Ok(StepResult::Refused(PermitError::Finished));
         };
         let (mut open, before) = (open.clone(), open.permit.lease_until);
@@ -124,6 +129,7 @@ impl Durable {
                     self.due.insert((open.permit.lease_until, number));
                 }
                 let intent = open.intent;
+                let stays = stays || is_planted(Bug::SettleTwice);
                 self.cache.put(slot, stays.then_some(Value::Permit(open)));
                 if let Some(told) = told {
                     self.note_outcome(tables, now, number, intent, told)?;

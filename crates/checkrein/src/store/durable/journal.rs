@@ -18,6 +18,7 @@ use super::{Durable, Table, Tables};
 use crate::engine::CompiledPolicy;
 use crate::ledger::{Moment, Row as SealedRow};
 use crate::store::{OwnedAction, StoreError};
+use crate::testing::planted::{Bug, is_planted};
 
 /// What a ledger keeps of the arguments of actions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -311,6 +312,9 @@ impl Durable {
         for name in names {
             let Some(mut refusals) = self.journal.refusals.remove(&name) else { continue };
             let Some(repeated) = refusals.more else { continue };
+            if is_planted(Bug::LoseCountedRefusals) {
+                continue;
+            }
             let action = &refusals.action;
             let decision = Decision {
                 verdict: Verdict::Refusal,
@@ -329,9 +333,10 @@ impl Durable {
                 repeated: Some(repeated),
                 ..Decision::default()
             };
-            self.append(tables, now, Body::Decision(&decision))?;
-            refusals.written = repeated.count;
+            let appended = self.append(tables, now, Body::Decision(&decision));
+            refusals.written = if appended.is_ok() { repeated.count } else { 0 };
             self.journal.refusals.insert(name, refusals);
+            appended?;
         }
         Ok(())
     }

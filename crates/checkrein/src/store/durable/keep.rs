@@ -4,6 +4,7 @@ use checkrein_core::codec::Damaged;
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{OperationState, Run};
 use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::meter::Meter;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Timestamp, Window};
 
@@ -11,6 +12,7 @@ use super::cache::{Slot, Value, table_of};
 use super::row::{self, read_key, write_key};
 use super::{Durable, Table, Tables};
 use crate::store::{Cursor, Page, RecordInfo, RecordState, StoreError};
+use crate::testing::planted::{Bug, is_planted};
 
 /// Rows read at a time.
 const PAGE: usize = 256;
@@ -112,6 +114,7 @@ impl Durable {
 
     fn reset_slot(&mut self, slot: Slot) -> bool {
         match self.cache.value(slot) {
+            Some(Value::Meter(meter)) if is_planted(Bug::ResetHolds) => *meter = Meter::new(),
             Some(Value::Meter(meter)) => meter.reset(),
             Some(Value::Breaker(breaker)) => breaker.reset(),
             _ => return false,

@@ -36,6 +36,7 @@ pub use journal::{KeepArguments, LedgerOptions};
 pub use restore::{Mark, Restored};
 pub use tables::{Row, Rows, Table, Tables};
 
+use crate::testing::planted::{Bug, is_planted};
 use cache::Cache;
 use families::Families;
 use head::Head;
@@ -185,8 +186,9 @@ impl Durable {
         match done {
             Ok((result, true)) => match tables.commit() {
                 Ok(()) => Ok(result),
+                Err(_) if is_planted(Bug::AnswerBeforeCommit) => Ok(result),
                 Err(error) => {
-                    self.stale = true;
+                    self.stale = !is_planted(Bug::KeepAfterFailedCommit);
                     Err(error)
                 }
             },
@@ -211,9 +213,13 @@ impl Durable {
     ) -> Result<Timestamp, StoreError> {
         self.wrote = false;
         self.settle_journal(!self.stale);
-        if foreign || self.stale {
+        if (foreign && !is_planted(Bug::IgnoreOthers)) || self.stale {
             self.cache.clear();
+            let next = self.head.next_entry;
             self.head = Head::load(tables)?;
+            if is_planted(Bug::SequenceNotTakenBack) {
+                self.head.next_entry = next.max(self.head.next_entry);
+            }
             self.families.load(tables)?;
             if self.stale {
                 self.find_own_permits(tables)?;
@@ -229,7 +235,7 @@ impl Durable {
 
     /// The store's clock never runs backwards, whatever the machine's does.
     fn tick(&mut self, now: Timestamp) -> Timestamp {
-        self.head.last = self.head.last.max(now);
+        self.head.last = if is_planted(Bug::ClockRunsBack) { now } else { self.head.last.max(now) };
         self.head.last
     }
 

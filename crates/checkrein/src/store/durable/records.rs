@@ -3,8 +3,9 @@
 use checkrein_core::admission::Records;
 use checkrein_core::gate::breaker::Breaker;
 use checkrein_core::gate::fact::Fact;
-use checkrein_core::gate::once::Operation;
+use checkrein_core::gate::once::{Operation, OperationState};
 use checkrein_core::meter::Meter;
+use checkrein_core::time::Timestamp;
 
 use super::Table;
 use super::cache::{Cache, Slot, Value};
@@ -42,6 +43,24 @@ impl StepRecords<'_> {
             self.cache.put(usage, Some(Value::Usage(live + 1)));
         }
         self.cache.put(place.record, Some(value));
+    }
+
+    /// For a planted bug: takes every operation in doubt for one that failed.
+    pub(super) fn clear_doubts(&mut self, now: Timestamp) {
+        for place in self.places {
+            if let Some(Value::Operation(operation)) = self.cache.value(place.record) {
+                operation.resolve(None, OperationState::FailedClean, now);
+            }
+        }
+    }
+
+    /// For a planted bug: leaves out the breakers.
+    pub(super) fn mark_meters(&mut self) {
+        for place in self.places {
+            if self.cache.get(place.record).is_some_and(|cached| cached.table != Table::Breaker) {
+                self.cache.mark(place.record);
+            }
+        }
     }
 
     /// Says of every record that a permit may have changed that it has been.

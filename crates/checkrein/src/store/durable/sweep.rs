@@ -12,6 +12,7 @@ use super::cache::Value;
 use super::row::{self, read_key, write_key};
 use super::{Durable, Table, Tables};
 use crate::store::StoreError;
+use crate::testing::planted::{Bug, is_planted};
 
 const SWEPT: [Table; 4] = [Table::Meter, Table::Operation, Table::Breaker, Table::Fact];
 /// After so many batches ...
@@ -146,7 +147,7 @@ impl Durable {
             Some(Value::Operation(operation)) => {
                 let prunable = operation.is_prunable(now);
                 operation.prune(now);
-                let idle = operation.expires() <= now;
+                let idle = operation.expires() <= now || (prunable && is_planted(Bug::PruneKeys));
                 if prunable && !idle {
                     self.cache.mark(slot);
                 }

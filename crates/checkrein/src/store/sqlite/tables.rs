@@ -10,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use super::lock::WriterLock;
 use crate::store::StoreError;
 use crate::store::durable::{Mark, Rows, SCHEMA, Table, Tables};
+use crate::testing::planted;
 
 /// The first version without the bug that two connections could corrupt a file by writing and resetting its log at once
 /// (<https://sqlite.org/wal.html>, "the WAL-reset bug").
@@ -510,7 +511,9 @@ impl Tables for SqliteTables {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        planted::pass("before commit");
         let commit = self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        planted::pass("after commit");
         let result = match commit {
             Ok(_) => Ok(()),
             Err(error) => {

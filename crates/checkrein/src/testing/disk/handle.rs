@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Changes, Disk, LONGEST_KEY, Place, State};
 use crate::store::StoreError;
 use crate::store::durable::{Row, Rows, Table, Tables};
+use crate::testing::planted::{Bug, is_planted};
 
 /// How long a handle waits for another one's transaction. Only programs with several threads ever wait.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -218,6 +219,10 @@ impl Tables for Handle {
                 return Err(refused("the disk is full"));
             }
             state.note("put", &[&[table as u8], key, row]);
+            if table == Table::Meter && is_planted(Bug::MeterOutsideStep) {
+                state.commit(Changes::from([((table, key.to_vec()), Some(row.to_vec()))]));
+                return Ok(());
+            }
             changes.insert((table, key.to_vec()), Some(row.to_vec()));
             Ok(())
         })
@@ -289,7 +294,7 @@ impl Tables for Handle {
             None | Some(Fault::Kept | Fault::DiesAfter) => {
                 state.commit(changes);
                 self.seen = Some(state.version);
-                if self.syncs {
+                if self.syncs && !is_planted(Bug::SkipSync) {
                     state.sync();
                 }
             }
@@ -302,6 +307,9 @@ impl Tables for Handle {
             Some(Fault::Refused) => Err(refused("input/output error")),
             Some(Fault::Lost | Fault::Kept | Fault::Limbo) => {
                 self.end = Some(STOPPED);
+                if is_planted(Bug::UnknownIsNotCommitted) {
+                    return Err(refused("the sync failed"));
+                }
                 Err(StoreError::Unknown("the sync failed".to_owned()))
             }
             Some(Fault::DiesBefore | Fault::DiesAfter) => {

@@ -1,0 +1,23 @@
+//! The simulator bites: it finds every planted bug. Runs with `--features planted-bugs` only.
+#![cfg(feature = "planted-bugs")]
+
+use checkrein::testing::planted::{Bug, plant};
+use checkrein_sim::simulate;
+
+/// A bug has to be found within so many seeds.
+const WITHIN: u64 = 100;
+
+#[test]
+fn every_planted_bug_is_found() {
+    let mut missed = Vec::new();
+    for bug in Bug::ALL {
+        plant(Some(bug));
+        let found = (1..=WITHIN).find_map(|seed| simulate(seed, false).err());
+        plant(None);
+        match found {
+            Some(violation) => println!("{bug:?}: {violation}"),
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found within {WITHIN} seeds: {missed:?}");
+}
