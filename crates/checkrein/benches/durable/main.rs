@@ -174,21 +174,26 @@ fn race(
         return Err(format!("{refused} calls were refused").into());
     }
     println!("{callers} callers on 16 keys, load {}", load());
-    println!("{:<46}{:>10}{:>10}{:>10}{:>10}{:>10}", "", "calls/s", "x bare", "p50 us", "p99 us", "worst ms");
+    println!(
+        "{:<46}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+        "", "calls/s", "x bare", "CPU us", "p50 us", "p99 us", "worst ms"
+    );
     let base: Vec<f64> =
         all.first().map(|bare| bare.laps.iter().map(|lap| lap.rate).collect()).unwrap_or_default();
     let mut results = Vec::new();
     for Contestant { name, laps, .. } in &all {
         let of = |value: fn(&Lap) -> f64| median(laps.iter().map(value));
         let (rate, p50, p99) = (of(|lap| lap.rate), of(|lap| lap.p50), of(|lap| lap.p99));
+        let cpu = of(|lap| lap.cpu);
         let ratio = median(laps.iter().zip(&base).map(|(lap, base)| lap.rate / base));
         let worst = laps.iter().map(|lap| lap.worst).fold(0.0, f64::max);
-        println!("{name:<46}{rate:>10.0}{ratio:>10.2}{p50:>10.0}{p99:>10.0}{:>10.1}", worst / 1e3);
+        println!("{name:<46}{rate:>10.0}{ratio:>10.2}{cpu:>10.1}{p50:>10.0}{p99:>10.0}{:>10.1}", worst / 1e3);
         results.push(json!({
             "contestant": name,
             "callers": callers,
             "per_second": rate,
             "ratio_to_bare": ratio,
+            "cpu_us": cpu,
             "p50_us": p50,
             "p99_us": p99,
             "worst_us": worst,
