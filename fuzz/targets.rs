@@ -1,24 +1,31 @@
 //! What every fuzz target checks, shared by `cargo fuzz` and by the bounded run in `crates/checkrein-core/tests/fuzz.rs`.
 
 use checkrein_core::canonical_json;
+use checkrein_core::codec::Record;
+use checkrein_core::gate::breaker::Breaker;
+use checkrein_core::gate::fact::Fact;
+use checkrein_core::gate::once::Operation;
 use checkrein_core::json::{self, Limits};
 use checkrein_core::ledger::checkpoint::{Checkpoint, Note, Signer, VerifierKey, decode, encode};
 use checkrein_core::ledger::entry::{EntryView, is_canonical};
 use checkrein_core::ledger::export::Line;
 use checkrein_core::ledger::proof::{ConsistencyProof, InclusionProof, verify_consistency, verify_inclusion};
 use checkrein_core::ledger::verify::Verifier;
+use checkrein_core::meter::Meter;
+use checkrein_core::permit::Permit;
 
 /// A target: its name, which is that of its corpus, and what it does with the bytes.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub(crate) const TARGETS: [Target; 6] = [
+pub(crate) const TARGETS: [Target; 7] = [
     ("strict_json", strict_json),
     ("canonical_form", canonical_form),
     ("entry", entry),
     ("checkpoint", checkpoint),
     ("proof", proof),
     ("export", export),
+    ("record", record),
 ];
 
 fn limits() -> Limits {
@@ -107,4 +114,33 @@ pub(crate) fn export(data: &[u8]) {
         verifier.line(line);
     }
     assert!(!verifier.finish(true).is_valid());
+}
+
+/// What is decoded as a record of a store has one form. The first byte says which record it is.
+pub(crate) fn record(data: &[u8]) {
+    let Some((kind, bytes)) = data.split_first() else { return };
+    match kind % 5 {
+        0 => one_form::<Breaker>(bytes),
+        1 => one_form::<Fact>(bytes),
+        2 => one_form::<Permit>(bytes),
+        3 => {
+            if let Ok(operation) = Operation::decode(bytes, || None) {
+                let mut out = Vec::new();
+                operation.encode(&mut out);
+                assert_eq!(out, bytes);
+            }
+        }
+        _ => {
+            let _ = Meter::needed_chunks(bytes);
+            let _ = Meter::decode(bytes, [bytes]);
+        }
+    }
+}
+
+fn one_form<T: Record>(bytes: &[u8]) {
+    if let Ok(read) = T::decode(bytes) {
+        let mut out = Vec::new();
+        read.encode(&mut out);
+        assert_eq!(out, bytes);
+    }
 }

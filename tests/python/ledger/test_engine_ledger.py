@@ -78,3 +78,44 @@ def test_tail_and_show_print_what_happened(store: Path) -> None:
     shown = run("ledger", "show", refusal["seq"], "--store", f"sqlite:{store}")
     assert refusal["reasons"][0]["code"] in shown
     assert "refund" in run("ledger", "tail", "--store", f"sqlite:{store}")
+
+
+WORK = """
+import sys
+import checkrein
+
+engine = checkrein.Engine(store=sys.argv[1])
+
+@engine.guard(rate="100000/hour", name="work")
+def work(number):
+    return number
+
+for number in range(150):
+    work(number)
+"""
+
+
+def test_exports_while_several_processes_write(tmp_path: Path) -> None:
+    store, file = tmp_path / "store.db", tmp_path / "export.jsonl"
+    url, key = f"sqlite:{store}", Path(f"{store}.pub")
+    workers = [subprocess.Popen([sys.executable, "-P", "-c", WORK, url]) for _ in range(3)]
+    older: list[str] = []
+    while any(worker.poll() is None for worker in workers):
+        done = subprocess.run(
+            [command(), "ledger", "export", "--store", url, "-o", file], capture_output=True
+        )
+        if done.returncode == 0:
+            more = ["--against", str(tmp_path / "older")] if older else []
+            said = rust(file, key, *more)
+            assert said["valid"], said
+            older = [run("ledger", "checkpoint", "--newest", "--store", url)]
+            (tmp_path / "older").write_text(older[0])
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    run("ledger", "export", "--store", url, "-o", file)
+    found = verifier.verify(file.read_bytes(), verifier.Key(key.read_text()), older[0] if older else None)
+    assert found.valid, found
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    intents = {entry["seq"] for entry in entries if entry.get("kind") == "intent"}
+    ended = {entry["intent"] for entry in entries if entry.get("outcome") == "done"}
+    assert len(intents) == 450
+    assert ended == intents
