@@ -23,18 +23,25 @@ class Engine(_native.ActionGateEngine):
     """Decides whether an action may run now, and counts it when it may.
 
     Without stores of its own an engine counts in memory, and its sync and async sides share the counts. `clock` is any
-    callable that returns seconds; it is called exactly once per check.
+    callable that returns seconds; it is called exactly once per check. `store="sqlite:PATH"` counts in a file that all
+    processes share; see `SQLiteStore` in `checkrein.actiongate.sqlite`.
     """
 
     __slots__ = ()
 
     def __init__(
         self,
-        store: Store | None = None,
+        store: Store | str | None = None,
         clock: Callable[[], float] | None = None,
         emitter: Emitter | None = None,
         async_store: AsyncStore | None = None,
     ) -> None:
+        if isinstance(store, str):
+            # Nobody else pays for importing it.
+            from .sqlite import AsyncSQLiteStore, SQLiteStore
+
+            store = SQLiteStore(store)
+            async_store = AsyncSQLiteStore(store) if async_store is None else async_store
         own: Any = chosen(store, "check_and_reserve")
         awaited: Any = chosen(async_store, "check_and_reserve")
         if own is None:

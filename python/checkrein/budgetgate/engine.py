@@ -27,17 +27,24 @@ class Engine(_native.BudgetGateEngine):
 
     Without stores of its own an engine records in memory, and its sync and async sides share the records. `clock` is
     any callable that returns seconds; it is called once per check, reservation and commit.
+    `store="sqlite:PATH"` records in a file that all processes share; see `checkrein.budgetgate.sqlite`.
     """
 
     __slots__ = ()
 
     def __init__(
         self,
-        store: Store | None = None,
+        store: Store | str | None = None,
         clock: Callable[[], float] | None = None,
         emitter: Emitter | None = None,
         async_store: AsyncStore | None = None,
     ) -> None:
+        if isinstance(store, str):
+            # Nobody else pays for importing it.
+            from .sqlite import AsyncSQLiteStore, SQLiteStore
+
+            store = SQLiteStore(store)
+            async_store = AsyncSQLiteStore(store) if async_store is None else async_store
         own: Any = chosen(store, "check_and_reserve")
         awaited: Any = chosen(async_store, "check_and_reserve")
         if own is None:

@@ -303,7 +303,8 @@ impl Worker {
         let since = self.waiting_since.filter(|_| waiting > 0);
         let since = since.or_else(|| (waiting > 0).then(Instant::now));
         self.waiting_since = since;
-        let long = since.is_some_and(|since| since.elapsed() >= self.options.within);
+        // The next look would be too late.
+        let long = since.is_some_and(|since| since.elapsed() + LOOK >= self.options.within);
         if waiting >= self.options.every || long || (last && waiting > 0) {
             self.seal_all()?;
             self.waiting_since = None;

@@ -2,26 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 
 use checkrein_core::admission::{self, Admission, Inputs, PermitError, Verdict};
-use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::code::Code;
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{OperationState, Run};
 use checkrein_core::key::{Family, Key, KeyRef};
 use checkrein_core::permit::Settlement;
-use checkrein_core::policy::{
-    Attempts, BreakerSpec, Budget, Charge, Check, FactSpec, Gate, KeySlot, Leases, Limit, Mode, Once, Policy,
-    PolicyError, RecordKind,
-};
-use checkrein_core::time::{Span, Timestamp, Window};
+use checkrein_core::policy::RecordKind;
+use checkrein_core::time::{Span, Timestamp};
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
-use smallvec::SmallVec;
 
-use crate::calendar::Calendar;
+mod answer;
+mod compile;
+mod spec;
+
+pub use compile::{CompileError, CompiledPolicy, FamilyInfo};
+pub use spec::{GateSpec, GateSpecKind, WindowSpec};
+
+use answer::Answer;
+
 use crate::clock::Clock;
 use crate::store::durable::FamilyKey;
 use crate::store::memory::MemoryStore;
@@ -30,168 +31,6 @@ use crate::store::{Cursor, OwnedInputs, OwnedSettlement, Page, PermitId, Step, S
 
 /// The live keys per tenant and gate, unless the builder says otherwise.
 pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
-
-/// Over which stretch of time a gate counts, as policies write it.
-#[derive(Clone, Debug)]
-pub enum WindowSpec {
-    /// The last stretch of this length.
-    Rolling(Span),
-    /// The current calendar period.
-    Calendar(Calendar),
-    /// All time.
-    Lifetime,
-}
-
-impl WindowSpec {
-    fn window(&self) -> Window {
-        match self {
-            Self::Rolling(length) => Window::Rolling(*length),
-            Self::Calendar(_) => Window::Period,
-            Self::Lifetime => Window::Lifetime,
-        }
-    }
-
-    fn calendar(&self) -> Option<&Calendar> {
-        match self {
-            Self::Calendar(calendar) => Some(calendar),
-            Self::Rolling(_) | Self::Lifetime => None,
-        }
-    }
-}
-
-/// A gate as a policy writes it. `key` and `cost` are positions in [`Inputs::keys`] and [`Inputs::costs`].
-#[derive(Clone, Debug)]
-pub struct GateSpec {
-    /// Its name, in reasons and for sharing: two gates of one kind, name, unit and window count on the same records.
-    pub name: String,
-    /// Whether its refusals hold.
-    pub mode: Mode,
-    /// What it checks.
-    pub kind: GateSpecKind,
-}
-
-/// What a gate checks, as a policy writes it.
-#[derive(Clone, Debug)]
-pub enum GateSpecKind {
-    /// A condition whose verdict comes in at this position of [`Inputs::verdicts`].
-    Rule {
-        /// The position.
-        verdict: u16,
-    },
-    /// A value that must have been proved.
-    Fact {
-        /// Which key.
-        key: u16,
-    },
-    /// At most one run per key.
-    Once {
-        /// How long a result is kept for replay.
-        keep_result: Span,
-        /// How long the key is remembered.
-        keep_key: Span,
-    },
-    /// A circuit breaker.
-    Breaker {
-        /// Which key.
-        key: u16,
-        /// Consecutive failures that open it.
-        max_fails: u32,
-        /// How long it stays open.
-        reset: Span,
-        /// Probes let through half-open.
-        probes: u32,
-        /// How long a probe may take.
-        probe_lease: Span,
-    },
-    /// A bounded number of attempts.
-    Attempts {
-        /// Which key.
-        key: u16,
-        /// The most attempts.
-        max: u64,
-    },
-    /// A rate limit.
-    Limit {
-        /// Which key.
-        key: u16,
-        /// The most calls in the window.
-        max_calls: u64,
-        /// The window.
-        window: WindowSpec,
-        /// What must pass between two calls.
-        cooldown: Span,
-    },
-    /// A budget.
-    Budget {
-        /// Which key.
-        key: u16,
-        /// The most that may be spent and held.
-        limit: Amount,
-        /// What is counted.
-        unit: Unit,
-        /// The window.
-        window: WindowSpec,
-        /// Which cost.
-        cost: u16,
-        /// How it is taken.
-        charge: Charge,
-        /// Refuses bounds that are only estimated.
-        hard: bool,
-    },
-}
-
-/// A policy compiled against an engine.
-#[derive(Debug)]
-pub struct CompiledPolicy {
-    policy: Policy,
-    /// The policy is this one enforced rate limit and nothing else.
-    only_limit: Option<Limit>,
-    /// By position of the gate; empty when no window is a calendar period.
-    calendars: Vec<Option<Calendar>>,
-    /// The gates in words, for the ledger, and the digest of these.
-    text: String,
-    digest: [u8; 32],
-}
-
-impl CompiledPolicy {
-    /// The core's policy.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
-    }
-
-    /// The gates in words, one a line, as the ledger keeps them.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// The SHA-256 of [`text`](Self::text).
-    pub fn digest(&self) -> &[u8; 32] {
-        &self.digest
-    }
-
-    /// The ends of the calendar periods that `now` lies in, by position of the gate.
-    #[inline]
-    pub fn period_ends(&self, now: Timestamp) -> SmallVec<[Timestamp; 8]> {
-        let end =
-            |calendar: &Option<Calendar>| calendar.as_ref().map_or(Timestamp::MIN, |c| c.period_end(now));
-        self.calendars.iter().map(end).collect()
-    }
-}
-
-/// What an engine knows about a family of records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FamilyInfo {
-    /// Its number.
-    pub family: Family,
-    /// The kind of record.
-    pub kind: RecordKind,
-    /// The gate's name.
-    pub name: String,
-    /// What a meter counts.
-    pub unit: Option<Unit>,
-    /// A meter's window.
-    pub window: Option<Window>,
-}
 
 /// The result of an admission, and the permit if something has to be settled.
 #[derive(Clone, Debug)]
@@ -227,17 +66,6 @@ struct Inner {
 enum Backend {
     Memory(MemoryStore),
     Sqlite(SqliteStore),
-}
-
-/// Why a policy cannot be compiled.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CompileError {
-    /// A gate cannot work as written.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// The store does not know its families.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// Why a permit could not be moved on.
@@ -364,147 +192,6 @@ impl Engine {
     /// others need meanwhile.
     pub fn waits(&self) -> bool {
         self.sqlite().is_some()
-    }
-
-    /// Compiles gates into a policy of this engine.
-    ///
-    /// # Errors
-    /// A gate that cannot work as written, or a store that is not to be had.
-    pub fn compile(&self, gates: Vec<GateSpec>, leases: Leases) -> Result<Arc<CompiledPolicy>, CompileError> {
-        let text = describe(&gates, leases);
-        let digest = Sha256::digest(&text).into();
-        let mut compiled = Vec::with_capacity(gates.len());
-        let mut calendars = BTreeMap::new();
-        for spec in gates {
-            let (check, calendar) = self.check_of(&spec)?;
-            if let (Some((_, family, _)), Some(calendar)) = (check.record(), calendar) {
-                calendars.insert(family, calendar);
-            }
-            compiled.push(Gate { name: spec.name.into(), mode: spec.mode, check });
-        }
-        let policy = Policy::new(compiled, leases)?;
-        let calendar_of =
-            |gate: &Gate| gate.check.record().and_then(|(_, family, _)| calendars.get(&family).cloned());
-        let calendars =
-            if calendars.is_empty() { Vec::new() } else { policy.gates().iter().map(calendar_of).collect() };
-        let only_limit = match policy.gates() {
-            [Gate { mode: Mode::Enforce, check: Check::Limit(limit), .. }] if calendars.is_empty() => {
-                Some(limit.clone())
-            }
-            _ => None,
-        };
-        Ok(Arc::new(CompiledPolicy { policy, only_limit, calendars, text, digest }))
-    }
-
-    fn check_of(&self, spec: &GateSpec) -> Result<(Check, Option<Calendar>), StoreError> {
-        let plain = |kind| self.family(kind, &spec.name, None, None, Span::ZERO);
-        Ok(match &spec.kind {
-            GateSpecKind::Rule { verdict } => (Check::Rule(*verdict), None),
-            GateSpecKind::Fact { key } => {
-                (Check::Fact(FactSpec { family: plain(RecordKind::Fact)?, key: KeySlot(*key) }), None)
-            }
-            GateSpecKind::Once { keep_result, keep_key } => {
-                let family = plain(RecordKind::Operation)?;
-                (Check::Once(Once { family, keep_result: *keep_result, keep_key: *keep_key }), None)
-            }
-            GateSpecKind::Breaker { key, max_fails, reset, probes, probe_lease } => {
-                let breaker = BreakerSpec {
-                    family: plain(RecordKind::Breaker)?,
-                    key: KeySlot(*key),
-                    max_fails: *max_fails,
-                    reset: *reset,
-                    probes: *probes,
-                    probe_lease: *probe_lease,
-                };
-                (Check::Breaker(breaker), None)
-            }
-            GateSpecKind::Attempts { key, max } => {
-                let window = Some(&WindowSpec::Lifetime);
-                let name = format!("attempts:{}", spec.name);
-                let family = self.family(RecordKind::Meter, &name, Some(Unit::Calls), window, Span::ZERO)?;
-                (Check::Attempts(Attempts { family, key: KeySlot(*key), max: *max }), None)
-            }
-            GateSpecKind::Limit { key, max_calls, window, cooldown } => {
-                let name = format!("limit:{}", spec.name);
-                let family =
-                    self.family(RecordKind::Meter, &name, Some(Unit::Calls), Some(window), *cooldown)?;
-                let limit = Limit {
-                    family,
-                    key: KeySlot(*key),
-                    max_calls: *max_calls,
-                    window: window.window(),
-                    cooldown: *cooldown,
-                };
-                (Check::Limit(limit), window.calendar().cloned())
-            }
-            GateSpecKind::Budget { key, limit, unit, window, cost, charge, hard } => {
-                let name = format!("budget:{}", spec.name);
-                let family = self.family(RecordKind::Meter, &name, Some(*unit), Some(window), Span::ZERO)?;
-                let budget = Budget {
-                    family,
-                    key: KeySlot(*key),
-                    limit: *limit,
-                    unit: *unit,
-                    window: window.window(),
-                    cost: *cost,
-                    charge: *charge,
-                    hard: *hard,
-                };
-                (Check::Budget(budget), window.calendar().cloned())
-            }
-        })
-    }
-
-    /// The family of a definition; the same one for the same definition.
-    fn family(
-        &self,
-        kind: RecordKind,
-        name: &str,
-        unit: Option<Unit>,
-        window: Option<&WindowSpec>,
-        cooldown: Span,
-    ) -> Result<Family, StoreError> {
-        let calendar = window.and_then(WindowSpec::calendar);
-        let key = FamilyKey {
-            kind,
-            name: name.to_owned(),
-            unit,
-            window: window.map(WindowSpec::window),
-            calendar: calendar.map(|c| (c.period().name(), c.zone().to_owned())),
-        };
-        let mut families = self.0.families.lock();
-        match &self.0.store {
-            Backend::Memory(store) => {
-                let next = Family(u32::try_from(families.len()).unwrap_or(u32::MAX - 1));
-                let family = *families.entry(key).or_insert(next);
-                let window = window.map_or(Window::Lifetime, WindowSpec::window);
-                store.retain(family, window, cooldown, calendar);
-                Ok(family)
-            }
-            Backend::Sqlite(store) => {
-                let family = store.family(key.clone(), cooldown)?;
-                families.insert(key, family);
-                Ok(family)
-            }
-        }
-    }
-
-    /// What this engine counts, by family.
-    pub fn families(&self) -> Vec<FamilyInfo> {
-        let families = self.0.families.lock();
-        let info = |(key, family): (&FamilyKey, &Family)| FamilyInfo {
-            family: *family,
-            kind: key.kind,
-            name: match key.kind {
-                // Meters are kept under the kind of their gate and its name.
-                RecordKind::Meter => key.name.split_once(':').map_or(key.name.as_str(), |(_, name)| name),
-                _ => key.name.as_str(),
-            }
-            .to_owned(),
-            unit: key.unit,
-            window: key.window,
-        };
-        families.iter().map(info).collect()
     }
 
     /// Decides an action over all its gates and takes what it needs. [`Inputs::period_ends`] is filled in here.
@@ -759,87 +446,4 @@ fn refusal_of(result: Result<StepResult, StoreError>) -> Admission {
         Ok(_) => "the store gave another result than was asked for".to_owned(),
     };
     Admission::store_error(Code::StoreError, &text)
-}
-
-/// A result that comes later, for those who await it.
-#[derive(Debug, Default)]
-struct Answer(Mutex<(Option<Results>, Option<Waker>)>);
-
-impl Answer {
-    fn put(&self, results: Results) {
-        let mut state = self.0.lock();
-        state.0 = Some(results);
-        let waker = state.1.take();
-        drop(state);
-        waker.into_iter().for_each(Waker::wake);
-    }
-
-    async fn future(&self) -> Results {
-        std::future::poll_fn(|context| {
-            let mut state = self.0.lock();
-            match state.0.take() {
-                Some(results) => Poll::Ready(results),
-                None => {
-                    state.1 = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
-    }
-}
-
-/// A policy in words: the same words for the same gates.
-fn describe(gates: &[GateSpec], leases: Leases) -> String {
-    use std::fmt::Write as _;
-    let window = |window: &WindowSpec| match window {
-        WindowSpec::Rolling(length) => format!("per {length}"),
-        WindowSpec::Calendar(calendar) => {
-            format!("per calendar {} in {}", calendar.period().name(), calendar.zone())
-        }
-        WindowSpec::Lifetime => "ever".to_owned(),
-    };
-    let mut text = String::new();
-    for GateSpec { name, mode, kind } in gates {
-        let what = match kind {
-            GateSpecKind::Rule { verdict } => format!("rule {verdict}"),
-            GateSpecKind::Fact { key } => format!("fact of key {key}"),
-            GateSpecKind::Once { keep_result, keep_key } => {
-                format!("once, result kept {keep_result}, key kept {keep_key}")
-            }
-            GateSpecKind::Breaker { key, max_fails, reset, probes, probe_lease } => format!(
-                "breaker of key {key}: {max_fails} failures, {reset} pause, {probes} probes of {probe_lease}"
-            ),
-            GateSpecKind::Attempts { key, max } => format!("attempts of key {key}: {max}"),
-            GateSpecKind::Limit { key, max_calls, window: over, cooldown } => {
-                format!("limit of key {key}: {max_calls} calls {}, cooldown {cooldown}", window(over))
-            }
-            GateSpecKind::Budget { key, limit, unit, window: over, cost, charge, hard } => format!(
-                "budget of key {key}: {limit} {unit} {}, cost {cost} {}{}",
-                window(over),
-                if *charge == Charge::Hold { "held" } else { "fixed" },
-                if *hard { ", hard" } else { "" },
-            ),
-        };
-        let mode = if *mode == Mode::Observe { " (observed)" } else { "" };
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{} `{}`{mode}: {what}", kind.name(), name.escape_debug());
-    }
-    let Leases { reserved, started, in_doubt } = leases;
-    let _ = writeln!(text, "leases: reserved {reserved}, started {started}, in doubt {in_doubt}");
-    text
-}
-
-impl GateSpecKind {
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Rule { .. } => "rule",
-            Self::Fact { .. } => "fact",
-            Self::Once { .. } => "once",
-            Self::Breaker { .. } => "breaker",
-            Self::Attempts { .. } => "attempts",
-            Self::Limit { .. } => "limit",
-            Self::Budget { .. } => "budget",
-        }
-    }
 }

@@ -1,0 +1,227 @@
+//! Policies compiled against an engine: gates with the families of records that they count on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use checkrein_core::amount::Unit;
+use checkrein_core::key::Family;
+use checkrein_core::policy::{
+    Attempts, BreakerSpec, Budget, Check, FactSpec, Gate, KeySlot, Leases, Limit, Mode, Once, Policy,
+    PolicyError, RecordKind,
+};
+use checkrein_core::time::{Span, Timestamp, Window};
+use sha2::{Digest as _, Sha256};
+use smallvec::SmallVec;
+
+use super::spec::{GateSpec, GateSpecKind, WindowSpec, describe};
+use super::{Backend, Engine};
+use crate::calendar::Calendar;
+use crate::store::StoreError;
+use crate::store::durable::FamilyKey;
+
+/// A policy compiled against an engine.
+#[derive(Debug)]
+pub struct CompiledPolicy {
+    pub(super) policy: Policy,
+    /// The policy is this one enforced rate limit and nothing else.
+    pub(super) only_limit: Option<Limit>,
+    /// By position of the gate; empty when no window is a calendar period.
+    calendars: Vec<Option<Calendar>>,
+    /// The gates in words, for the ledger, and the digest of these.
+    text: String,
+    digest: [u8; 32],
+}
+
+impl CompiledPolicy {
+    /// The core's policy.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The gates in words, one a line, as the ledger keeps them.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The SHA-256 of [`text`](Self::text).
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// The ends of the calendar periods that `now` lies in, by position of the gate.
+    #[inline]
+    pub fn period_ends(&self, now: Timestamp) -> SmallVec<[Timestamp; 8]> {
+        let end =
+            |calendar: &Option<Calendar>| calendar.as_ref().map_or(Timestamp::MIN, |c| c.period_end(now));
+        self.calendars.iter().map(end).collect()
+    }
+}
+
+/// What an engine knows about a family of records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FamilyInfo {
+    /// Its number.
+    pub family: Family,
+    /// The kind of record.
+    pub kind: RecordKind,
+    /// The gate's name.
+    pub name: String,
+    /// What a meter counts.
+    pub unit: Option<Unit>,
+    /// A meter's window.
+    pub window: Option<Window>,
+}
+
+/// Why a policy cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// A gate cannot work as written.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The store does not know its families.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Engine {
+    /// Compiles gates into a policy of this engine.
+    ///
+    /// # Errors
+    /// A gate that cannot work as written, or a store that is not to be had.
+    pub fn compile(&self, gates: Vec<GateSpec>, leases: Leases) -> Result<Arc<CompiledPolicy>, CompileError> {
+        let text = describe(&gates, leases);
+        let digest = Sha256::digest(&text).into();
+        let mut compiled = Vec::with_capacity(gates.len());
+        let mut calendars = BTreeMap::new();
+        for spec in gates {
+            let (check, calendar) = self.check_of(&spec)?;
+            if let (Some((_, family, _)), Some(calendar)) = (check.record(), calendar) {
+                calendars.insert(family, calendar);
+            }
+            compiled.push(Gate { name: spec.name.into(), mode: spec.mode, check });
+        }
+        let policy = Policy::new(compiled, leases)?;
+        let calendar_of =
+            |gate: &Gate| gate.check.record().and_then(|(_, family, _)| calendars.get(&family).cloned());
+        let calendars =
+            if calendars.is_empty() { Vec::new() } else { policy.gates().iter().map(calendar_of).collect() };
+        let only_limit = match policy.gates() {
+            [Gate { mode: Mode::Enforce, check: Check::Limit(limit), .. }] if calendars.is_empty() => {
+                Some(limit.clone())
+            }
+            _ => None,
+        };
+        Ok(Arc::new(CompiledPolicy { policy, only_limit, calendars, text, digest }))
+    }
+
+    fn check_of(&self, spec: &GateSpec) -> Result<(Check, Option<Calendar>), StoreError> {
+        let plain = |kind| self.family(kind, &spec.name, None, None, Span::ZERO);
+        Ok(match &spec.kind {
+            GateSpecKind::Rule { verdict } => (Check::Rule(*verdict), None),
+            GateSpecKind::Fact { key } => {
+                (Check::Fact(FactSpec { family: plain(RecordKind::Fact)?, key: KeySlot(*key) }), None)
+            }
+            GateSpecKind::Once { keep_result, keep_key } => {
+                let family = plain(RecordKind::Operation)?;
+                (Check::Once(Once { family, keep_result: *keep_result, keep_key: *keep_key }), None)
+            }
+            GateSpecKind::Breaker { key, max_fails, reset, probes, probe_lease } => {
+                let breaker = BreakerSpec {
+                    family: plain(RecordKind::Breaker)?,
+                    key: KeySlot(*key),
+                    max_fails: *max_fails,
+                    reset: *reset,
+                    probes: *probes,
+                    probe_lease: *probe_lease,
+                };
+                (Check::Breaker(breaker), None)
+            }
+            GateSpecKind::Attempts { key, max } => {
+                let window = Some(&WindowSpec::Lifetime);
+                let name = format!("attempts:{}", spec.name);
+                let family = self.family(RecordKind::Meter, &name, Some(Unit::Calls), window, Span::ZERO)?;
+                (Check::Attempts(Attempts { family, key: KeySlot(*key), max: *max }), None)
+            }
+            GateSpecKind::Limit { key, max_calls, window, cooldown } => {
+                let name = format!("limit:{}", spec.name);
+                let family =
+                    self.family(RecordKind::Meter, &name, Some(Unit::Calls), Some(window), *cooldown)?;
+                let limit = Limit {
+                    family,
+                    key: KeySlot(*key),
+                    max_calls: *max_calls,
+                    window: window.window(),
+                    cooldown: *cooldown,
+                };
+                (Check::Limit(limit), window.calendar().cloned())
+            }
+            GateSpecKind::Budget { key, limit, unit, window, cost, charge, hard } => {
+                let name = format!("budget:{}", spec.name);
+                let family = self.family(RecordKind::Meter, &name, Some(*unit), Some(window), Span::ZERO)?;
+                let budget = Budget {
+                    family,
+                    key: KeySlot(*key),
+                    limit: *limit,
+                    unit: *unit,
+                    window: window.window(),
+                    cost: *cost,
+                    charge: *charge,
+                    hard: *hard,
+                };
+                (Check::Budget(budget), window.calendar().cloned())
+            }
+        })
+    }
+
+    /// The family of a definition; the same one for the same definition.
+    fn family(
+        &self,
+        kind: RecordKind,
+        name: &str,
+        unit: Option<Unit>,
+        window: Option<&WindowSpec>,
+        cooldown: Span,
+    ) -> Result<Family, StoreError> {
+        let calendar = window.and_then(WindowSpec::calendar);
+        let key = FamilyKey {
+            kind,
+            name: name.to_owned(),
+            unit,
+            window: window.map(WindowSpec::window),
+            calendar: calendar.map(|c| (c.period().name(), c.zone().to_owned())),
+        };
+        let mut families = self.0.families.lock();
+        match &self.0.store {
+            Backend::Memory(store) => {
+                let next = Family(u32::try_from(families.len()).unwrap_or(u32::MAX - 1));
+                let family = *families.entry(key).or_insert(next);
+                let window = window.map_or(Window::Lifetime, WindowSpec::window);
+                store.retain(family, window, cooldown, calendar);
+                Ok(family)
+            }
+            Backend::Sqlite(store) => {
+                let family = store.family(key.clone(), cooldown)?;
+                families.insert(key, family);
+                Ok(family)
+            }
+        }
+    }
+
+    /// What this engine counts, by family.
+    pub fn families(&self) -> Vec<FamilyInfo> {
+        let families = self.0.families.lock();
+        let info = |(key, family): (&FamilyKey, &Family)| FamilyInfo {
+            family: *family,
+            kind: key.kind,
+            name: match key.kind {
+                // Meters are kept under the kind of their gate and its name.
+                RecordKind::Meter => key.name.split_once(':').map_or(key.name.as_str(), |(_, name)| name),
+                _ => key.name.as_str(),
+            }
+            .to_owned(),
+            unit: key.unit,
+            window: key.window,
+        };
+        families.iter().map(info).collect()
+    }
+}
