@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
+use super::appends::Appends;
 use super::lock::WriterLock;
 use crate::store::StoreError;
 use crate::store::durable::{Mark, Rows, SCHEMA, Table, Tables};
@@ -39,6 +40,7 @@ pub struct SqliteTables {
     seen: Option<i64>,
     /// A transaction was begun by [`take_turn`](Self::take_turn) that nobody has used yet.
     turn: Option<bool>,
+    appends: Appends,
     commits: u32,
     /// A log larger than this, because a reader does not end, refuses further writes.
     wal_limit: u64,
@@ -259,6 +261,7 @@ impl SqliteTables {
             statements,
             seen: None,
             turn: None,
+            appends: Appends::default(),
             commits: 0,
             wal_limit,
             failed: None,
@@ -464,6 +467,7 @@ impl Tables for SqliteTables {
     }
 
     fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.appends.write(&self.connection, table).map_err(|error| not_committed(&error))?;
         let row = self.connection.prepare_cached(&self.statements(table).get).and_then(|mut statement| {
             statement
                 .query_row([key_of(table, key)], |row| Ok(row.get_ref(0)?.as_bytes().map(<[u8]>::to_vec)))
@@ -477,18 +481,31 @@ impl Tables for SqliteTables {
     }
 
     fn put(&mut self, table: Table, key: &[u8], row: &[u8]) -> Result<(), StoreError> {
+        if let Key::Number(number) = key_of(table, key)
+            && self
+                .appends
+                .put(&self.connection, table, number, row)
+                .map_err(|error| not_committed(&error))?
+        {
+            return Ok(());
+        }
         let put = self.connection.prepare_cached(&self.statements(table).put);
         let put = put.and_then(|mut put| put.execute(params![key_of(table, key), row]));
         put.map(drop).map_err(|error| not_committed(&error))
     }
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        if let Key::Number(number) = key_of(table, key) {
+            let written = self.appends.before_delete(&self.connection, table, number);
+            written.map_err(|error| not_committed(&error))?;
+        }
         let delete = self.connection.prepare_cached(&self.statements(table).delete);
         let delete = delete.and_then(|mut delete| delete.execute([key_of(table, key)]));
         delete.map(drop).map_err(|error| not_committed(&error))
     }
 
     fn scan(&mut self, table: Table, after: Option<&[u8]>, limit: usize) -> Result<Rows, StoreError> {
+        self.appends.write(&self.connection, table).map_err(|error| not_committed(&error))?;
         let statements = self.statements(table);
         let sql = if after.is_some() { &statements.after } else { &statements.first };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -496,6 +513,7 @@ impl Tables for SqliteTables {
     }
 
     fn last(&mut self, table: Table) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.appends.write(&self.connection, table).map_err(|error| not_committed(&error))?;
         let mut statement = self
             .connection
             .prepare_cached(&self.statements(table).last)
@@ -511,6 +529,10 @@ impl Tables for SqliteTables {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        if let Err(error) = self.appends.write_all(&self.connection) {
+            self.rollback();
+            return Err(not_committed(&error));
+        }
         planted::pass("before commit");
         let commit = self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
         planted::pass("after commit");
@@ -536,6 +558,7 @@ impl Tables for SqliteTables {
     }
 
     fn rollback(&mut self) {
+        self.appends.clear();
         if !self.connection.is_autocommit() {
             // A transaction that cannot be rolled back is rolled back by the next one that opens the file.
             let _ = self.connection.execute_batch("ROLLBACK");
