@@ -13,6 +13,7 @@ mkdir -p "$out"
 
 cargo bench --quiet -p checkrein --bench decisions -- "${quick[@]}" --date "$date" --json "$out/decisions.json"
 cargo bench --quiet -p checkrein --bench memory -- --date "$date" --json "$out/memory.json"
+cargo bench --quiet -p checkrein --bench durable -- "${quick[@]}" --date "$date" --json "$out/durable.json"
 cargo bench --quiet -p checkrein --bench ledger -- --date "$date" --json "$out/ledger.json"
 
 # The release wheel, in an environment of the Python version that the published packages run on.

@@ -56,7 +56,7 @@ impl Durable {
             (admission, permit) = self.decide(plan, &places, now);
         }
         let Some(_) = self.options.ledger else {
-            let permit = permit.map(|permit| self.keep_permit(tables, permit, &places, None)).transpose()?;
+            let permit = permit.map(|permit| self.keep_permit(permit, &places, None));
             return Ok((admission, permit));
         };
         let permit = permit.or_else(|| {
@@ -66,7 +66,7 @@ impl Durable {
         let meters = self.standing(policy, inputs, &places, now);
         let number = permit.as_ref().map(|_| self.head.next_permit);
         let intent = self.note_decision(tables, now, policy, inputs, &admission, &meters, number)?;
-        let permit = permit.map(|permit| self.keep_permit(tables, permit, &places, intent)).transpose()?;
+        let permit = permit.map(|permit| self.keep_permit(permit, &places, intent));
         Ok((admission, permit))
     }
 
@@ -141,13 +141,7 @@ impl Durable {
         Ok(places)
     }
 
-    fn keep_permit(
-        &mut self,
-        tables: &mut impl Tables,
-        permit: Permit,
-        places: &[Place],
-        intent: Option<u64>,
-    ) -> Result<PermitId, StoreError> {
+    fn keep_permit(&mut self, permit: Permit, places: &[Place], intent: Option<u64>) -> PermitId {
         let number = self.head.next_permit;
         if !is_planted(Bug::ReusePermit) {
             self.head.next_permit += 1;
@@ -162,9 +156,9 @@ impl Durable {
         // What settles nothing has no records to settle on.
         let records = if light { Vec::new() } else { records };
         let open = OpenPermit { epoch: self.epoch, intent, records, permit };
-        let slot = self.cache.load(tables, Table::Permit, &number_key(number))?;
+        let slot = self.cache.fresh(Table::Permit, &number_key(number));
         self.cache.put(slot, Some(Value::Permit(open)));
-        Ok(PermitId::from_number(number).with_light(light))
+        PermitId::from_number(number).with_light(light)
     }
 }
 

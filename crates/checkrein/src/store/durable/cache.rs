@@ -143,22 +143,30 @@ impl Cache {
             }
             return Ok(slot);
         }
-        let mut cached = Cached {
-            table,
-            key: key.into(),
-            value: None,
-            kept: None,
-            parts: Vec::new(),
-            dirty: false,
-            used: self.batch,
-        };
+        let mut cached = Cached::new(table, key, self.batch);
         if let Some(bytes) = tables.get(table, key)? {
             cached.read(tables, &bytes)?;
         }
+        Ok(self.keep(cached))
+    }
+
+    /// The place of a record that does not exist yet: its number has just been given out.
+    pub(super) fn fresh(&mut self, table: Table, key: &[u8]) -> Slot {
+        self.name.clear();
+        self.name.push(table as u8);
+        self.name.extend_from_slice(key);
+        if let Some(&slot) = self.index.get(self.name.as_slice()) {
+            return slot;
+        }
+        self.keep(Cached::new(table, key, self.batch))
+    }
+
+    /// Keeps a record under the name that was looked for.
+    fn keep(&mut self, cached: Cached) -> Slot {
         let slot = self.slots.len();
         self.index.insert(self.name.as_slice().into(), slot);
         self.slots.push(cached);
-        Ok(slot)
+        slot
     }
 
     /// Writes every changed record.
@@ -181,6 +189,10 @@ fn name_of(table: Table, key: &[u8]) -> Box<[u8]> {
 }
 
 impl Cached {
+    fn new(table: Table, key: &[u8], used: u64) -> Self {
+        Self { table, key: key.into(), value: None, kept: None, parts: Vec::new(), dirty: false, used }
+    }
+
     fn read(&mut self, tables: &mut impl Tables, bytes: &[u8]) -> Result<(), StoreError> {
         let (table, key) = (self.table, &*self.key);
         let (body, digest) = row::open(table, key, bytes)?;

@@ -22,6 +22,7 @@ use super::{Cursor, OwnedSettlement, Page, Step, StepResult, StoreError};
 use crate::clock::Clock;
 use crate::ledger::{LedgerError, Sealer};
 
+mod appends;
 mod clock;
 mod examine;
 mod lock;

@@ -180,7 +180,34 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct Pending {
     jobs: VecDeque<Job>,
+    /// Jobs that somebody waits for.
+    wanted: usize,
+    /// When the first of the others came.
+    riding: Option<Instant>,
+    /// The writer waits for a job.
+    asleep: bool,
     closed: bool,
+}
+
+/// What nobody waits for rides along with what somebody does, but no later than this.
+const RIDE: Duration = Duration::from_millis(5);
+/// So many jobs that nobody waits for are a batch of their own.
+const MANY: usize = 128;
+
+impl Pending {
+    /// When the writer has something to do; `None` when there is nothing.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        if self.closed || self.wanted > 0 || self.jobs.len() >= MANY {
+            return Some(now);
+        }
+        self.riding.map(|since| since + RIDE)
+    }
+}
+
+impl Job {
+    fn is_wanted(&self) -> bool {
+        !matches!(self, Self::Steps(_, Reply { to: To::Nobody, .. }))
+    }
 }
 
 impl std::fmt::Debug for Queue {
@@ -196,9 +223,19 @@ impl Queue {
         if state.closed {
             return Err(job);
         }
+        let wanted = job.is_wanted();
+        state.wanted += usize::from(wanted);
+        // The first of those that ride along ends a long sleep, so that a shorter one begins.
+        let first = !wanted && state.riding.is_none();
+        if first {
+            state.riding = Some(Instant::now());
+        }
         state.jobs.push_back(job);
+        let wake = state.asleep && (wanted || first || state.jobs.len() >= MANY);
         drop(state);
-        self.came.notify_one();
+        if wake {
+            self.came.notify_one();
+        }
         Ok(())
     }
 
@@ -213,6 +250,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.closed = true;
         let jobs = std::mem::take(&mut state.jobs);
+        (state.wanted, state.riding) = (0, None);
         drop(state);
         drop(jobs);
     }
@@ -223,9 +261,19 @@ impl Queue {
 
     /// Waits until there is something to do, but not longer than `idle`.
     pub(super) fn wait(&self, idle: Duration) -> Waited {
+        let mut now = Instant::now();
+        let end = now + idle;
         let mut state = self.state.lock();
-        if state.jobs.is_empty() && !state.closed {
-            state = self.came.wait_until(state, Instant::now() + idle);
+        loop {
+            let due = state.due(now);
+            let until = due.map_or(end, |due| due.min(end));
+            if until <= now {
+                break;
+            }
+            state.asleep = true;
+            state = self.came.wait_until(state, until);
+            state.asleep = false;
+            now = Instant::now();
         }
         match (state.jobs.is_empty(), state.closed) {
             (false, _) => Waited::Jobs,
@@ -246,8 +294,11 @@ impl Queue {
             if steps > most && !into.is_empty() {
                 break;
             }
-            into.extend(state.jobs.pop_front());
+            let job = state.jobs.pop_front();
+            state.wanted -= usize::from(job.as_ref().is_some_and(Job::is_wanted));
+            into.extend(job);
         }
+        state.riding = state.riding.filter(|_| state.jobs.len() > state.wanted);
     }
 }
 

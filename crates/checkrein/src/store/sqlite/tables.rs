@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
+use super::appends::Appends;
 use super::lock::WriterLock;
 use crate::store::StoreError;
 use crate::store::durable::{Mark, Rows, SCHEMA, Table, Tables};
@@ -39,6 +40,7 @@ pub struct SqliteTables {
     seen: Option<i64>,
     /// A transaction was begun by [`take_turn`](Self::take_turn) that nobody has used yet.
     turn: Option<bool>,
+    appends: Appends,
     commits: u32,
     /// A log larger than this, because a reader does not end, refuses further writes.
     wal_limit: u64,
@@ -48,6 +50,19 @@ pub struct SqliteTables {
 
 /// A store's file as somebody reads it who has no part in it: no tables are made, no process is registered.
 pub(super) fn look_at(path: &Path) -> Result<Connection, StoreError> {
+    let connection = connect(path)?;
+    match recognise(&connection, path)? {
+        Some(_) => Ok(connection),
+        None => Err(StoreError::NotCommitted(format!("`{}` is empty", path.display()))),
+    }
+}
+
+/// Refuses the file of another program. One with nothing in it may be a store that another process is making.
+pub(super) fn refuse_others(path: &Path) -> Result<(), StoreError> {
+    recognise(&connect(path)?, path).map(drop)
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
@@ -56,10 +71,7 @@ pub(super) fn look_at(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY).map_err(failed)?;
     connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
     connection.pragma_update(None, "cell_size_check", true).map_err(failed)?;
-    match recognise(&connection, path)? {
-        Some(_) => Ok(connection),
-        None => Err(StoreError::NotCommitted(format!("`{}` is empty", path.display()))),
-    }
+    Ok(connection)
 }
 
 /// The version of a store's tables, or nothing if the file is empty.
@@ -259,6 +271,7 @@ impl SqliteTables {
             statements,
             seen: None,
             turn: None,
+            appends: Appends::default(),
             commits: 0,
             wal_limit,
             failed: None,
@@ -464,6 +477,7 @@ impl Tables for SqliteTables {
     }
 
     fn get(&mut self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.appends.write(&self.connection, table).map_err(|error| not_committed(&error))?;
         let row = self.connection.prepare_cached(&self.statements(table).get).and_then(|mut statement| {
             statement
                 .query_row([key_of(table, key)], |row| Ok(row.get_ref(0)?.as_bytes().map(<[u8]>::to_vec)))
@@ -477,18 +491,31 @@ impl Tables for SqliteTables {
     }
 
     fn put(&mut self, table: Table, key: &[u8], row: &[u8]) -> Result<(), StoreError> {
+        if let Key::Number(number) = key_of(table, key)
+            && self
+                .appends
+                .put(&self.connection, table, number, row)
+                .map_err(|error| not_committed(&error))?
+        {
+            return Ok(());
+        }
         let put = self.connection.prepare_cached(&self.statements(table).put);
         let put = put.and_then(|mut put| put.execute(params![key_of(table, key), row]));
         put.map(drop).map_err(|error| not_committed(&error))
     }
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        if let Key::Number(number) = key_of(table, key) {
+            let written = self.appends.before_delete(&self.connection, table, number);
+            written.map_err(|error| not_committed(&error))?;
+        }
         let delete = self.connection.prepare_cached(&self.statements(table).delete);
         let delete = delete.and_then(|mut delete| delete.execute([key_of(table, key)]));
         delete.map(drop).map_err(|error| not_committed(&error))
     }
 
     fn scan(&mut self, table: Table, after: Option<&[u8]>, limit: usize) -> Result<Rows, StoreError> {
+        self.appends.write(&self.connection, table).map_err(|error| not_committed(&error))?;
         let statements = self.statements(table);
         let sql = if after.is_some() { &statements.after } else { &statements.first };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -496,6 +523,7 @@ impl Tables for SqliteTables {
     }
 
     fn last(&mut self, table: Table) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.appends.write(&self.connection, table).map_err(|error| not_committed(&error))?;
         let mut statement = self
             .connection
             .prepare_cached(&self.statements(table).last)
@@ -511,6 +539,10 @@ impl Tables for SqliteTables {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        if let Err(error) = self.appends.write_all(&self.connection) {
+            self.rollback();
+            return Err(not_committed(&error));
+        }
         planted::pass("before commit");
         let commit = self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
         planted::pass("after commit");
@@ -536,6 +568,7 @@ impl Tables for SqliteTables {
     }
 
     fn rollback(&mut self) {
+        self.appends.clear();
         if !self.connection.is_autocommit() {
             // A transaction that cannot be rolled back is rolled back by the next one that opens the file.
             let _ = self.connection.execute_batch("ROLLBACK");
