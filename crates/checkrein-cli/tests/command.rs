@@ -15,7 +15,8 @@ fn environment(name: &str, python: Option<&str>) -> PathBuf {
         std::fs::remove_dir_all(&bin).unwrap();
     }
     std::fs::create_dir_all(&bin).unwrap();
-    std::fs::copy(BINARY, bin.join("checkrein")).unwrap();
+    // Linked, not copied: a file that was open for writing while another test started a process cannot be started.
+    std::fs::hard_link(BINARY, bin.join("checkrein")).unwrap();
     if let Some(script) = python {
         let file = bin.join("python3");
         std::fs::write(&file, script).unwrap();

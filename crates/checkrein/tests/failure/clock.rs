@@ -5,6 +5,7 @@ use checkrein::store::sqlite::SqliteOptions;
 use checkrein_core::time::{Span, Timestamp};
 
 use crate::common::{assert_sound, call, limit, open, open_with};
+use sha2::{Digest as _, Sha256};
 
 const HOUR: Span = Span::from_secs(3_600);
 const MINUTE: Span = Span::from_secs(60);
@@ -83,9 +84,15 @@ fn change_clock(path: &std::path::Path, change: impl FnOnce(String) -> String) {
     let file = rusqlite::Connection::open(path).unwrap();
     let read = |row: &rusqlite::Row<'_>| row.get::<_, Vec<u8>>(0);
     let kept = file.query_row("SELECT body FROM meta WHERE key = CAST('clock' AS BLOB)", [], read).unwrap();
-    let text = change(String::from_utf8(kept).unwrap());
-    let changed = file
-        .execute("UPDATE meta SET body = ?1 WHERE key = CAST('clock' AS BLOB)", [text.into_bytes()])
-        .unwrap();
+    // The row ends with eight bytes of the digest over its table, its key and itself.
+    let mut body = change(String::from_utf8(kept.split_at(kept.len() - 8).0.to_vec()).unwrap()).into_bytes();
+    let mut hasher = Sha256::new();
+    hasher.update([0; 8]);
+    hasher.update(5_u64.to_be_bytes());
+    hasher.update(b"clock");
+    hasher.update(&body);
+    body.extend(hasher.finalize().iter().take(8));
+    let changed =
+        file.execute("UPDATE meta SET body = ?1 WHERE key = CAST('clock' AS BLOB)", [body]).unwrap();
     assert_eq!(changed, 1);
 }

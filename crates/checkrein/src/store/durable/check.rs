@@ -47,7 +47,8 @@ impl Report {
     }
 }
 
-const RECORDS: [Table; 8] = [
+const RECORDS: [Table; 9] = [
+    Table::Family,
     Table::Meter,
     Table::Events,
     Table::Breaker,
@@ -104,7 +105,7 @@ impl Durable {
                             continue;
                         }
                     }
-                    if matches!(table, Table::Events | Table::Outcome) {
+                    if matches!(table, Table::Family | Table::Events | Table::Outcome) {
                         continue;
                     }
                     let slot = match self.cache.load(tables, table, key) {

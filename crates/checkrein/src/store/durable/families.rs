@@ -6,7 +6,7 @@ use checkrein_core::key::Family;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Window};
 
-use super::row;
+use super::row::{self, Digest, Sum};
 use super::{Table, Tables};
 use crate::calendar::{Calendar, Period};
 use crate::store::StoreError;
@@ -40,6 +40,8 @@ pub(super) struct KnownFamily {
     /// The longest cooldown that any policy gave it: its records are kept that long.
     pub(super) cooldown: Span,
     pub(super) calendar: Option<Calendar>,
+    /// Of its row on disk.
+    digest: Digest,
 }
 
 impl KnownFamily {
@@ -91,7 +93,7 @@ fn decode(bytes: &[u8]) -> Result<KnownFamily, Damaged> {
     if key.calendar.is_some() && calendar.is_none() {
         return Err(Damaged::Value("a calendar window is in a time zone that this machine does not know"));
     }
-    Ok(KnownFamily { key, cooldown, calendar })
+    Ok(KnownFamily { key, cooldown, calendar, digest: Digest::default() })
 }
 
 /// All families, by number.
@@ -110,9 +112,13 @@ impl Families {
     /// Reads all that are on disk.
     pub(super) fn load(&mut self, tables: &mut impl Tables) -> Result<(), StoreError> {
         self.0.clear();
-        for (key, bytes) in tables.scan(Table::Family, None, usize::MAX)? {
-            let (body, _) = row::open(Table::Family, &key, &bytes)?;
-            self.0.push(decode(body).map_err(|why| row::damaged(Table::Family, &key, why))?);
+        for (number, (key, bytes)) in (0_u32..).zip(tables.scan(Table::Family, None, usize::MAX)?) {
+            let (body, digest) = row::open(Table::Family, &key, &bytes)?;
+            // Without one of them all later ones would count on the records of others.
+            let gap = Damaged::Value("the definition before it is missing");
+            let known = if key == number.to_be_bytes() { decode(body) } else { Err(gap) };
+            let known = known.map_err(|why| row::damaged(Table::Family, &key, why))?;
+            self.0.push(KnownFamily { digest, ..known });
         }
         Ok(())
     }
@@ -123,6 +129,7 @@ impl Families {
         tables: &mut impl Tables,
         key: &FamilyKey,
         cooldown: Span,
+        sum: &mut Sum,
     ) -> Result<(Family, bool), StoreError> {
         let known = self.0.iter().position(|known| known.key == *key);
         let number = known.unwrap_or(self.0.len());
@@ -134,12 +141,17 @@ impl Families {
         }
         let (name, mut bytes) = (family.0.to_be_bytes(), Vec::new());
         encode(key, longest, &mut bytes);
-        row::seal(Table::Family, &name, &mut bytes);
+        let digest = row::seal(Table::Family, &name, &mut bytes);
         tables.put(Table::Family, &name, &bytes)?;
+        sum.add(&digest);
         match kept {
-            Some(kept) => kept.cooldown = longest,
+            Some(kept) => {
+                sum.remove(&kept.digest);
+                (kept.cooldown, kept.digest) = (longest, digest);
+            }
             None => {
-                self.0.push(KnownFamily { key: key.clone(), cooldown, calendar: key.calendar() });
+                let calendar = key.calendar();
+                self.0.push(KnownFamily { key: key.clone(), cooldown, calendar, digest });
             }
         }
         Ok((family, true))

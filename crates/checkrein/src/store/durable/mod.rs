@@ -37,6 +37,8 @@ pub use restore::{Mark, Restored};
 pub use tables::{Row, Rows, Table, Tables};
 
 use crate::testing::planted::{Bug, is_planted};
+pub(in crate::store) use row::{open as open_row, seal as seal_row};
+
 use cache::Cache;
 use families::Families;
 use head::Head;
@@ -314,7 +316,7 @@ impl Durable {
         now: Timestamp,
     ) -> Result<Family, StoreError> {
         self.transact(tables, now, |durable, tables, _| {
-            let (family, wrote) = durable.families.intern(tables, key, cooldown)?;
+            let (family, wrote) = durable.families.intern(tables, key, cooldown, &mut durable.head.sum)?;
             durable.wrote |= wrote;
             Ok(family)
         })

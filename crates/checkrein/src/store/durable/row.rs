@@ -8,7 +8,7 @@ use super::Table;
 use crate::store::StoreError;
 
 /// The SHA-256 of a row with its table and key.
-pub(super) type Digest = [u8; 32];
+pub(in crate::store) type Digest = [u8; 32];
 /// So many bytes of it stand at the end of the row.
 const CHECK: usize = 8;
 
@@ -40,7 +40,7 @@ pub(super) fn read_number(key: &[u8]) -> Option<u64> {
 }
 
 /// Ends a row with its check.
-pub(super) fn seal(table: Table, key: &[u8], body: &mut Vec<u8>) -> Digest {
+pub(in crate::store) fn seal(table: Table, key: &[u8], body: &mut Vec<u8>) -> Digest {
     let digest = digest_of(table, key, body);
     body.extend(digest.iter().take(CHECK));
     digest
@@ -50,7 +50,11 @@ pub(super) fn seal(table: Table, key: &[u8], body: &mut Vec<u8>) -> Digest {
 ///
 /// # Errors
 /// [`StoreError::Damaged`]: the row, or the key it stands under, is not what was written.
-pub(super) fn open<'a>(table: Table, key: &[u8], row: &'a [u8]) -> Result<(&'a [u8], Digest), StoreError> {
+pub(in crate::store) fn open<'a>(
+    table: Table,
+    key: &[u8],
+    row: &'a [u8],
+) -> Result<(&'a [u8], Digest), StoreError> {
     let damaged = || damaged(table, key, Damaged::Value("its check does not match"));
     let (body, check) =
         row.len().checked_sub(CHECK).and_then(|at| row.split_at_checked(at)).ok_or_else(damaged)?;

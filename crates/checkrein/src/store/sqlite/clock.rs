@@ -8,9 +8,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::clock::Clock;
 use crate::store::StoreError;
-use crate::store::durable::{Table, Tables};
+use crate::store::durable::{Table, Tables, open_row, seal_row};
 
-const KEY: &[u8] = b"clock";
+pub(super) const KEY: &[u8] = b"clock";
 
 /// Nanoseconds since the machine booted, suspended time included.
 pub(crate) fn since_boot() -> i64 {
@@ -27,7 +27,7 @@ fn boot() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// The anchor that a row says, if it was taken since the machine booted.
+/// The anchor that the body of a row says, if it was taken since the machine booted.
 pub(super) fn anchor_of_this_boot(row: &[u8]) -> Option<i64> {
     let (anchor, name) = std::str::from_utf8(row).ok()?.split_once(' ')?;
     if name.is_empty() || name != boot() {
@@ -39,12 +39,16 @@ pub(super) fn anchor_of_this_boot(row: &[u8]) -> Option<i64> {
 /// The clock of a store, anchored anew if the machine has been booted since, within a transaction.
 pub(super) fn of(tables: &mut impl Tables, seen: Timestamp) -> Result<Clock, StoreError> {
     let kept = tables.get(Table::Meta, KEY)?;
-    if let Some(anchor) = kept.as_deref().and_then(anchor_of_this_boot) {
+    // A clock that shows a wrong time would open every window: what does not read is an error.
+    let body = kept.as_deref().map(|row| open_row(Table::Meta, KEY, row)).transpose()?;
+    if let Some(anchor) = body.and_then(|(body, _)| anchor_of_this_boot(body)) {
         return Ok(Clock::since_boot(anchor));
     }
     let boot = boot();
     let now = Clock::system().now().max(seen);
     let anchor = now.nanos().saturating_sub(since_boot());
-    tables.put(Table::Meta, KEY, format!("{anchor} {boot}").as_bytes())?;
+    let mut row = format!("{anchor} {boot}").into_bytes();
+    seal_row(Table::Meta, KEY, &mut row);
+    tables.put(Table::Meta, KEY, &row)?;
     Ok(Clock::since_boot(anchor))
 }

@@ -9,7 +9,7 @@ use super::lock::ProcessLocks;
 use super::{clock, lock, place, tables};
 use crate::clock::Clock;
 use crate::store::StoreError;
-use crate::store::durable::{Liveness, Mark, ProcessInfo, read_process};
+use crate::store::durable::{Liveness, Mark, ProcessInfo, Table, open_row, read_process};
 
 /// A process that has a store open, or left it without closing it.
 #[derive(Clone, Debug)]
@@ -71,7 +71,8 @@ pub fn examine(path: &Path, full: bool) -> Result<Examination, StoreError> {
     let schema = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap_or_default();
     let mark = row("SELECT body FROM meta WHERE key = CAST('head' AS BLOB)");
     let kept = row("SELECT body FROM meta WHERE key = CAST('clock' AS BLOB)");
-    let anchor = kept.as_deref().and_then(clock::anchor_of_this_boot);
+    let body = kept.as_deref().and_then(|row| open_row(Table::Meta, clock::KEY, row).ok());
+    let anchor = body.and_then(|(body, _)| clock::anchor_of_this_boot(body));
     let ahead = |anchor| Clock::since_boot(anchor).now().since(Clock::system().now()).nanos();
     drop(connection);
     Ok(Examination {
