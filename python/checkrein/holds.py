@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from checkrein import _native, spec
+from checkrein import _native, loops, spec
 from checkrein.compile import describe
 from checkrein.errors import ConfigError, NotExecuted, PermitError
 from checkrein.target import inspect_target
@@ -57,6 +57,7 @@ class BudgetHandle:
         self._slots = tuple(made.binder.slots)
         self._guard = _native.Guard(engine, description)
         self._admit = self._guard._admitter()
+        self._admit_later = loops.admitter(self._guard) if engine._waits else None
 
     def hold(self, amount: Quantity, *, key: object = None) -> Hold:
         """Prepare a hold of at most `amount`; it is taken when the `with` block begins.
@@ -64,7 +65,7 @@ class BudgetHandle:
         Inside, `hold.settle(actual)` charges what it really cost. A block that ends without it, by an exception or a
         cancellation too, is charged in full, because nobody knows; only `NotExecuted` gives the hold back.
         """
-        return Hold(self._admit, self._values(amount, key))
+        return Hold(self._admit, self._values(amount, key), self._admit_later)
 
     def status(self, *, key: object = None) -> _native.MeterStatus:
         """Return where the budget stands."""
@@ -84,8 +85,9 @@ class BudgetHandle:
 class Hold:
     """An amount held from a budget, as a context manager for `with` and `async with`."""
 
-    def __init__(self, admit: Any, values: tuple[Any, ...]) -> None:
+    def __init__(self, admit: Any, values: tuple[Any, ...], admit_later: Any = None) -> None:
         self._admit = admit
+        self._admit_later = admit_later
         self._values = values
         self._permit: _native.Permit | None = None
         self._settled = False
@@ -109,10 +111,13 @@ class Hold:
         return self._permit
 
     def __enter__(self) -> Hold:
-        if self._permit is not None:
-            raise PermitError("the hold was taken before (hint: call budget.hold(...) again)")
+        self._check_new()
         self._permit = self._admit(*self._values)
         return self
+
+    def _check_new(self) -> None:
+        if self._permit is not None:
+            raise PermitError("the hold was taken before (hint: call budget.hold(...) again)")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -126,12 +131,22 @@ class Hold:
             self._permit.settle()
 
     async def __aenter__(self) -> Hold:
-        return self.__enter__()
+        if self._admit_later is None:
+            return self.__enter__()
+        self._check_new()
+        self._permit = await self._admit_later(*self._values)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, trace)
+        if self._admit_later is None or self._settled:
+            self.__exit__(kind, error, trace)
+            return
+        # Whoever awaits has asyncio already; nobody else pays for importing it.
+        import asyncio
+
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
 
 
 def _call(amount: object, key: object) -> None:

@@ -557,6 +557,24 @@ async def test_waiting_generators_and_refusals_on_a_loop(url: str) -> None:
     assert await strict(1) == 1
 
 
+async def test_holds_on_a_loop(url: str) -> None:
+    engine = checkrein.Engine(store=url)
+    budget = engine.budget("5 usd", name="team")
+    async with budget.hold("2 usd") as hold:
+        assert budget.status().held == "2"
+        hold.settle("0.5 usd")
+    with pytest.raises(ZeroDivisionError):
+        async with budget.hold("1 usd"):
+            raise ZeroDivisionError
+    with pytest.raises(NotExecuted):
+        async with budget.hold("1 usd"):
+            raise NotExecuted
+    with pytest.raises(checkrein.BudgetExceeded):
+        async with budget.hold("4 usd"):
+            pass
+    assert (budget.status().spent, budget.status().held) == ("1.5", "0")
+
+
 def test_every_event_loop_is_woken(url: str) -> None:
     engine = checkrein.Engine(store=url)
 

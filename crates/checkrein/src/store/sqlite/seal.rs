@@ -28,7 +28,7 @@ impl SealPlan {
         let (Some(_), Some(every)) = (options.ledger, options.seal) else { return Ok(None) };
         if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
             // No key is made beside a file that is no store.
-            tables::look_at(path)?;
+            tables::refuse_others(path)?;
         }
         Self::make(path, options, every).map(Some).map_err(|error| refused(&error))
     }

@@ -50,6 +50,19 @@ pub struct SqliteTables {
 
 /// A store's file as somebody reads it who has no part in it: no tables are made, no process is registered.
 pub(super) fn look_at(path: &Path) -> Result<Connection, StoreError> {
+    let connection = connect(path)?;
+    match recognise(&connection, path)? {
+        Some(_) => Ok(connection),
+        None => Err(StoreError::NotCommitted(format!("`{}` is empty", path.display()))),
+    }
+}
+
+/// Refuses the file of another program. One with nothing in it may be a store that another process is making.
+pub(super) fn refuse_others(path: &Path) -> Result<(), StoreError> {
+    recognise(&connect(path)?, path).map(drop)
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
@@ -58,10 +71,7 @@ pub(super) fn look_at(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY).map_err(failed)?;
     connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
     connection.pragma_update(None, "cell_size_check", true).map_err(failed)?;
-    match recognise(&connection, path)? {
-        Some(_) => Ok(connection),
-        None => Err(StoreError::NotCommitted(format!("`{}` is empty", path.display()))),
-    }
+    Ok(connection)
 }
 
 /// The version of a store's tables, or nothing if the file is empty.
