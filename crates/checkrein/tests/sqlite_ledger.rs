@@ -132,3 +132,33 @@ kind=intent user=ada permit=3
 kind=outcome permit=3 outcome=in_doubt by=recovery
 kind=event event=closed
 ";
+
+#[test]
+fn records_that_are_not_those_a_checkpoint_signed_are_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.db");
+    let clock = FakeClock::new(Timestamp::from_nanos(1_790_000_000_000_000_000));
+    let make = || {
+        let engine = open(&path, &clock);
+        let gates = policy(&engine);
+        admit(&engine, &gates, 5);
+    };
+    let check = || {
+        let options = SqliteOptions { seal: None, ..SqliteOptions::default() };
+        SqliteStore::open(&path, options).unwrap().check().unwrap().signed
+    };
+    make();
+    assert_eq!(check(), None);
+    // Somebody puts the head of an earlier day back, and leaves the ledger as it is ...
+    let change = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    change("CREATE TABLE kept AS SELECT *, (SELECT count(*) FROM entry) AS entries FROM meta");
+    make();
+    change("UPDATE meta SET body = (SELECT body FROM kept WHERE kept.key = meta.key)");
+    let options = SqliteOptions { seal: None, ..SqliteOptions::default() };
+    let refused = SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("the ledger has"), "{refused}");
+    // ... or cuts the ledger to where that head says it ends.
+    change("DELETE FROM entry WHERE key >= (SELECT max(entries) FROM kept)");
+    let found = check().unwrap_or_default();
+    assert!(found.contains("commits are lost"), "{found}");
+}

@@ -169,7 +169,7 @@ fn of_records(records: &Records) -> Vec<Finding> {
                 "rows were lost or changed by hand; restore a backup with `checkrein restore`",
             );
         }
-        let wrong = report.unbalanced.iter().chain(&report.miscounted);
+        let wrong = report.signed.iter().chain(&report.unbalanced).chain(&report.miscounted);
         wrong.for_each(|what| {
             add(what.clone(), "this is a bug of checkrein, or somebody changed rows by hand")
         });

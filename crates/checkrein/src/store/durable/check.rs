@@ -25,6 +25,9 @@ pub struct Report {
     pub unbalanced: Vec<String>,
     /// Counts of live keys that are not the number of records.
     pub miscounted: Vec<String>,
+    /// What the head that the newest checkpoint carries says otherwise: commits are lost, or records are not those that
+    /// were signed. Whether the checkpoint is genuine is for a verification of the ledger to say.
+    pub signed: Option<String>,
 }
 
 impl Report {
@@ -34,7 +37,7 @@ impl Report {
             "the sum over all rows is not the one of the last commit: a row is missing or older than it should be"
                 .to_owned()
         });
-        let all = self.damaged.iter().chain(&self.unbalanced).chain(&self.miscounted);
+        let all = self.damaged.iter().chain(&self.signed).chain(&self.unbalanced).chain(&self.miscounted);
         sum.into_iter().chain(all.cloned()).next()
     }
 
@@ -44,6 +47,7 @@ impl Report {
             && self.sum_matches
             && self.unbalanced.is_empty()
             && self.miscounted.is_empty()
+            && self.signed.is_none()
     }
 }
 
@@ -147,6 +151,7 @@ impl Durable {
             self.cache.next_batch();
         }
         report.sum_matches = sum == head.sum;
+        report.signed = compare_signed(tables, &head)?;
         holds.retain(|_, held| *held != Amount::ZERO);
         for key in holds.keys().map(|key| key.to_vec()).chain(books.keys().cloned()) {
             let (held, open) = (books.get(&key), holds.get(key.as_slice()));
@@ -170,4 +175,28 @@ impl Durable {
         report.miscounted.dedup();
         Ok(report)
     }
+}
+
+/// Compares the head with the one in the newest checkpoint.
+fn compare_signed(tables: &mut impl Tables, head: &Head) -> Result<Option<String>, StoreError> {
+    let Some((_, note)) = tables.last(Table::Checkpoint)? else { return Ok(None) };
+    let note = String::from_utf8_lossy(&note);
+    let Some(line) = note.lines().find_map(|line| line.strip_prefix("store ")) else { return Ok(None) };
+    let Some((commit, sum)) =
+        line.split_once(' ').and_then(|(commit, sum)| Some((commit.parse().ok()?, sum)))
+    else {
+        return Ok(Some("the newest checkpoint carries a head that does not read".to_owned()));
+    };
+    let own: String = head.sum.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(match head.commit.cmp(&commit) {
+        std::cmp::Ordering::Less => Some(format!(
+            "the store is at commit {} and its newest checkpoint was made at {commit}: commits are lost",
+            head.commit
+        )),
+        std::cmp::Ordering::Equal if own != sum => {
+            Some(format!("the records of commit {commit} are not those that its checkpoint signed"))
+        }
+        // Commits after the checkpoint are for the next one to sign.
+        _ => None,
+    })
 }

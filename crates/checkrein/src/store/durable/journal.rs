@@ -352,12 +352,14 @@ impl Durable {
         make: impl FnOnce(&Moment) -> Vec<SealedRow>,
     ) -> Result<(), StoreError> {
         self.transact(tables, now, |durable, tables, now| {
+            // What ended meanwhile is written first: the head that is signed is the one that this transaction leaves.
+            durable.write(tables)?;
             let newest = tables.last(Table::Checkpoint)?.and_then(|(key, _)| read_number(&key));
             let sum: String = durable.head.sum.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
             let moment = Moment { now, newest, head: Some((durable.head.commit, sum)) };
             for row in make(&moment) {
                 tables.put(row.table, &row.key, &row.body)?;
-                durable.wrote = true;
+                durable.changed = true;
             }
             Ok(())
         })

@@ -64,8 +64,10 @@ pub struct Durable {
     due: BTreeSet<(Timestamp, u64)>,
     /// What is remembered does not count any more: a commit failed.
     stale: bool,
-    /// Something besides records has been written in this transaction.
+    /// Something besides records has been written since the head was.
     wrote: bool,
+    /// This transaction has something to commit.
+    changed: bool,
     sweep: sweep::Progress,
     journal: journal::Journal,
     looked_at_others: Option<Timestamp>,
@@ -125,6 +127,7 @@ impl Durable {
             due: BTreeSet::new(),
             stale: false,
             wrote: false,
+            changed: false,
             sweep: sweep::Progress::default(),
             journal: journal::Journal::default(),
             looked_at_others: None,
@@ -182,8 +185,8 @@ impl Durable {
         let done = self.prepare(tables, foreign, now).and_then(|now| {
             let result = work(self, tables, now)?;
             self.sweep_some(tables, now)?;
-            let changed = self.write(tables)?;
-            Ok((result, changed))
+            self.write(tables)?;
+            Ok((result, self.changed))
         });
         match done {
             Ok((result, true)) => match tables.commit() {
@@ -213,7 +216,7 @@ impl Durable {
         foreign: bool,
         now: Timestamp,
     ) -> Result<Timestamp, StoreError> {
-        self.wrote = false;
+        (self.wrote, self.changed) = (false, false);
         self.settle_journal(!self.stale);
         if (foreign && !is_planted(Bug::IgnoreOthers)) || self.stale {
             self.cache.clear();
@@ -241,15 +244,16 @@ impl Durable {
         self.head.last
     }
 
-    /// Writes what has changed; `false` if nothing has.
-    fn write(&mut self, tables: &mut impl Tables) -> Result<bool, StoreError> {
+    /// Writes what has changed, and the head over it.
+    fn write(&mut self, tables: &mut impl Tables) -> Result<(), StoreError> {
         if !self.wrote && !self.cache.is_dirty() {
-            return Ok(false);
+            return Ok(());
         }
         self.cache.write(tables, &mut self.head.sum)?;
         self.head.commit += 1;
         self.head.store(tables)?;
-        Ok(true)
+        (self.wrote, self.changed) = (false, true);
+        Ok(())
     }
 
     fn expire_due(&mut self, tables: &mut impl Tables, now: Timestamp) -> Result<(), StoreError> {
