@@ -21,6 +21,7 @@ mod process;
 mod replies;
 mod trouble;
 
+pub(crate) use process::intern_gates;
 pub(crate) use trouble::OPTIONS;
 
 use process::Process;
@@ -293,8 +294,9 @@ impl World {
         let after = self.random.below(within.max(1)) as i64 * MILLISECOND;
         self.queue.plan(self.time + after, event);
     }
+}
 
-    fn info(process: usize) -> ProcessInfo {
-        ProcessInfo { pid: process as u32, host: "simulated".to_owned() }
-    }
+/// What a simulated process says of itself.
+pub(crate) fn info(process: usize) -> ProcessInfo {
+    ProcessInfo { pid: process as u32, host: "simulated".to_owned() }
 }
