@@ -6,12 +6,14 @@ use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{OperationState, Run};
 use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::ledger::entry::{By, Ending};
 use checkrein_core::meter::Meter;
 use checkrein_core::permit::{Outcome, Settlement};
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Timestamp, Window};
 
 use super::cache::{Slot, Value, table_of};
+use super::journal::Told;
 use super::permits::OpenPermit;
 use super::row::{self, read_key, write_key};
 use super::{Durable, Table, Tables};
@@ -52,7 +54,8 @@ impl Durable {
         let resolved = operation.resolve(run, state, now);
         if resolved {
             self.cache.mark(slot);
-            self.end_resolved(tables, key, of, &outcome, now)?;
+            let by = if run.is_some() { By::Reconcile } else { By::Person };
+            self.end_resolved(tables, key, of, &outcome, by, now)?;
             let (gate, request) = (self.gate_of(key), digest.to_string());
             let name = key.key.escape_ascii().to_string();
             let tenant = key.tenant.escape_ascii().to_string();
@@ -75,6 +78,7 @@ impl Durable {
         key: KeyRef<'_>,
         run: Run,
         outcome: &Outcome,
+        by: By,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         // Permits are looked for on the disk: those of this batch have to be there.
@@ -88,7 +92,12 @@ impl Durable {
         };
         for (number, _) in self.permits_where(tables, of_run)? {
             let settlement = Settlement::new(outcome.clone(), Health::Neutral);
-            self.with_permit(tables, number, now, None, |permit, records, period_ends| {
+            let ending = match outcome {
+                Outcome::FailedClean => Ending::FailedClean,
+                _ => Ending::Done,
+            };
+            let told = Told::new(ending, by).note("resolved");
+            self.with_permit(tables, number, now, Some(told), |permit, records, period_ends| {
                 admission::finish(permit, &settlement, period_ends, now, records)
             })?;
         }
