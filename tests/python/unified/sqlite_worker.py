@@ -75,7 +75,7 @@ def hold(file: str) -> object:
     import fcntl
 
     with Path(f"{file}-locks/writer").open("r+") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         print("held", flush=True)
         sys.stdin.read()
     return None
