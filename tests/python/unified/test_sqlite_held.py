@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import checkrein
-from checkrein import Done, Operation
+from checkrein import Done, NotExecuted, Operation
 
 WORKER = Path(__file__).with_name("sqlite_worker.py")
 
@@ -139,6 +139,31 @@ async def test_a_look_up_whose_record_does_not_come_in_time_is_refused_in_doubt(
     assert not engine.in_doubt()
 
 
+@pytest.mark.parametrize("verb", ["hold", "exclusive"])
+def test_an_outcome_that_could_not_be_committed_is_committed_later(file: Path, verb: str) -> None:
+    engine = checkrein.Engine(store=f"sqlite:{file}")
+    holders: list[Holder] = []
+
+    @engine.guard(
+        name="pay", once="key", budget="100 usd", cost="60 usd", actual=lambda result: result["cost"]
+    )
+    def pay(key: str) -> dict[str, str]:
+        holders.append(Holder(verb, file))
+        return {"paid": key, "cost": "7 usd"}
+
+    with pytest.raises(checkrein.OutcomeNotRecorded) as lost:
+        pay("a")
+    assert lost.value.result == {"paid": "a", "cost": "7 usd"}
+    assert lost.value.code == "store_error"
+    holders[0].let_go()
+    # The action has ended, and that stays true: the process goes on trying to say so.
+    assert again(lambda: pay("a")) == {"paid": "a", "cost": "7 usd"}
+    assert len(holders) == 1
+    assert not engine.in_doubt()
+    (budget,) = engine.list()
+    assert (budget["spent"], budget["held"]) == ("7", "0")
+
+
 def test_closing_a_store_that_is_held_lets_other_threads_run(file: Path) -> None:
     engine = checkrein.Engine(store=f"sqlite:{file}")
     act = engine.guard(name="act", once="key")(lambda key: 1)
@@ -157,3 +182,45 @@ def test_closing_a_store_that_is_held_lets_other_threads_run(file: Path) -> None
     assert took > 0.3, "the last reference closes the store, which waits for its turn"
     assert ticks > 15
     assert checkrein.Engine(store=f"sqlite:{file}").list("operation")[0]["state"] == "done"
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.parametrize("who", ["hook", "person"])
+@pytest.mark.parametrize("outcome", ["failed", "done"])
+def test_what_became_of_an_operation_decides_over_its_hold(
+    store: str, who: str, outcome: str, file: Path
+) -> None:
+    engine = checkrein.Engine(store="memory" if store == "memory" else f"sqlite:{file}")
+    breaks = [ConnectionResetError()]
+
+    def look_up(operation: Operation) -> object:
+        if who == "person":
+            return None
+        return NotExecuted if outcome == "failed" else Done("found")
+
+    @engine.guard(
+        name="pay",
+        once="key",
+        budget="100 usd",
+        cost="60 usd",
+        actual=lambda result: "25 usd",
+        reconcile=look_up,
+    )
+    def pay(key: str) -> str:
+        if breaks:
+            raise breaks.pop()
+        return "ran"
+
+    def budget() -> tuple[str, str]:
+        (row,) = engine.list()
+        return row["spent"], row["held"]
+
+    with pytest.raises(ConnectionResetError):
+        pay("a")
+    assert budget()[1] == "60"
+    if who == "person":
+        assert engine.resolve(pay, "a", outcome, "found" if outcome == "done" else None)  # type: ignore[arg-type]
+        assert budget() == (("0", "0") if outcome == "failed" else ("60", "0"))
+    # After `failed` the call needs all of its 60 again, of 100.
+    assert pay("a") == ("ran" if outcome == "failed" else "found")
+    assert budget() == (("25", "0") if outcome == "failed" else ("60", "0"))
