@@ -224,3 +224,23 @@ def test_what_became_of_an_operation_decides_over_its_hold(
     # After `failed` the call needs all of its 60 again, of 100.
     assert pay("a") == ("ran" if outcome == "failed" else "found")
     assert budget() == (("25", "0") if outcome == "failed" else ("60", "0"))
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_what_became_of_one_operation_says_nothing_of_others(store: str, file: Path) -> None:
+    engine = checkrein.Engine(store="memory" if store == "memory" else f"sqlite:{file}")
+
+    @engine.guard(name="pay", once="key", budget="1000 usd", cost="1 usd", actual=lambda result: "1 usd")
+    def pay(key: str) -> str:
+        raise ConnectionResetError
+
+    keys = [f"k{number}" for number in range(100)]
+    for key in keys:
+        with pytest.raises(ConnectionResetError):
+            pay(key)
+    assert engine.resolve(pay, "k0", "done", "found")
+    assert engine.resolve(pay, "k1", "failed")
+    assert sorted(str(operation.key) for operation in engine.in_doubt()) == sorted(keys[2:])
+    (budget,) = engine.list()
+    assert (budget["spent"], budget["held"]) == ("1", "98")
+    assert pay("k0") == "found"

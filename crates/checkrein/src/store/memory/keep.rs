@@ -10,7 +10,7 @@ use checkrein_core::time::{Timestamp, Window};
 use parking_lot::Mutex;
 
 use super::MemoryStore;
-use super::shard::{OpenPermit, Shard};
+use super::shard::{OpenPermit, Place, Shard};
 use super::table::Slot;
 use crate::store::{Cursor, Page, PermitId, RecordInfo, RecordState};
 
@@ -30,7 +30,8 @@ impl MemoryStore {
         drop(shard);
         if resolved {
             // What became of it is known, and so is its cost: what its permit holds is released, or settled in full.
-            for id in self.permits_of(key.family, slot, of) {
+            let place = Place { family: key.family, shard: Self::shard_of(hash), slot };
+            for id in self.permits_of(place, of) {
                 // Its lease may end at the same moment; then there is nothing left to settle.
                 let _ = self.finish(id, &Settlement::new(outcome.clone(), Health::Neutral), now);
             }
@@ -38,14 +39,13 @@ impl MemoryStore {
         resolved
     }
 
-    fn permits_of(&self, family: Family, slot: Slot, run: Run) -> Vec<PermitId> {
+    fn permits_of(&self, operation: Place, run: Run) -> Vec<PermitId> {
         let mut found = Vec::new();
         for (shard, number) in self.shards.iter().zip(0..) {
             let shard = shard.lock();
             let of_run = |open: &OpenPermit| {
                 open.permit.operation.is_some_and(|(at, of)| {
-                    let place = open.records.get(usize::from(at));
-                    of == run && place.is_some_and(|place| place.family == family && place.slot == slot)
+                    of == run && open.records.get(usize::from(at)) == Some(&operation)
                 })
             };
             let ids = shard.permits.iter().filter(|(_, open)| of_run(open));
