@@ -153,7 +153,10 @@ fn records_that_are_not_those_a_checkpoint_signed_are_found() {
     let change = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
     change("CREATE TABLE kept AS SELECT *, (SELECT count(*) FROM entry) AS entries FROM meta");
     make();
-    change("UPDATE meta SET body = (SELECT body FROM kept WHERE kept.key = meta.key)");
+    change(
+        "UPDATE meta SET body = (SELECT body FROM kept WHERE kept.key = meta.key) \
+         WHERE key <> CAST('sealed' AS BLOB)",
+    );
     let options = SqliteOptions { seal: None, ..SqliteOptions::default() };
     let refused = SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
     assert!(refused.contains("the ledger has"), "{refused}");
@@ -161,4 +164,22 @@ fn records_that_are_not_those_a_checkpoint_signed_are_found() {
     change("DELETE FROM entry WHERE key >= (SELECT max(entries) FROM kept)");
     let found = check().unwrap_or_default();
     assert!(found.contains("commits are lost"), "{found}");
+}
+
+#[test]
+fn a_ledger_whose_checkpoints_and_tiles_were_taken_away_is_not_signed_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.db");
+    let clock = FakeClock::new(Timestamp::from_nanos(1_790_000_000_000_000_000));
+    let engine = open(&path, &clock);
+    admit(&engine, &policy(&engine), 5);
+    drop(engine);
+    let file = || rusqlite::Connection::open(&path).unwrap();
+    let count =
+        || file().query_row("SELECT count(*) FROM checkpoint", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert!(count() > 0);
+    file().execute_batch("DELETE FROM checkpoint; DELETE FROM tile").unwrap();
+    let refused = SqliteStore::open(&path, SqliteOptions::default()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("its newest checkpoint is over 0"), "{refused}");
+    assert_eq!(count(), 0, "nothing was signed");
 }

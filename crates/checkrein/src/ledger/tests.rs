@@ -197,6 +197,38 @@ fn a_changed_tile_or_checkpoint_stops_the_sealer() {
     assert_eq!(error.code(), "ledger_damaged");
 }
 
+#[test]
+fn the_past_is_not_signed_again_after_a_checkpoint_was_taken_away() {
+    let directory = Directory::new("resign");
+    let signer = signer(1);
+    let take = "DELETE FROM checkpoint WHERE key = (SELECT max(key) FROM checkpoint)";
+    let change =
+        "UPDATE entry SET body = replace(CAST(body AS TEXT), 'tool-15\"', 'evil-15\"') WHERE key = 15";
+    for (sizes, more) in
+        [(vec![10, 20], 5), (vec![20], 5), (vec![10, 256], 0), (vec![256, 512], 1), (vec![70], 0)]
+    {
+        let path = directory.file("a.db");
+        let _ = std::fs::remove_file(&path);
+        let mut store = Store::new(path);
+        for size in sizes {
+            store.append(size - store.size);
+            store.seal(&signer);
+        }
+        assert!(store.database().newest_sealed().unwrap().is_some());
+        store.append(more);
+        store.connection.execute(take, []).unwrap();
+        assert_eq!(store.connection.execute(change, []).unwrap(), 1);
+        let before = store.database().newest_checkpoint().unwrap();
+        let error = seal(&store.database(), &*store.ground(), &signer).unwrap_err();
+        assert_eq!(error.code(), "ledger_damaged");
+        assert!(error.to_string().contains("removed"), "{error}");
+        let options = SealOptions::default();
+        let started = Sealer::start(&store.path, store.ground(), Arc::clone(&signer), options);
+        assert_eq!(started.map(drop).unwrap_err().code(), "ledger_damaged");
+        assert_eq!(store.database().newest_checkpoint().unwrap(), before, "nothing was signed");
+    }
+}
+
 /// A ground on which somebody else seals first.
 struct Faster(Arc<OwnConnection>, Arc<Signer>, PathBuf, parking_lot::Mutex<bool>);
 
