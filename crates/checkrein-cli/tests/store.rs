@@ -171,6 +171,15 @@ fn a_store_goes_into_a_backup_and_comes_back() {
     assert_eq!(run(&["doctor"], &path).status.code(), Some(0));
     let text_of = text(&run(&["restore", copy.to_str().unwrap()], &path).stdout);
     assert!(text_of.contains("lost") && text_of.contains("kept"), "{text_of}");
+    let moved = directory.path().join("moved.db");
+    let told = text(&run(&["backup", "-o", moved.to_str().unwrap()], &path).stdout);
+    assert!(told.contains("moved.db.key"), "{told}");
+    let elsewhere = directory.path().join("elsewhere.db");
+    let told = text(&run(&["restore", moved.to_str().unwrap()], &elsewhere).stdout);
+    assert!(
+        told.contains("copy the key that sealed this ledger") && told.contains("elsewhere.db.key"),
+        "{told}"
+    );
 }
 
 #[test]

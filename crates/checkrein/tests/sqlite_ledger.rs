@@ -183,3 +183,51 @@ fn a_ledger_whose_checkpoints_and_tiles_were_taken_away_is_not_signed_again() {
     assert!(refused.contains("its newest checkpoint is over 0"), "{refused}");
     assert_eq!(count(), 0, "nothing was signed");
 }
+
+#[test]
+fn no_key_is_made_for_a_ledger_that_another_sealed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.db");
+    let clock = FakeClock::new(Timestamp::from_nanos(1_790_000_000_000_000_000));
+    let engine = open(&path, &clock);
+    admit(&engine, &policy(&engine), 5);
+    drop(engine);
+    let key = keys::default_path(&path);
+    let public = std::fs::read(keys::public_path(&key)).unwrap();
+    let names = || {
+        let files = std::fs::read_dir(directory.path()).unwrap();
+        files.map(|file| file.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let refused =
+        |options: SqliteOptions| SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
+    let before = names();
+    let mistyped = SqliteOptions { key: Some(directory.path().join("mistyped")), ..SqliteOptions::default() };
+    let text = refused(mistyped);
+    assert!(text.contains("mistyped") && text.contains("restore that file"), "{text}");
+    assert_eq!(names(), before, "nothing was made");
+    let aside = directory.path().join("aside");
+    std::fs::rename(&key, &aside).unwrap();
+    let text = refused(SqliteOptions::default());
+    assert!(text.contains("checkrein.db.key") && text.contains("has been sealed by a key"), "{text}");
+    // A copy has no public key beside it either.
+    let copy = directory.path().join("copy.db");
+    checkrein::store::sqlite::backup(&path, &copy).unwrap();
+    let text = SqliteStore::open(&copy, SqliteOptions::default()).map(drop).unwrap_err().to_string();
+    assert!(text.contains("copy.db.key") && text.contains("a copy of the key"), "{text}");
+    assert!(!keys::default_path(&copy).exists());
+    assert!(!key.exists());
+    assert_eq!(std::fs::read(keys::public_path(&key)).unwrap(), public);
+    let named = SqliteOptions { key: Some(aside), ..SqliteOptions::default() };
+    drop(SqliteStore::open(&path, named).unwrap());
+}
+
+#[test]
+fn a_witness_that_cannot_be_written_is_refused_before_anything_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.db");
+    for (witness, why) in [("/nonexistent/w.txt", "No such file"), ("ftp://x", "a witness is a file")] {
+        let options = SqliteOptions { witness: Some(witness.to_owned()), ..SqliteOptions::default() };
+        let text = SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
+        assert!(text.contains(witness) && text.contains(why), "{text}");
+    }
+}

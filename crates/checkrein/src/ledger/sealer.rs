@@ -219,6 +219,7 @@ impl Sealer {
         newest(&database, &signer)?;
         if let Some(witness) = &options.witness {
             witness.check(&database, &signer.verifier())?;
+            witness.ready()?;
         }
         let shared = Arc::new(Shared::default());
         let worker = Worker {

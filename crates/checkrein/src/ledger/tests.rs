@@ -312,6 +312,7 @@ fn a_sealer_that_fails_says_so_and_tries_again() {
     };
     let mut sealer =
         Sealer::start(&store.path, store.ground(), Arc::clone(&signer), options(&witness)).unwrap();
+    std::fs::remove_file(&witness).unwrap();
     std::fs::create_dir(&witness).unwrap();
     store.append(3);
     let until = |done: &dyn Fn(&Sealer) -> bool, sealer: &Sealer| {
@@ -468,6 +469,43 @@ fn key_files() {
     let names: Vec<_> =
         std::fs::read_dir(&directory.0).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "nothing temporary stays: {names:?}");
+}
+
+#[test]
+fn a_witness_that_cannot_be_is_refused_at_the_start() {
+    let directory = Directory::new("witness");
+    for text in ["ftp://x", "HTTP://x", "s3://bucket/x", ""] {
+        let error = Witness::parse(text).unwrap_err();
+        assert_eq!(error.code(), "ledger_witness", "{text}");
+        assert!(error.to_string().contains("`http://`"), "{error}");
+    }
+    let store = Store::new(directory.file("a.db"));
+    for path in [directory.file("none/w.txt"), directory.0.clone()] {
+        let witness = Witness::parse(path.to_str().unwrap()).unwrap();
+        assert_eq!(witness.ready().unwrap_err().code(), "ledger_witness");
+        let options = SealOptions { witness: Some(Arc::new(witness)), ..SealOptions::default() };
+        let error = Sealer::start(&store.path, store.ground(), signer(1), options).map(drop).unwrap_err();
+        assert_eq!(error.code(), "ledger_witness", "{}", path.display());
+    }
+    let path = directory.file("w.txt");
+    Witness::parse(&format!("file://{}", path.display())).unwrap().ready().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"");
+}
+
+#[test]
+fn a_public_key_is_not_replaced() {
+    let directory = Directory::new("public");
+    let path = directory.file("store.db.key");
+    keys::of_ledger(&path, false, || None).unwrap();
+    let public = std::fs::read(keys::public_path(&path)).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    for is_sealed in [true, false] {
+        let error = keys::of_ledger(&path, is_sealed, || None).map(drop).unwrap_err();
+        assert_eq!(error.code(), "ledger_key");
+        assert!(error.to_string().contains("store.db.key"), "{error}");
+    }
+    assert!(!path.exists());
+    assert_eq!(std::fs::read(keys::public_path(&path)).unwrap(), public);
 }
 
 #[test]

@@ -98,10 +98,8 @@ fn signer(database: &Database, given: Option<&Path>) -> Result<Arc<Signer>, Ledg
         return keys::load(path, || ask(path)).map(Arc::new);
     }
     let path = keys::default_path(database.path());
-    if database.newest_checkpoint()?.is_some() {
-        return keys::load(&path, || ask(&path)).map(Arc::new);
-    }
-    keys::load_or_create(&path, || ask(&path)).map(Arc::new)
+    let is_sealed = database.newest_sealed()?.is_some();
+    keys::of_ledger(&path, is_sealed, || ask(&path)).map(Arc::new)
 }
 
 /// Seals everything that is not sealed yet.
