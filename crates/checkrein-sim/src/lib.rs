@@ -9,6 +9,7 @@ use std::fmt;
 mod audit;
 mod books;
 pub mod crash;
+mod differential;
 mod oracle;
 mod queue;
 mod tools;
@@ -16,6 +17,7 @@ mod trace;
 mod upstream;
 mod world;
 
+pub use differential::several_processes;
 use world::World;
 
 /// A rule that a run broke.

@@ -13,9 +13,9 @@ use checkrein::core::key::{Family, Key, KeyRef};
 use checkrein::core::policy::{Charge, Leases, Mode};
 use checkrein::core::time::{Span, Timestamp};
 use checkrein::engine::{CompiledPolicy, GateSpec, GateSpecKind, WindowSpec};
-use checkrein::store::durable::{Durable, FamilyKey, Liveness, Options, ProcessInfo};
+use checkrein::store::durable::{Durable, FamilyKey, Liveness, Mark, Options, ProcessInfo, Table};
 use checkrein::store::{OwnedInputs, PermitId, Step, StepResult, StoreError};
-use checkrein::testing::disk::{Disk, Handle};
+use checkrein::testing::disk::{Access, Disk, Fault, Handle};
 
 /// Everybody whose number is not here is dead.
 #[derive(Default)]
@@ -130,4 +130,77 @@ fn a_key_that_no_record_can_have_is_an_error_of_its_step() {
     let steps = [Step::Prove(key(70_000), fact), Step::Prove(key(4_095), fact)];
     let results = durable.run(&mut tables, &steps, at(1)).unwrap();
     assert!(matches!(results.as_slice(), [StepResult::Failed(_), StepResult::Done]), "{results:?}");
+}
+
+/// The budget that a new process can still give out, tried from the top.
+fn left(disk: &Disk, now: Timestamp) -> u64 {
+    let most = |amount: &u64| {
+        let disk = disk.copy();
+        let mut process = process(&disk, &mut Alive::default(), now);
+        admit(&mut process, *amount, now).is_some()
+    };
+    (1..=10).rev().find(most).unwrap_or_default()
+}
+
+#[test]
+fn a_sync_that_fails_stops_the_store_and_is_never_tried_again() {
+    for (fault, expected) in [(Fault::Lost, 6), (Fault::Kept, 3)] {
+        let disk = Disk::new(7);
+        let mut alive = Alive::default();
+        let mut first = process(&disk, &mut alive, at(0));
+        assert!(admit(&mut first, 4, at(1)).is_some());
+        first.0.fail(Access::Commit, 0, fault);
+        let inputs = OwnedInputs {
+            keys: vec![Ok(b"ada".to_vec())],
+            costs: vec![Cost::proven(Amount::from_units(3))],
+            start: true,
+            ..OwnedInputs::default()
+        };
+        let step = [Step::Admit(Arc::clone(&first.2), inputs)];
+        let (tables, durable, _) = &mut first;
+        let error = durable.run(tables, &step, at(2)).unwrap_err();
+        assert!(matches!(error, StoreError::Unknown(_)), "{error}");
+        let version = disk.version();
+        for _ in 0..3 {
+            let error = durable.run(tables, &step, at(3)).unwrap_err();
+            assert!(matches!(error, StoreError::NotCommitted(_)), "{error}");
+        }
+        assert_eq!(disk.version(), version, "nothing was written after the failure");
+        // The next process finds either all of it or nothing.
+        drop(first);
+        assert_eq!(left(&disk, at(4)), expected, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_restore_is_whole_or_not_at_all() {
+    let disk = Disk::new(3);
+    let mut first = process(&disk, &mut Alive::default(), at(0));
+    assert!(admit(&mut first, 4, at(1)).is_some());
+    let backup = disk.copy();
+    assert!(admit(&mut first, 5, at(2)).is_some());
+    let head = |disk: &Disk| Table::ALL.map(|table| disk.rows(table));
+
+    let before = head(&backup);
+    let options = Options { max_keys: 100, ledger: None };
+    let info = ProcessInfo { pid: 9, host: "there".into() };
+    let replaced = Mark { commits: 50, entries: 0, next_permit: 40, next_epoch: 30, last: at(500) };
+    let mut tables = backup.handle();
+    tables.fail(Access::Write, 1, Fault::Refused);
+    assert!(Durable::restored(&mut tables, options, at(10), &info, Some(replaced)).is_err());
+    tables.fail(Access::Commit, 0, Fault::Refused);
+    assert!(Durable::restored(&mut tables, options, at(10), &info, Some(replaced)).is_err());
+    assert_eq!(head(&backup), before);
+
+    let restored = Durable::restored(&mut tables, options, at(10), &info, Some(replaced)).unwrap();
+    assert_eq!((restored.voided, restored.epoch), (1, 30));
+    drop(tables);
+    // What had started may have been spent, whatever the backup knows of it; numbers go on behind those given out.
+    let (mut tables, mut durable, policy) = process(&backup, &mut Alive::default(), at(11));
+    assert_eq!(durable.epoch(), 31);
+    let report = durable.check(&mut tables, at(11)).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    let mut next = (tables, durable, policy);
+    assert_eq!(admit(&mut next, 7, at(12)), None);
+    assert!(admit(&mut next, 6, at(12)).unwrap().number() >= 40);
 }

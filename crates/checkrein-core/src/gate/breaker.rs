@@ -113,10 +113,15 @@ impl Breaker {
             Phase::Open { until } if now >= *until => {
                 self.enter(Phase::HalfOpen { probes: SmallVec::new(), succeeded: 0 }, now);
             }
-            Phase::HalfOpen { probes, .. } if probes.iter().any(|&(_, lease)| lease <= now) => {
-                self.enter(Phase::Open { until: now.after(thresholds.reset) }, now);
+            Phase::HalfOpen { probes, .. } => {
+                let lost = probes.iter().map(|&(_, lease)| lease).filter(|lease| *lease <= now).min();
+                if let Some(lost) = lost {
+                    // From the end of the lease and not from now: whoever looks, and however often, sees the same pause.
+                    self.enter(Phase::Open { until: lost.after(thresholds.reset) }, now);
+                    self.advance(now, thresholds);
+                }
             }
-            Phase::Open { .. } | Phase::HalfOpen { .. } => {}
+            Phase::Open { .. } => {}
         }
     }
 

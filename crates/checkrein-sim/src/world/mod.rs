@@ -9,7 +9,7 @@ use checkrein::testing::Random;
 use checkrein::testing::disk::Disk;
 
 use crate::audit::Audit;
-use crate::oracle::{Check, Oracle};
+use crate::oracle::{Check, Oracle, ensure};
 use crate::queue::Queue;
 use crate::tools::{self, Call, Tool};
 use crate::trace::Trace;
@@ -21,12 +21,15 @@ mod process;
 mod replies;
 mod trouble;
 
+pub(crate) use process::intern_gates;
 pub(crate) use trouble::OPTIONS;
 
 use process::Process;
 
 pub(crate) const MILLISECOND: i64 = 1_000_000;
 pub(crate) const SECOND: i64 = 1_000 * MILLISECOND;
+/// A run has some thousand; one that has more goes in circles.
+const MOST_EVENTS: u64 = 100_000;
 const HOUR: i64 = 3_600 * SECOND;
 /// When every run begins: shortly before midnight.
 const BEGIN: i64 = 1_790_207_900 * SECOND;
@@ -160,6 +163,7 @@ pub(crate) struct World {
     /// Refusals that each process, by its number in the store, has told of each call.
     refused: BTreeMap<(u64, usize), u64>,
     pub(crate) trace: Trace,
+    events: u64,
     /// Nothing goes wrong any more.
     calm: bool,
     pub(crate) counts: BTreeMap<&'static str, u64>,
@@ -193,6 +197,7 @@ impl World {
             audit: Audit::default(),
             refused: BTreeMap::new(),
             trace: Trace::new(keep_trace),
+            events: 0,
             calm: false,
             counts: BTreeMap::new(),
             size,
@@ -253,6 +258,8 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) -> Check {
+        self.events += 1;
+        ensure(self.events <= MOST_EVENTS, || format!("the run does not end; the last was {event:?}"))?;
         let (time, clock) = (self.time, self.now().nanos());
         self.trace.note(|| format!("{time} [{clock}] {event:?}"));
         match event {
@@ -293,8 +300,9 @@ impl World {
         let after = self.random.below(within.max(1)) as i64 * MILLISECOND;
         self.queue.plan(self.time + after, event);
     }
+}
 
-    fn info(process: usize) -> ProcessInfo {
-        ProcessInfo { pid: process as u32, host: "simulated".to_owned() }
-    }
+/// What a simulated process says of itself.
+pub(crate) fn info(process: usize) -> ProcessInfo {
+    ProcessInfo { pid: process as u32, host: "simulated".to_owned() }
 }

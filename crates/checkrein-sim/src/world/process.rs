@@ -8,7 +8,7 @@ use checkrein::core::gate::once::Run;
 use checkrein::core::key::Key;
 use checkrein::core::policy::RecordKind;
 use checkrein::core::time::{Span, Timestamp, Window};
-use checkrein::engine::{Engine, GateSpec, GateSpecKind, WindowSpec};
+use checkrein::engine::{CompiledPolicy, Engine, GateSpec, GateSpecKind, WindowSpec};
 use checkrein::store::durable::{Durable, FamilyKey};
 use checkrein::store::{PermitId, Step, StoreError};
 use checkrein::testing::disk::Handle;
@@ -107,15 +107,24 @@ pub(crate) fn intern(
     tools: &[Tool],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    for tool in tools {
-        for gate in &tool.gates {
-            let Some((key, cooldown)) = family_of(gate) else { continue };
-            let family = durable.family(handle, &key, cooldown, now)?;
-            let compiled = tool.policy.policy().gates().iter().find(|compiled| *compiled.name == *gate.name);
-            let expected = compiled.and_then(|compiled| compiled.check.record());
-            if expected.is_none_or(|(_, expected, _)| expected != family) {
-                return Err(StoreError::Damaged(format!("family {family:?} of {key:?} is another")));
-            }
+    tools.iter().try_for_each(|tool| intern_gates(durable, handle, &tool.gates, &tool.policy, now))
+}
+
+/// The same for one policy.
+pub(crate) fn intern_gates(
+    durable: &mut Durable,
+    handle: &mut Handle,
+    gates: &[GateSpec],
+    policy: &CompiledPolicy,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for gate in gates {
+        let Some((key, cooldown)) = family_of(gate) else { continue };
+        let family = durable.family(handle, &key, cooldown, now)?;
+        let compiled = policy.policy().gates().iter().find(|compiled| *compiled.name == *gate.name);
+        let expected = compiled.and_then(|compiled| compiled.check.record());
+        if expected.is_none_or(|(_, expected, _)| expected != family) {
+            return Err(StoreError::Damaged(format!("family {family:?} of {key:?} is another")));
         }
     }
     Ok(())
@@ -124,15 +133,21 @@ pub(crate) fn intern(
 fn family_of(gate: &GateSpec) -> Option<(FamilyKey, Span)> {
     let key = |kind, name: String| FamilyKey { kind, name, unit: None, window: None, calendar: None };
     let meter = |kind: &str, unit, window: &WindowSpec| {
+        let calendar = match window {
+            WindowSpec::Calendar(calendar) => Some(calendar),
+            _ => None,
+        };
         let window = match window {
             WindowSpec::Rolling(length) => Window::Rolling(*length),
             WindowSpec::Calendar(_) => Window::Period,
             WindowSpec::Lifetime => Window::Lifetime,
         };
         let name = format!("{kind}:{}", gate.name);
-        FamilyKey { unit: Some(unit), window: Some(window), ..key(RecordKind::Meter, name) }
+        let calendar = calendar.map(|calendar| (calendar.period().name(), calendar.zone().to_owned()));
+        FamilyKey { unit: Some(unit), window: Some(window), calendar, ..key(RecordKind::Meter, name) }
     };
     Some(match &gate.kind {
+        GateSpecKind::Fact { .. } => (key(RecordKind::Fact, gate.name.clone()), Span::ZERO),
         GateSpecKind::Once { .. } => (key(RecordKind::Operation, gate.name.clone()), Span::ZERO),
         GateSpecKind::Breaker { .. } => (key(RecordKind::Breaker, gate.name.clone()), Span::ZERO),
         GateSpecKind::Attempts { .. } => (meter("attempts", Unit::Calls, &WindowSpec::Lifetime), Span::ZERO),

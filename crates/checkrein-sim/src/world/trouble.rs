@@ -27,7 +27,7 @@ impl World {
         let mut handle = self.disk.handle();
         let now = self.now();
         self.living.claimed = None;
-        let opened = Durable::open(&mut handle, OPTIONS, now, &Self::info(number), &mut self.living);
+        let opened = Durable::open(&mut handle, OPTIONS, now, &super::info(number), &mut self.living);
         let opened = opened.and_then(|mut durable| {
             super::process::intern(&mut durable, &mut handle, &self.tools, now)?;
             Ok(durable)

@@ -1,4 +1,5 @@
-//! `cargo bench -p checkrein --bench durable -- [--quick] [--callers N] [--with TEXT] [--json FILE] [--date TEXT]`: what a
+//! `cargo bench -p checkrein --bench durable -- [--quick] [--callers N] [--records N] [--with TEXT] [--json FILE]
+//! [--date TEXT]`: what a
 //! durable decision costs beside SQLite alone, with the same group commit in the same run.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
@@ -25,6 +26,8 @@ pub(crate) type Failure = Box<dyn std::error::Error>;
 struct Options {
     quick: bool,
     callers: Option<usize>,
+    /// Only a start, with so many records.
+    records: Option<u64>,
     /// Only contestants whose name contains this, beside the bare loop.
     with: Option<String>,
     json: Option<String>,
@@ -39,6 +42,7 @@ impl Options {
             match word.as_str() {
                 "--quick" => options.quick = true,
                 "--callers" => options.callers = Some(value()?.parse()?),
+                "--records" => options.records = Some(value()?.parse()?),
                 "--with" => options.with = Some(value()?),
                 "--json" => options.json = Some(value()?),
                 "--date" => options.date = Some(value()?),
@@ -107,6 +111,10 @@ fn load() -> String {
 
 fn run(options: &Options) -> Result<(), Failure> {
     let directory = tempfile::tempdir_in(std::env::current_dir()?)?;
+    if let Some(records) = options.records {
+        println!("load {}", load());
+        return more::start(directory.path(), records).map(drop);
+    }
     let (rounds, seconds) = if options.quick { (2, 0.3) } else { (7, 1.5) };
     let date = options.date.as_deref().unwrap_or("no date given");
     let before = load();

@@ -75,7 +75,7 @@ const KEYS: [&str; 3] = ["", "u1", "a:b\0c{d}"];
 const STRETCH: Span = Span::from_secs(60);
 
 /// A random policy; gates stand in the order of reasons.
-fn random_gates(random: &mut Random) -> Vec<GateSpec> {
+pub fn random_gates(random: &mut Random) -> Vec<GateSpec> {
     let mut gates = Vec::new();
     let mut add = |name: &str, kind| gates.push(GateSpec { name: name.into(), mode: Mode::Enforce, kind });
     let window = |random: &mut Random| match random.below(6) {
@@ -122,7 +122,8 @@ fn random_gates(random: &mut Random) -> Vec<GateSpec> {
     gates
 }
 
-fn random_call(random: &mut Random) -> Call {
+/// A random call for such a policy.
+pub fn random_call(random: &mut Random) -> Call {
     let key = |random: &mut Random| KEYS.get(random.below(3) as usize).copied().unwrap_or("").to_owned();
     Call {
         keys: vec![key(random), key(random)],
@@ -132,7 +133,8 @@ fn random_call(random: &mut Random) -> Call {
     }
 }
 
-fn owned(call: &Call) -> OwnedInputs {
+/// What a store gets to see of a call.
+pub fn owned(call: &Call) -> OwnedInputs {
     let once = call.once.as_ref();
     OwnedInputs {
         tenant: String::new(),

@@ -13,7 +13,7 @@ pub mod planted;
 mod random;
 
 pub use crate::clock::FakeClock;
-pub use conformance::{MakeEngine, Violation, conformance};
+pub use conformance::{MakeEngine, Violation, conformance, owned, random_call, random_gates};
 pub use random::Random;
 
 struct Unpark(Thread);

@@ -358,15 +358,16 @@ impl Model {
 
     fn turn_named(&mut self, name: &str, reset: Span, now: Timestamp) {
         let Some((circuit, changes)) = self.circuits.get_mut(name) else { return };
-        let next = match circuit {
-            Circuit::Open(until) if now >= *until => Circuit::HalfOpen { running: Vec::new(), succeeded: 0 },
-            Circuit::HalfOpen { running, .. } if running.iter().any(|(_, lease)| *lease <= now) => {
-                Circuit::Open(now.after(reset))
-            }
-            _ => return,
-        };
-        *circuit = next;
-        *changes += 1;
+        if let Circuit::HalfOpen { running, .. } = circuit
+            && let Some(lost) = running.iter().map(|(_, lease)| *lease).filter(|lease| *lease <= now).min()
+        {
+            *circuit = Circuit::Open(lost.after(reset));
+            *changes += 1;
+        }
+        if matches!(circuit, Circuit::Open(until) if now >= *until) {
+            *circuit = Circuit::HalfOpen { running: Vec::new(), succeeded: 0 };
+            *changes += 1;
+        }
     }
 
     fn report(

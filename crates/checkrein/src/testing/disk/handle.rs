@@ -306,10 +306,10 @@ impl Tables for Handle {
             None => Ok(()),
             Some(Fault::Refused) => Err(refused("input/output error")),
             Some(Fault::Lost | Fault::Kept | Fault::Limbo) => {
-                self.end = Some(STOPPED);
                 if is_planted(Bug::UnknownIsNotCommitted) {
                     return Err(refused("the sync failed"));
                 }
+                self.end = Some(STOPPED);
                 Err(StoreError::Unknown("the sync failed".to_owned()))
             }
             Some(Fault::DiesBefore | Fault::DiesAfter) => {
