@@ -79,7 +79,7 @@ impl Auditor<'_> {
         if size < sealed {
             self.found(format!("the ledger ends with {size} entries and {sealed} were sealed"));
         }
-        if self.report.first % TILE != 0 {
+        if !self.report.first.is_multiple_of(TILE) {
             self.found(format!(
                 "the first entry is {}, and no group of 256 begins with it",
                 self.report.first

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkrein::core::ledger::checkpoint::Signer;
+use checkrein::core::ledger::entry::EntryView;
 use checkrein::core::time::Timestamp;
 use checkrein::ledger::{Database, LedgerError, OwnConnection, Sealed, keys, seal};
 
@@ -83,6 +84,18 @@ impl StoreOf {
     fn open(&self) -> Result<Database, LedgerError> {
         Database::open(&self.path()?)
     }
+}
+
+/// Warns of an entry that is not what a store writes at its place; `false` when it did.
+fn strict(seq: u64, body: &[u8]) -> bool {
+    let what = match EntryView::read(body) {
+        Ok(entry) if entry.seq == seq => return true,
+        Ok(entry) => format!("entry {} stands in the place of entry {seq}", entry.seq),
+        Err(error) => format!("entry {seq} is {error}"),
+    };
+    let error = LedgerError::Damaged(what);
+    super::print_error(&format!("{error} ({})", error.code()), error.hint());
+    false
 }
 
 /// The machine's time, in nanoseconds since 1970.
