@@ -1041,6 +1041,7 @@ class Operation:
     @property
     def idempotency_key(self) -> str: ...
     def _resolve(self, state: str, stored: bytes | None) -> Operation | None: ...
+    def _resolve_later(self, bell: Bell, number: int, state: str, stored: bytes | None) -> Resolving: ...
 
 @final
 class Permit:
@@ -1078,6 +1079,12 @@ class Ticket:
 
     def answer(self) -> Any: ...
     def abandon(self) -> None: ...
+
+@final
+class Resolving:
+    """The record of what became of an operation, on its way."""
+
+    def answer(self) -> Operation | None: ...
 
 @final
 class Ending:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from checkrein import _native
-from checkrein.errors import ConfigError
+from checkrein.errors import ConfigError, a_type
 from checkrein.spec import UNITS, Rule
 from checkrein.target import Target, kind_of
 
@@ -66,7 +66,7 @@ class Binder:
             return ("call", self.call(key, what), label_of(key))
         if not isinstance(key, str):
             hint = "name an argument, or give a callable, CEL text or a tuple of these"
-            raise ConfigError(f"{what} is a {type(key).__name__}", "key", hint)
+            raise ConfigError(f"{what} is {a_type(key)}", "key", hint)
         if _PATH.fullmatch(key):
             root, *path = key.split(".")
             if root in self.target.names:
@@ -109,7 +109,7 @@ class Binder:
         if callable(cost):
             return ("call", self.call(cost, what), label_of(cost))
         if isinstance(cost, bool) or not isinstance(cost, (str, int, Decimal)):
-            raise ConfigError(f"{what} is a {type(cost).__name__}", "cost", f'use text such as "0.30 {unit}"')
+            raise ConfigError(f"{what} is {a_type(cost)}", "cost", f'use text such as "0.30 {unit}"')
         return fixed_amount(cost, unit)
 
     def rule(self, rule: Rule, number: int) -> tuple[Source, str, str]:

@@ -193,20 +193,26 @@ class Engine(_native.EngineBase):
     ) -> bool:
         """Say what became of an operation in doubt: `done` (with its result) or `failed` (run again).
 
-        The result of a function is stored by the function's own codec; that of a gate named by text is plain JSON.
+        The result of a function is stored by the function's own codec; that of a gate named by text is plain JSON. One
+        that cannot be stored leaves the operation done without a result: a warning is logged, and repetitions are
+        refused.
         Returns whether there was such an operation.
         """
         if outcome not in ("done", "failed"):
             raise ConfigError("an outcome is `done` or `failed`", "outcome", "say what really happened")
         if isinstance(name, str):
-            stored = None if result is None else json.dumps(result, allow_nan=False).encode()
+            stored = self._plain(name, result)
             return self._resolve(name, key, outcome, stored, tenant)
         found = handle(name)
         stored = None if result is None else found.guard._encode(result)
-        if stored is None and result is not None:
-            hint = "give what the function would have returned, or nothing to have repetitions refused"
-            raise ConfigError("the result cannot be stored", "result", hint)
         return self._resolve(_once_gate(found), key, outcome, stored, tenant, exact=True)
+
+    def _plain(self, name: str, result: object) -> bytes | None:
+        try:
+            return None if result is None else json.dumps(result, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            self._warn(name, f"the result was not stored: {error}; repetitions will be refused")
+            return None
 
     def in_doubt(
         self, function: Callable[..., Any] | None = None, *, limit: int = 1_000
@@ -227,15 +233,21 @@ class Engine(_native.EngineBase):
             if reconciler.is_async:
                 hint = "await engine.areconcile(...) instead"
                 raise ConfigError(f"the hook of `{doubt.gate}` is a coroutine function", "reconcile", hint)
-            known.append(reconciler.look_up(doubt)[0])
+            known.append(reconciler.look_up(doubt).operation)
         return _known(known)
 
     async def areconcile(
         self, function: Callable[..., Any] | None = None, *, limit: int = 1_000
     ) -> Sequence[_native.Operation]:
         """Do the same as `reconcile` with hooks of either kind; those that are not async run in a thread."""
-        found = self._open_doubts(function, limit)
-        known = [(await reconciler.look_up_async(doubt))[0] for doubt, reconciler in found]
+        # Whoever awaits has asyncio already; nobody else pays for importing it.
+        import asyncio
+
+        if self._waits:
+            found = await asyncio.to_thread(self._open_doubts, function, limit)
+        else:
+            found = self._open_doubts(function, limit)
+        known = [(await reconciler.look_up_async(doubt)).operation for doubt, reconciler in found]
         return _known(known)
 
     def _open_doubts(

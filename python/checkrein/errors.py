@@ -40,6 +40,12 @@ __all__ = [
 ]
 
 
+def a_type(value: object) -> str:
+    """Return the name of a value's type with its article, for messages."""
+    name = type(value).__name__
+    return f"an {name}" if name.lower().startswith(("a", "e", "i", "o")) else f"a {name}"
+
+
 class CheckreinError(Exception):
     """Everything Checkrein raises on its own account derives from this."""
 

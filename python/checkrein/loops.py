@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from checkrein._native import Bell, Guard, Permit, Ticket
+from checkrein._native import Bell, Guard, Operation, Permit, Ticket
 
 if TYPE_CHECKING:
     import asyncio
@@ -93,6 +93,18 @@ def admitter(guard: Guard) -> Callable[..., Any]:
         return answer.answer()
 
     return admit
+
+
+async def resolve(doubt: Operation, state: str, stored: bytes | None) -> Operation | None:
+    """Record what became of an operation; returns it as it is now, or nothing if its run was not in doubt any more."""
+    loop, desk, number = _begin()
+    try:
+        resolving = doubt._resolve_later(desk.bell, number, state, stored)
+        # The answer is about one run: it is as true when whoever waits for its record is cancelled.
+        await desk.wait(loop, number, ENDING_PATIENCE_S)
+        return resolving.answer()
+    finally:
+        desk.waits.pop(number, None)
 
 
 async def done(permit: Permit, result: Any) -> Any:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
 
 from checkrein import _native
-from checkrein.errors import ConfigError, TimedOut
+from checkrein.errors import ConfigError, TimedOut, a_type
 
 Duration: TypeAlias = str | int | float | timedelta
 """A length of time: text such as `"2s"` or `"10 min"`, a number of seconds, or a `timedelta`."""
@@ -115,7 +115,7 @@ class Budget:
     def __post_init__(self) -> None:
         if not isinstance(self.limit, str):
             raise ConfigError(
-                f"the limit of a budget is a {type(self.limit).__name__}",
+                f"the limit of a budget is {a_type(self.limit)}",
                 "budget_limit",
                 'write it as text with its unit, as in `"50 usd"`',
             )
@@ -199,7 +199,7 @@ class Once:
             )
         if self.reconcile is not None and not callable(self.reconcile):
             raise ConfigError(
-                f"`reconcile` is a {type(self.reconcile).__name__}",
+                f"`reconcile` is {a_type(self.reconcile)}",
                 "reconcile",
                 "give a callable of the operation that says what became of it",
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Final, Literal
 
-from checkrein.errors import ConfigError
+from checkrein.errors import ConfigError, a_type
 
 Kind = Literal["sync", "async", "generator", "async_generator"]
 
@@ -90,7 +90,7 @@ def inspect_target(function: object) -> Target:
             f"`{function.__name__}` is a class", "target", "guard a function or one of its methods"
         )
     if not callable(function):
-        raise ConfigError(f"a {type(function).__name__} cannot be called", "target", "guard a function")
+        raise ConfigError(f"{a_type(function)} cannot be called", "target", "guard a function")
     core: Any = function
     while isinstance(core, functools.partial):
         core = core.func

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from checkrein._native import Decision, FakeClock
-from checkrein.errors import Denied
+from checkrein.errors import Denied, a_type
 
 __all__ = ["FakeClock", "assert_allowed", "assert_denied"]
 
@@ -14,7 +14,7 @@ __all__ = ["FakeClock", "assert_allowed", "assert_denied"]
 def assert_allowed(decision: Decision) -> Decision:
     """Fail unless the decision allows; return it."""
     if not isinstance(decision, Decision):
-        raise TypeError(f"assert_allowed takes a Decision, not a {type(decision).__name__}")
+        raise TypeError(f"assert_allowed takes a Decision, not {a_type(decision)}")
     if not decision.allowed:
         raise AssertionError(f"`{decision.tool}` was refused: {decision}")
     return decision

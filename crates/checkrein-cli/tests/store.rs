@@ -112,7 +112,7 @@ fn operations_in_doubt_are_listed_and_resolved_once() {
     for wanted in ["\"by\":\"kim\"", "\"by\":\"ann\"", "\"door\":\"cli\""] {
         assert!(ledger.contains(wanted), "{wanted}: {ledger}");
     }
-    assert_eq!(ledger.lines().filter(|line| line.contains("\"resolved\"")).count(), 2, "{ledger}");
+    assert_eq!(ledger.lines().filter(|line| line.contains("\"event\":\"resolved\"")).count(), 2, "{ledger}");
 }
 
 #[test]

@@ -39,6 +39,16 @@ pub(crate) fn type_name(object: &Bound<'_, PyAny>) -> String {
     object.get_type().name().map_or_else(|_| "object".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
+/// An object's type with its article, for messages: `an int`.
+pub(crate) fn a_type(object: &Bound<'_, PyAny>) -> String {
+    with_article(&type_name(object))
+}
+
+pub(crate) fn with_article(name: &str) -> String {
+    let vowel = name.starts_with(['a', 'e', 'i', 'o', 'A', 'E', 'I', 'O']);
+    format!("{} {name}", if vowel { "an" } else { "a" })
+}
+
 /// Whether the type of `object` is exactly this one.
 #[inline]
 pub(crate) fn is_exact<T: PyTypeInfo>(object: &Bound<'_, PyAny>) -> bool {
@@ -54,7 +64,7 @@ pub(crate) fn utf8<'a>(object: &'a Bound<'_, PyAny>) -> Result<&'a str, Unusable
             // A lone surrogate: such text has no UTF-8 and cannot be sent, stored or compared.
             Err(_) => wrong("text with half of a surrogate pair"),
         },
-        Err(_) => wrong(format!("a {}", type_name(object))),
+        Err(_) => wrong(a_type(object)),
     }
 }
 
@@ -76,7 +86,7 @@ pub(crate) fn key_bytes(object: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<
     } else if object.is_none() {
         return wrong("no value");
     } else {
-        return wrong(format!("a {}; a key is text, an integer, bytes or a UUID", type_name(object)));
+        return wrong(format!("{}; a key is text, an integer, bytes or a UUID", a_type(object)));
     }
     if out.len() == before { wrong("empty") } else { Ok(()) }
 }
@@ -120,7 +130,7 @@ pub(crate) fn amount(object: &Bound<'_, PyAny>, unit: Unit) -> Result<Amount, Un
         let text = object.call_method1("__format__", ("f",))?;
         return fits(Amount::parse(utf8(&text)?));
     }
-    wrong(format!("a {}; an amount is text, an integer or a Decimal", type_name(object)))
+    wrong(format!("{}; an amount is text, an integer or a Decimal", a_type(object)))
 }
 
 /// Of a cost given as a dict by unit the one in `unit`, else the cost itself.
@@ -190,7 +200,7 @@ pub(crate) fn json_value(
     } else if let Ok(tuple) = object.cast_exact::<PyTuple>() {
         tuple.clone()
     } else {
-        return wrong(format!("a {}, which has no canonical form", type_name(object)));
+        return wrong(format!("{}, which has no canonical form", a_type(object)));
     };
     let items: Result<Vec<Value>, _> =
         items.iter().map(|item| json_value(&item, budget, depth + 1)).collect();

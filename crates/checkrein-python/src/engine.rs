@@ -1,5 +1,7 @@
 //! The native half of `checkrein.Engine`, and the fake clock.
 
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -31,6 +33,37 @@ static FORKS: AtomicU32 = AtomicU32::new(0);
 #[pyo3(name = "_after_fork")]
 fn after_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The engine of a Python object. Whoever lets go of it last waits until a store is closed, and other threads run
+/// Python meanwhile.
+#[derive(Debug)]
+pub(crate) struct Held(ManuallyDrop<CoreEngine>);
+
+impl Held {
+    pub(crate) fn new(engine: CoreEngine) -> Self {
+        Self(ManuallyDrop::new(engine))
+    }
+}
+
+impl Deref for Held {
+    type Target = CoreEngine;
+
+    #[inline]
+    fn deref(&self) -> &CoreEngine {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here; nobody sees the place again.
+        let engine = unsafe { ManuallyDrop::take(&mut self.0) };
+        if engine.waits() {
+            // An interpreter that is ending cannot be attached to; then there are no others to wait for.
+            let _ = Python::try_attach(|py| py.detach(|| drop(engine)));
+        }
+    }
 }
 
 /// What guards read of their engine on every call, without touching a Python object.
@@ -104,7 +137,7 @@ fn nanos(py: Python<'_>, seconds: f64) -> PyResult<i64> {
 /// Decides actions; `checkrein.Engine` is its Python half.
 #[pyclass(name = "EngineBase", module = "checkrein._native", frozen, subclass, weakref)]
 pub(crate) struct EngineBase {
-    pub(crate) engine: CoreEngine,
+    pub(crate) engine: Held,
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: Arc<str>,
     pub(crate) tenant: String,
@@ -158,7 +191,12 @@ impl EngineBase {
         };
         let (listening, unrecorded) = (AtomicBool::new(false), AtomicU64::new(0));
         let shared = Shared { listening, unrecorded, born: FORKS.load(Ordering::Relaxed) };
-        Ok(Self { engine, shared: Arc::new(shared), name: name.into(), tenant: tenant.to_owned() })
+        Ok(Self {
+            engine: Held::new(engine),
+            shared: Arc::new(shared),
+            name: name.into(),
+            tenant: tenant.to_owned(),
+        })
     }
 
     /// Where its records are: `memory`, or `sqlite:` and the file.
@@ -373,7 +411,7 @@ impl EngineBase {
 
 fn read_clock(py: Python<'_>, clock: &Bound<'_, PyAny>) -> PyResult<Clock> {
     let Ok(clock) = clock.cast::<FakeClock>() else {
-        let text = format!("the clock is a {}", convert::type_name(clock));
+        let text = format!("the clock is {}", convert::a_type(clock));
         return Err(error::config(py, &text, "clock", "leave it out, or use checkrein.testing.FakeClock()"));
     };
     Ok(Clock::fake(clock.get().0.clone()))

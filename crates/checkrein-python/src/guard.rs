@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use checkrein::engine::{Admitted, CompileError, CompiledPolicy, Engine as CoreEngine};
+use checkrein::engine::{Admitted, CompileError, CompiledPolicy};
 use checkrein::store::{OwnedInputs, PermitId, Step};
 use checkrein_core::admission::{Admission, Inputs, KeyValue, Verdict};
 use checkrein_core::code::Code;
@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use crate::convert::{self, MAX_NODES, Unusable};
 use crate::decision::Decision;
-use crate::engine::{EngineBase, Shared};
+use crate::engine::{EngineBase, Held, Shared};
 use crate::inputs::{Reader, Reading};
 use crate::operation::Operation;
 use crate::permit::{Hooks, Permit, Taken};
@@ -32,7 +32,7 @@ type Copies<'py> = SmallVec<[Option<Bound<'py, PyAny>>; 6]>;
 /// A compiled policy and how its gates read the arguments of a call.
 #[pyclass(name = "Guard", module = "checkrein._native", frozen, weakref)]
 pub(crate) struct Guard {
-    pub(crate) engine: CoreEngine,
+    pub(crate) engine: Held,
     pub(crate) shared: Arc<Shared>,
     pub(crate) owner: Py<EngineBase>,
     pub(crate) policy: Arc<CompiledPolicy>,
@@ -92,7 +92,7 @@ impl Guard {
             _ => None,
         });
         Ok(Self {
-            engine: base.engine.clone(),
+            engine: Held::new(base.engine.clone()),
             shared: Arc::clone(&base.shared),
             // Whoever lets go of the interpreter while it waits takes the general way.
             quiet: !waits && reader.is_quiet(),

@@ -34,6 +34,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<waiting::Bell>()?;
     module.add_class::<waiting::Ticket>()?;
     module.add_class::<waiting::Ending>()?;
+    module.add_class::<waiting::Resolving>()?;
     module.add_function(wrap_pyfunction!(decision::timeout_decision, module)?)?;
     engine::register(module)?;
     dropin::register(module)

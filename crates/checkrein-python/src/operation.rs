@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use checkrein::store::Step;
 use checkrein_core::fingerprint::IdempotencyKey;
 use checkrein_core::gate::once::{OperationState, Run};
 use checkrein_core::key::{Key, KeyRef, decode_parts};
@@ -12,6 +13,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::engine::EngineBase;
 use crate::error;
+use crate::waiting::{Bell, Resolving};
 
 /// The namespace of operations and actions of this door.
 pub(crate) const NAMESPACE: &str = "python";
@@ -38,6 +40,27 @@ impl Operation {
     pub(crate) fn doubt(mut self, run: Run, since: Option<f64>, arguments: Option<Py<PyDict>>) -> Self {
         (self.run, self.since, self.arguments) = (Some(run), since, arguments);
         self
+    }
+
+    /// The same operation after its end was recorded.
+    pub(crate) fn resolved(&self, py: Python<'_>, state: &'static str) -> Self {
+        Self {
+            owner: self.owner.clone_ref(py),
+            gate: Arc::clone(&self.gate),
+            key: self.key.clone(),
+            state,
+            since: Some(self.owner.get().engine.now().nanos() as f64 / 1e9),
+            run: self.run,
+            arguments: self.arguments.as_ref().map(|arguments| arguments.clone_ref(py)),
+        }
+    }
+}
+
+fn end(state: &str, stored: Option<&[u8]>) -> PyResult<OperationState> {
+    match state {
+        "done" => Ok(OperationState::Done(stored.map(Arc::from))),
+        "failed_clean" => Ok(OperationState::FailedClean),
+        _ => Err(PyValueError::new_err("state is done or failed_clean")),
     }
 }
 
@@ -105,27 +128,29 @@ impl Operation {
 
     /// Records what became of it; `None` when it is not in doubt any more, or not in this run.
     fn _resolve(&self, py: Python<'_>, state: &str, stored: Option<&[u8]>) -> PyResult<Option<Self>> {
-        let to = match state {
-            "done" => OperationState::Done(stored.map(Arc::from)),
-            "failed_clean" => OperationState::FailedClean,
-            _ => return Err(PyValueError::new_err("state is done or failed_clean")),
-        };
+        let to = end(state, stored)?;
         let base = self.owner.get();
         base.check_fork(py)?;
         let word = to.name();
         let resolved = py.detach(|| base.engine.resolve(self.key.borrow(), self.run, to));
-        let arguments = self.arguments.as_ref().map(|arguments| arguments.clone_ref(py));
-        let copy = || Self {
-            owner: self.owner.clone_ref(py),
-            gate: Arc::clone(&self.gate),
-            key: self.key.clone(),
-            state: word,
-            since: Some(base.engine.now().nanos() as f64 / 1e9),
-            run: self.run,
-            arguments,
-        };
         let resolved = resolved.map_err(|problem| error::store(py, &problem))?;
-        Ok(resolved.then(copy))
+        Ok(resolved.then(|| self.resolved(py, word)))
+    }
+
+    /// Hands what became of it to the store, and rings the bell with `number` when it is committed.
+    fn _resolve_later(
+        slf: &Bound<'_, Self>,
+        bell: &Bell,
+        number: u64,
+        state: &str,
+        stored: Option<&[u8]>,
+    ) -> PyResult<Resolving> {
+        let to = end(state, stored)?;
+        let (operation, word) = (slf.get(), to.name());
+        let base = operation.owner.get();
+        base.check_fork(slf.py())?;
+        let step = Step::Resolve(operation.key.clone(), operation.run, to);
+        Ok(Resolving::new(slf, &base.engine, step, word, bell, number))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

@@ -18,12 +18,18 @@ const LATER: [&str; 6] = ["redis", "rediss", "valkey", "postgres", "postgresql",
 pub(crate) fn file_of(py: Python<'_>, store: Option<&Bound<'_, PyAny>>) -> PyResult<Option<PathBuf>> {
     let Some(store) = store else { return Ok(None) };
     let Ok(text) = store.cast::<PyString>() else {
-        let text = format!("the store is a {}", convert::type_name(store));
-        return Err(error::config(py, &text, "store", HINT));
+        let text = format!("the store is {}", convert::a_type(store));
+        let is_path = store.hasattr("__fspath__").unwrap_or_default();
+        let hint = if is_path { "write store=f\"sqlite:{path}\"" } else { HINT };
+        return Err(error::config(py, &text, "store", hint));
     };
     let text = text.to_str()?;
     if text == "memory" {
         return Ok(None);
+    }
+    if text.starts_with("sqlite:~") {
+        let hint = "use os.path.expanduser, or `sqlite:./~` for a file of that name";
+        return Err(error::config(py, "`~` is not expanded", "store", hint));
     }
     let problem = match path_of(text) {
         Ok(path) => return Ok(Some(path)),

@@ -6,7 +6,7 @@ use checkrein_core::canonical_json;
 use checkrein_core::json::{Limits, Value, read};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::convert::{self, MAX_DEPTH, MAX_NODES, Unusable};
@@ -73,7 +73,7 @@ impl Codec {
 
 fn encode_json(result: &Bound<'_, PyAny>) -> PyResult<Result<Arc<[u8]>, String>> {
     if !convert::is_plain_json(result, 0) {
-        return Ok(Err(format!("a {} is no plain JSON value", convert::type_name(result))));
+        return Ok(Err(not_plain(result, "result".to_owned(), 0)));
     }
     match convert::json_value(result, &mut { MAX_NODES }, 0) {
         Ok(value) => {
@@ -84,6 +84,44 @@ fn encode_json(result: &Bound<'_, PyAny>) -> PyResult<Result<Arc<[u8]>, String>>
         Err(Unusable::Raised(error)) => Err(error),
         Err(Unusable::Wrong(text) | Unusable::TooLarge(text)) => Ok(Err(text)),
     }
+}
+
+/// What of a result is no plain JSON value, and where it is; names of members that may be data are left out.
+fn not_plain(value: &Bound<'_, PyAny>, place: String, depth: usize) -> String {
+    if depth >= MAX_DEPTH {
+        return format!("it has more than {MAX_DEPTH} containers inside one another");
+    }
+    let inside = |item: &Bound<'_, PyAny>| !convert::is_plain_json(item, depth + 1);
+    if let Ok(dict) = value.cast_exact::<PyDict>() {
+        for (key, item) in dict.iter() {
+            if !convert::is_exact::<PyString>(&key) {
+                let kind = convert::a_type(&key);
+                return format!("a key of `{place}` is {kind}, and keys of plain JSON are text");
+            }
+            if inside(&item) {
+                let name = convert::utf8(&key).ok().filter(|name| is_name(name));
+                let name = name.map_or_else(|| "...".to_owned(), |name| format!("\"{name}\""));
+                return not_plain(&item, format!("{place}[{name}]"), depth + 1);
+            }
+        }
+    } else if let Ok(list) = value.cast_exact::<PyList>() {
+        for (index, item) in list.iter().enumerate() {
+            if inside(&item) {
+                return not_plain(&item, format!("{place}[{index}]"), depth + 1);
+            }
+        }
+    }
+    let kind = convert::a_type(value);
+    if depth == 0 {
+        format!("{kind} is no plain JSON value")
+    } else {
+        format!("`{place}` is {kind}, which is no plain JSON value")
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    (1..=40).contains(&text.len()) && text.bytes().all(plain)
 }
 
 fn encode_by(
@@ -105,16 +143,14 @@ fn encode_by(
     let bytes: Arc<[u8]> = match (stored.cast::<PyBytes>(), convert::utf8(&stored)) {
         (Ok(bytes), _) => bytes.as_bytes().into(),
         (_, Ok(text)) => text.as_bytes().into(),
-        _ => return Ok(Err(format!("the codec returned a {}", convert::type_name(&stored)))),
+        _ => return Ok(Err(format!("the codec returned {}", convert::a_type(&stored)))),
     };
     // The first call and a repetition must not differ in type, so it is tried while the result is at hand.
     match loads.bind(py).call1((PyBytes::new(py, &bytes),)) {
         Ok(back) if back.get_type().is(result.get_type()) => Ok(Ok(bytes)),
-        Ok(back) => Ok(Err(format!(
-            "the codec turns a {} into a {}",
-            convert::type_name(result),
-            convert::type_name(&back)
-        ))),
+        Ok(back) => {
+            Ok(Err(format!("the codec turns {} into {}", convert::a_type(result), convert::a_type(&back))))
+        }
         Err(error) => raised(error),
     }
 }

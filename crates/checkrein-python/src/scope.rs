@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::{PyTypeInfo, ffi};
 
-use crate::convert::Unusable;
+use crate::convert::{Unusable, with_article};
 use crate::error;
 use crate::source::Slots;
 
@@ -87,7 +87,9 @@ impl BoundExpression {
             Outcome::Int(number) => Ok(Some(number.into_pyobject(py).map_err(PyErr::from)?.into_any())),
             Outcome::Uint(number) => Ok(Some(number.into_pyobject(py).map_err(PyErr::from)?.into_any())),
             Outcome::Null => Ok(None),
-            other => Err(Unusable::Wrong(format!("the expression gives a {}", other.type_name()))),
+            other => {
+                Err(Unusable::Wrong(format!("the expression gives {}", with_article(other.type_name()))))
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, ffi};
 use smallvec::SmallVec;
 
-use crate::convert::{self, MAX_NODES, Unusable, type_name};
+use crate::convert::{self, MAX_NODES, Unusable, a_type, type_name};
 use crate::scope::BoundExpression;
 
 /// The bound arguments of one call, by slot.
@@ -330,7 +330,7 @@ impl Rule {
         }
         match reject_awaitable(answer, &self.text) {
             Ok(answer) => {
-                let text = format!("`{}` returned a {}, not True or False", self.text, type_name(&answer));
+                let text = format!("`{}` returned {}, not True or False", self.text, a_type(&answer));
                 Ok(Answer::Error(text.into()))
             }
             Err(unusable) => self.failed(unusable),

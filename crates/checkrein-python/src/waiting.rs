@@ -14,7 +14,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::error;
 use crate::guard::Guard;
+use crate::operation::Operation;
 use crate::permit::{Permit, Taken};
 
 type Results = Result<Vec<StepResult>, StoreError>;
@@ -205,6 +207,44 @@ impl Drop for Ticket {
         if self.held.get_mut().is_ok_and(|held| held.is_some()) {
             self.abandon();
         }
+    }
+}
+
+/// The record of what became of an operation, on its way.
+#[pyclass(name = "Resolving", module = "checkrein._native", frozen)]
+pub(crate) struct Resolving {
+    operation: Py<Operation>,
+    to: &'static str,
+    wait: Arc<Wait>,
+}
+
+impl Resolving {
+    pub(crate) fn new(
+        operation: &Bound<'_, Operation>,
+        engine: &CoreEngine,
+        step: Step,
+        to: &'static str,
+        bell: &Bell,
+        number: u64,
+    ) -> Self {
+        let wait = Wait::submit(engine, step, bell, number);
+        Self { operation: operation.clone().unbind(), to, wait }
+    }
+}
+
+#[pymethods]
+impl Resolving {
+    /// The operation as it is now; `None` when it was not in doubt any more, or not in this run.
+    fn answer(&self, py: Python<'_>) -> PyResult<Option<Operation>> {
+        match self.wait.take() {
+            Ok(StepResult::Done) => Ok(Some(self.operation.get().resolved(py, self.to))),
+            Ok(StepResult::Failed(problem)) | Err(problem) => Err(error::store(py, &problem)),
+            Ok(_) => Ok(None),
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.operation)
     }
 }
 

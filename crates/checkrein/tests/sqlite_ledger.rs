@@ -144,7 +144,7 @@ fn records_that_are_not_those_a_checkpoint_signed_are_found() {
         admit(&engine, &gates, 5);
     };
     let check = || {
-        let options = SqliteOptions { seal: None, ..SqliteOptions::default() };
+        let options = SqliteOptions { seal: None, check_at_open: false, ..SqliteOptions::default() };
         SqliteStore::open(&path, options).unwrap().check().unwrap().signed
     };
     make();
@@ -158,6 +158,9 @@ fn records_that_are_not_those_a_checkpoint_signed_are_found() {
          WHERE key <> CAST('sealed' AS BLOB)",
     );
     let options = SqliteOptions { seal: None, ..SqliteOptions::default() };
+    let refused = SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("records are missing"), "{refused}");
+    let options = SqliteOptions { seal: None, check_at_open: false, ..SqliteOptions::default() };
     let refused = SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
     assert!(refused.contains("the ledger has"), "{refused}");
     // ... or cuts the ledger to where that head says it ends.

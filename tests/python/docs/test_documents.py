@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import linecache
 import re
 from pathlib import Path
@@ -26,14 +25,11 @@ def blocks(document: Path) -> list[tuple[int, str]]:
 
 
 def run(document: Path, line: int, source: str, namespace: dict[str, Any]) -> None:
-    """Execute one block; tracebacks point into the document. A block may await at its top level."""
+    """Execute one block; tracebacks point into the document."""
     padded = "\n" * (line - 1) + source
     name = str(document)
     linecache.cache[name] = (len(padded), None, padded.splitlines(keepends=True), name)
-    code = compile(padded, name, "exec", flags=0x2000)  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    result = eval(code, namespace)
-    if result is not None:
-        asyncio.run(result)
+    exec(compile(padded, name, "exec"), namespace)
 
 
 def test_the_readme_has_examples() -> None:

@@ -161,7 +161,7 @@ def test_a_store_that_is_gone_follows_the_policy(url: str, tmp_path: Path) -> No
     holder = f"""
 import fcntl, sys
 with open({str(tmp_path / "counts.db-locks" / "writer")!r}, "r+") as lock:
-    fcntl.lockf(lock, fcntl.LOCK_EX)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -50,8 +50,11 @@ class BreakerModel:
     def advance(self, now: int, reset: int) -> None:
         if self.phase == "open" and now >= self.until:
             self.enter("half_open")
-        elif self.phase == "half_open" and any(lease <= now for lease in self.probes.values()):
-            self.enter("open", now + reset)
+        elif self.phase == "half_open":
+            lost = [lease for lease in self.probes.values() if lease <= now]
+            if lost:
+                self.enter("open", min(lost) + reset)
+                self.advance(now, reset)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -74,9 +75,19 @@ def hold(file: str) -> object:
     import fcntl
 
     with Path(f"{file}-locks/writer").open("r+") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         print("held", flush=True)
         sys.stdin.read()
+    return None
+
+
+def exclusive(file: str) -> object:
+    """Begin a transaction that keeps everybody from writing, as other programs do, until our input ends."""
+    connection = sqlite3.connect(file, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    print("held", flush=True)
+    sys.stdin.read()
+    connection.execute("ROLLBACK")
     return None
 
 
@@ -130,6 +141,13 @@ def other_user(file: str) -> object:
 
 
 if __name__ == "__main__":
-    verbs: dict[str, Any] = {"spend": spend, "die": die, "hold": hold, "fill": fill, "other_user": other_user}
+    verbs: dict[str, Any] = {
+        "spend": spend,
+        "die": die,
+        "hold": hold,
+        "exclusive": exclusive,
+        "fill": fill,
+        "other_user": other_user,
+    }
     answer = verbs[sys.argv[1]](sys.argv[2], *map(int, sys.argv[3:]))
     print(json.dumps(answer))

@@ -16,6 +16,7 @@ import threading
 import typing
 import uuid
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -225,21 +226,51 @@ def test_an_outcome_that_comes_too_late_carries_the_result(
     assert "not recorded" in raised.value.__notes__[0]
 
 
-def test_a_result_given_by_hand_is_stored_as_the_functions_own(engine: checkrein.Engine) -> None:
+def test_a_result_given_by_hand_is_stored_as_the_functions_own(
+    engine: checkrein.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     @engine.guard(once="key")
     def act(key: str) -> object:
         raise ConnectionResetError
 
-    with pytest.raises(ConnectionResetError):
-        act("a")
-    with pytest.raises(checkrein.ConfigError) as refused:
-        engine.resolve(act, "a", "done", (1, 2))
-    assert refused.value.code == "result"
-    assert engine.in_doubt()
+    for key in "abcd":
+        with pytest.raises(ConnectionResetError):
+            act(key)
     assert engine.resolve(act, "a", "done")
     assert_denied(act, "a", code="result_pruned")
+    assert engine.resolve(act, "b", "done", [1, 2])
+    assert act("b") == [1, 2]
+    assert "not stored" not in caplog.text
+    # As after a first call whose result cannot be kept: done, without one.
+    assert engine.resolve(act, "c", "done", (1, 2))
+    assert "a tuple is no plain JSON value" in caplog.text
+    assert engine.resolve("act.once", "d", "done", object())
+    assert "not JSON serializable" in caplog.text
+    for key in "cd":
+        assert_denied(act, key, code="result_pruned")
+    assert not engine.in_doubt()
     with pytest.raises(checkrein.ConfigError):
         engine.resolve(engine.guard(rate="1/min")(print), "a", "done")
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (object(), "an object is no plain JSON value"),
+        ({"total": Decimal(1)}, '`result["total"]` is a Decimal, which is no plain JSON value'),
+        ([1, {"a b": [(1,)]}], "`result[1][...][0]` is a tuple, which is no plain JSON value"),
+        ({7: 1}, "a key of `result` is an int, and keys of plain JSON are text"),
+        ({"x": 1 << 70}, "an integer beyond 64 bits"),
+        ([float("nan")], "a float that is not finite"),
+    ],
+)
+def test_a_warning_says_what_cannot_be_stored(
+    engine: checkrein.Engine, caplog: pytest.LogCaptureFixture, result: object, said: str
+) -> None:
+    act = engine.guard(name="act", once="key")(lambda key: result)
+    assert act("a") is result
+    assert f"the result was not stored: {said}; repetitions will be refused" in caplog.text
+    assert_denied(act, "a", code="result_pruned")
 
 
 def test_keys_are_kept_for_more_than_a_year(engine: checkrein.Engine, clock: FakeClock) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -302,8 +303,10 @@ async def test_a_coroutine_waits_for_a_hook(engine: checkrein.Engine) -> None:
 def test_a_found_result_is_stored_by_the_codec_of_the_function(
     engine: checkrein.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
+    unstorable = object()
+
     def look_up(operation: Operation) -> Done:
-        return Done((1, 2) if operation.key == "a" else object())
+        return Done((1, 2) if operation.key == "a" else unstorable)
 
     codec = (
         lambda value: repr(value),
@@ -319,8 +322,46 @@ def test_a_found_result_is_stored_by_the_codec_of_the_function(
             act(key)
     assert act("a") == (1, 2)
     with caplog.at_level("WARNING", logger="checkrein"):
-        assert_denied(act, "b", code="result_pruned")
+        assert act("b") is unstorable  # whoever asked gets it, as from a first call
     assert "not stored" in caplog.text
+    assert_denied(act, "b", code="result_pruned")
+    assert not engine.in_doubt()
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.parametrize("on_block", ["raise", "result", "wait"])
+async def test_what_cannot_be_stored_reaches_the_call_that_asked(
+    store: str, on_block: str, tmp_path: Path
+) -> None:
+    engine = checkrein.Engine(store="memory" if store == "memory" else f"sqlite:{tmp_path}/a.db")
+    found = (1, object())
+    options: dict[str, Any] = {"once": "key", "on_block": on_block}
+    if on_block == "wait":
+        options["deadline"] = "1s"
+
+    @engine.guard(reconcile=lambda operation: Done(found), **options)
+    def act(key: str, tags: list[str]) -> object:
+        raise ConnectionResetError
+
+    async def look_up(operation: Operation) -> Done:
+        return Done(found)
+
+    @engine.guard(reconcile=look_up, **options)
+    async def act_later(key: str, tags: list[str]) -> object:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        act("a", [])
+    assert act("a", []) is found
+    with pytest.raises(ConnectionResetError):
+        await act_later("a", [])
+    assert await act_later("a", []) is found
+    states = [(row["state"], row["result_kept"]) for row in engine.list("operation")]
+    assert states == [("done", False)] * 2
+    if on_block == "raise":
+        assert_denied(act, "a", [], code="result_pruned")
+        with pytest.raises(checkrein.ResultPruned):
+            await act_later("a", [])
 
 
 def test_what_a_hook_found_is_announced(engine: checkrein.Engine) -> None:

@@ -73,7 +73,8 @@ def test_the_file_is_named(file: Path, url: str, tmp_path: Path, monkeypatch: py
         ("redis://localhost", "later version"),
         ("", "store="),
         ("x\x1b[31m", "store="),
-        (Path("x.db"), "store="),
+        (Path("x.db"), 'write store=f"sqlite:{path}"'),
+        ("sqlite:~/x.db", "use os.path.expanduser"),
         (7, "store="),
     ],
 )

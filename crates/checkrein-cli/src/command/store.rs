@@ -23,12 +23,21 @@ impl StoreOf {
 
     /// Opens a store that is there: a verb never makes one.
     pub(super) fn open(&self) -> Result<SqliteStore, StoreError> {
+        self.open_with(SqliteOptions::default())
+    }
+
+    /// Opens a store of which records may be missing, to say which.
+    pub(super) fn open_unchecked(&self) -> Result<SqliteStore, StoreError> {
+        self.open_with(SqliteOptions { check_at_open: false, ..SqliteOptions::default() })
+    }
+
+    fn open_with(&self, options: SqliteOptions) -> Result<SqliteStore, StoreError> {
         let path = self.path()?;
         if !path.is_file() {
             return Err(StoreError::NotCommitted(format!("there is no store `{}`", path.display())));
         }
         // Whoever uses the store seals its ledger; that needs a key which this verb does not.
-        SqliteStore::open(&path, SqliteOptions { seal: None, ..SqliteOptions::default() })
+        SqliteStore::open(&path, SqliteOptions { seal: None, ..options })
     }
 }
 

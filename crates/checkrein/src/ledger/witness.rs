@@ -157,7 +157,12 @@ impl std::fmt::Display for Witness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.place {
             Place::File(path) => path.display().fmt(f),
-            Place::Url(url, _) => f.write_str(url),
+            // What stands before the host and after it may be secret.
+            Place::Url(url, _) => {
+                let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+                let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+                write!(f, "{scheme}://{}", host.rsplit_once('@').map_or(host, |(_, host)| host))
+            }
         }
     }
 }

@@ -63,7 +63,7 @@ fn holds_the_turn() {
     let Some(words) = told() else { return };
     let [directory] = words.as_slice() else { panic!("{words:?}") };
     let file = std::fs::OpenOptions::new().write(true).open(format!("{directory}/writer")).unwrap();
-    rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
     say("held");
     wait_for_parent();
 }

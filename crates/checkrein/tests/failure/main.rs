@@ -14,6 +14,7 @@ mod files;
 mod full;
 mod locked;
 mod processes;
+mod removed;
 mod restore;
 mod wal;
 mod writer;

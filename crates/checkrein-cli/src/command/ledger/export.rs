@@ -70,7 +70,8 @@ impl Export {
         temporary.push(".part");
         let temporary = PathBuf::from(temporary);
         let file_error = |why| LedgerError::File { path: path.to_owned(), why };
-        let file = File::create(&temporary).map_err(file_error)?;
+        // What a ledger keeps of arguments may be private.
+        let file = private_file(&temporary).map_err(file_error)?;
         let mut to = BufWriter::with_capacity(1 << 18, file);
         let written = self.write(database, &mut to).and_then(|exported| {
             to.get_ref().sync_all().map_err(file_error)?;
@@ -124,4 +125,12 @@ fn seal_if_possible(database: &Database, key: Option<&Path>) -> Result<Option<St
         Err(error) if key.is_some() => Err(error),
         Err(error) => Ok(Some(error.to_string())),
     }
+}
+
+fn private_file(path: &Path) -> std::io::Result<File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
 }

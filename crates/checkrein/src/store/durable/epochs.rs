@@ -1,7 +1,7 @@
 //! Processes of a store: each has a number and a lock that says it lives; what a dead one left is moved on by the next.
 
 use checkrein_core::admission;
-use checkrein_core::codec::{Damaged, Reader, Write};
+use checkrein_core::codec::{Reader, Write};
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::ledger::entry::By;
 use checkrein_core::permit::{Outcome, PermitPhase, Settlement};
@@ -210,7 +210,7 @@ impl Durable {
     }
 
     /// All open permits of which `wanted` holds. Read whole: there are as many as actions are running.
-    fn permits_where(
+    pub(super) fn permits_where(
         &mut self,
         tables: &mut impl Tables,
         wanted: impl Fn(&OpenPermit) -> bool,
@@ -219,13 +219,10 @@ impl Durable {
         loop {
             let rows = tables.scan(Table::Permit, after.as_deref(), PAGE)?;
             for (key, bytes) in &rows {
-                let (body, _) = row::open(Table::Permit, key, bytes)?;
-                let bad = |why: Damaged| row::damaged(Table::Permit, key, why);
-                let open = OpenPermit::decode(body).map_err(bad)?;
-                let number = read_number(key).ok_or_else(|| bad(Damaged::Short))?;
-                if wanted(&open) {
-                    found.push((number, open));
-                }
+                // A permit that does not read keeps what it holds, and a check names it; the store goes on.
+                let open = row::open(Table::Permit, key, bytes).ok();
+                let open = open.and_then(|(body, _)| OpenPermit::decode(body).ok()).filter(&wanted);
+                found.extend(read_number(key).zip(open));
             }
             match rows.last() {
                 Some((key, _)) if rows.len() == PAGE => after = Some(key.clone()),

@@ -1,14 +1,20 @@
 //! What people and housekeeping do with records outside an admission: look at them, reset, resolve, prove.
 
+use checkrein_core::admission;
 use checkrein_core::codec::Damaged;
+use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{OperationState, Run};
 use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::ledger::entry::{By, Ending};
 use checkrein_core::meter::Meter;
+use checkrein_core::permit::{Outcome, Settlement};
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Timestamp, Window};
 
 use super::cache::{Slot, Value, table_of};
+use super::journal::Told;
+use super::permits::OpenPermit;
 use super::row::{self, read_key, write_key};
 use super::{Durable, Table, Tables};
 use crate::store::{Cursor, Page, RecordInfo, RecordState, StoreError};
@@ -39,10 +45,17 @@ impl Durable {
     ) -> Result<bool, StoreError> {
         let slot = self.find(tables, RecordKind::Operation, key)?;
         let Some(Value::Operation(operation)) = self.cache.value(slot) else { return Ok(false) };
-        let (word, digest) = (state.name(), operation.digest());
+        let (word, digest, of) = (state.name(), operation.digest(), operation.run());
+        let outcome = if matches!(state, OperationState::FailedClean) {
+            Outcome::FailedClean
+        } else {
+            Outcome::Done(None)
+        };
         let resolved = operation.resolve(run, state, now);
         if resolved {
             self.cache.mark(slot);
+            let by = if run.is_some() { By::Reconcile } else { By::Person };
+            self.end_resolved(tables, key, of, &outcome, by, now)?;
             let (gate, request) = (self.gate_of(key), digest.to_string());
             let name = key.key.escape_ascii().to_string();
             let tenant = key.tenant.escape_ascii().to_string();
@@ -56,6 +69,39 @@ impl Durable {
             self.note_event(tables, now, "resolved", &fields)?;
         }
         Ok(resolved)
+    }
+
+    /// What became of an operation is known: so is its cost. What its permit holds is released, or settled in full.
+    fn end_resolved(
+        &mut self,
+        tables: &mut impl Tables,
+        key: KeyRef<'_>,
+        run: Run,
+        outcome: &Outcome,
+        by: By,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        // Permits are looked for on the disk: those of this batch have to be there.
+        self.write(tables)?;
+        let mut name = Vec::new();
+        write_key(key, &mut name);
+        let of_run = |open: &OpenPermit| {
+            open.permit.operation.is_some_and(|(at, of)| {
+                of == run && open.records.get(usize::from(at)).is_some_and(|(_, record)| **record == *name)
+            })
+        };
+        for (number, _) in self.permits_where(tables, of_run)? {
+            let settlement = Settlement::new(outcome.clone(), Health::Neutral);
+            let ending = match outcome {
+                Outcome::FailedClean => Ending::FailedClean,
+                _ => Ending::Done,
+            };
+            let told = Told::new(ending, by).note("resolved");
+            self.with_permit(tables, number, now, Some(told), |permit, records, period_ends| {
+                admission::finish(permit, &settlement, period_ends, now, records)
+            })?;
+        }
+        Ok(())
     }
 
     pub(super) fn prove(

@@ -1,9 +1,10 @@
 //! What people and housekeeping do with records outside an admission: look at them, reset, resolve, prove.
 
-use checkrein_core::gate::breaker::Phase;
+use checkrein_core::gate::breaker::{Health, Phase};
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{Operation, OperationState, Run};
 use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::permit::{Outcome, Settlement};
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Timestamp, Window};
 use parking_lot::Mutex;
@@ -11,16 +12,50 @@ use parking_lot::Mutex;
 use super::MemoryStore;
 use super::shard::{OpenPermit, Shard};
 use super::table::Slot;
-use crate::store::{Cursor, Page, RecordInfo, RecordState};
+use crate::store::{Cursor, Page, PermitId, RecordInfo, RecordState};
 
 impl MemoryStore {
     /// Ends an operation in doubt: a person or a look-up says what happened. `false` when there is none in doubt.
     pub fn resolve(&self, key: KeyRef<'_>, run: Option<Run>, state: OperationState, now: Timestamp) -> bool {
+        let outcome = match state {
+            OperationState::FailedClean => Outcome::FailedClean,
+            _ => Outcome::Done(None),
+        };
         let hash = self.hash(key);
         let mut shard = self.lock_one(hash);
         let Some(slot) = shard.operations.find(hash, key) else { return false };
-        let operation = shard.operations.get_mut(slot).and_then(Option::as_mut);
-        operation.is_some_and(|operation| operation.resolve(run, state, now))
+        let Some(operation) = shard.operations.get_mut(slot).and_then(Option::as_mut) else { return false };
+        let of = operation.run();
+        let resolved = operation.resolve(run, state, now);
+        drop(shard);
+        if resolved {
+            // What became of it is known, and so is its cost: what its permit holds is released, or settled in full.
+            for id in self.permits_of(key.family, slot, of) {
+                // Its lease may end at the same moment; then there is nothing left to settle.
+                let _ = self.finish(id, &Settlement::new(outcome.clone(), Health::Neutral), now);
+            }
+        }
+        resolved
+    }
+
+    fn permits_of(&self, family: Family, slot: Slot, run: Run) -> Vec<PermitId> {
+        let mut found = Vec::new();
+        for (shard, number) in self.shards.iter().zip(0..) {
+            let shard = shard.lock();
+            let of_run = |open: &OpenPermit| {
+                open.permit.operation.is_some_and(|(at, of)| {
+                    let place = open.records.get(usize::from(at));
+                    of == run && place.is_some_and(|place| place.family == family && place.slot == slot)
+                })
+            };
+            let ids = shard.permits.iter().filter(|(_, open)| of_run(open));
+            found.extend(ids.map(|(Slot { index, generation }, _)| PermitId {
+                shard: number,
+                index,
+                generation,
+            }));
+        }
+        found
     }
 
     /// Records a proved value.

@@ -22,9 +22,11 @@ pub(crate) fn since_boot() -> i64 {
 }
 
 /// What tells one boot of the machine from another; empty where the system does not say, and then every start of the
-/// store counts as one.
+/// store counts as one. A container may have a time of its own since boot: its number is part of it.
 fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let space = std::fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    if boot.trim().is_empty() { String::new() } else { format!("{}/{}", boot.trim(), space.display()) }
 }
 
 /// The anchor that the body of a row says, if it was taken since the machine booted.

@@ -1,7 +1,9 @@
 //! Locks beside the file: whose turn it is to write, and which processes are alive.
 //!
-//! They are record locks of the operating system (`fcntl`): they belong to the process, a forked child does not have
-//! them, and they end with the process however it ends.
+//! They are locks of `flock`: they belong to the handle that took them, so that no other handle on the same file ends
+//! them when it is closed, as record locks would end if some part of the program copied the directory. They end with the
+//! process however it ends; a child that was forked meanwhile keeps them up, and then the process counts as alive until
+//! the child ends too, or until its leases do.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::store::StoreError;
 use crate::store::durable::Liveness;
@@ -64,7 +66,7 @@ impl WriterLock {
             return Ok(());
         }
         let wait = |file: &File| loop {
-            match fcntl_lock(file, FlockOperation::LockExclusive) {
+            match flock(file, FlockOperation::LockExclusive) {
                 Err(rustix::io::Errno::INTR) => {}
                 result => {
                     return result.map_err(|error| {
@@ -75,7 +77,7 @@ impl WriterLock {
         };
         wait(&self.queue)?;
         let writer = wait(&self.writer);
-        let _ = fcntl_lock(&self.queue, FlockOperation::Unlock);
+        let _ = flock(&self.queue, FlockOperation::Unlock);
         writer?;
         self.held = true;
         Ok(())
@@ -84,7 +86,7 @@ impl WriterLock {
     /// Waits for this process's turn, but not for ever.
     pub(super) fn acquire_within(&mut self, patience: Duration) -> Result<(), StoreError> {
         let deadline = Instant::now() + patience;
-        while fcntl_lock(&self.writer, FlockOperation::NonBlockingLockExclusive).is_err() {
+        while flock(&self.writer, FlockOperation::NonBlockingLockExclusive).is_err() {
             if Instant::now() >= deadline {
                 return Err(StoreError::NotCommitted("another process writes to the store".to_owned()));
             }
@@ -97,7 +99,7 @@ impl WriterLock {
     pub(super) fn release(&mut self) {
         if std::mem::take(&mut self.held) {
             // Unlocking a file that is open does not fail.
-            let _ = fcntl_lock(&self.writer, FlockOperation::Unlock);
+            let _ = flock(&self.writer, FlockOperation::Unlock);
         }
     }
 }
@@ -126,11 +128,17 @@ impl ProcessLocks {
     }
 }
 
+/// Whether a process that is alive has a lock in a directory.
+pub(super) fn is_used(directory: &Path) -> bool {
+    let mut locks = ProcessLocks::new(directory.to_owned());
+    processes(directory).into_iter().any(|epoch| locks.is_alive(epoch))
+}
+
 impl Liveness for ProcessLocks {
     fn claim(&mut self, epoch: u64) -> Result<(), StoreError> {
         let path = self.directory.join(Self::name(epoch));
         let file = open(&self.directory, &Self::name(epoch)).map_err(|error| failed(&path, &error))?;
-        let locked = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive);
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
         locked.map_err(|error| failed(&path, &error.into()))?;
         self.own = Some((epoch, file));
         Ok(())
@@ -143,9 +151,10 @@ impl Liveness for ProcessLocks {
         }
         let path = self.directory.join(Self::name(epoch));
         match OpenOptions::new().read(true).write(true).open(path) {
-            Ok(file) => fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_err(),
-            // A process removes its file only when it has left; a lock that cannot be looked at says nothing.
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
+            Ok(file) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_err(),
+            // A process removes its file only when it has left. A lock that is not there, or cannot be looked at, says
+            // nothing: what such a process left is moved on at the end of its leases.
+            Err(_) => true,
         }
     }
 

@@ -71,8 +71,29 @@ pub struct SqliteOptions {
     pub key: Option<PathBuf>,
     /// A file or URL that is sent each checkpoint, and asked at the start whether the ledger is the one it saw.
     pub witness: Option<String>,
+    /// Whether a small file is read whole when it is opened, and refused when records are missing.
+    pub check_at_open: bool,
     /// How often the ledger is sealed; `None` leaves that to other processes, and needs no key.
     pub seal: Option<SealEvery>,
+}
+
+impl SqliteOptions {
+    /// What these options ask for that a store opened with `others` does not give. What is left at its default asks for
+    /// nothing.
+    fn differs_from(&self, others: &Self) -> Option<&'static str> {
+        fn asks<T: PartialEq>(own: &T, default: &T, other: &T) -> bool {
+            own != default && own != other
+        }
+        let default = Self::default();
+        let differences = [
+            (asks(&self.max_keys, &default.max_keys, &others.max_keys), "cap on live keys"),
+            (asks(&self.ledger, &default.ledger, &others.ledger), "form of arguments in its ledger"),
+            (asks(&self.key, &default.key, &others.key), "ledger key"),
+            (asks(&self.witness, &default.witness, &others.witness), "witness"),
+            (asks(&self.seal, &default.seal, &others.seal), "rhythm of sealing"),
+        ];
+        differences.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)
+    }
 }
 
 /// When entries of the ledger are sealed by a signed checkpoint: until then a change of them cannot be found.
@@ -100,6 +121,7 @@ impl Default for SqliteOptions {
             ledger: Some(KeepArguments::default()),
             key: None,
             witness: None,
+            check_at_open: true,
             seal: Some(SealEvery::default()),
         }
     }
@@ -130,6 +152,7 @@ struct Opened {
     shared: Weak<Shared>,
     /// Lives as long as SQLite has the file open.
     alive: Weak<()>,
+    options: SqliteOptions,
 }
 
 /// Held while a store is opened.
@@ -139,7 +162,8 @@ static OPEN: Mutex<BTreeMap<(u64, u64), Opened>> = Mutex::new(BTreeMap::new());
 
 /// What a process that has the file open already does about opening it: SQLite must not have it twice across a fork,
 /// and a handle beside SQLite's, once closed, takes SQLite's locks on the file with it.
-fn opened_here(path: &Path, patience: Duration) -> Result<Option<SqliteStore>, StoreError> {
+fn opened_here(path: &Path, options: &SqliteOptions) -> Result<Option<SqliteStore>, StoreError> {
+    let patience = options.patience;
     let refuse = |what: &str| Err(StoreError::NotCommitted(format!("`{}` {what}", path.display())));
     let deadline = Instant::now() + patience;
     loop {
@@ -160,7 +184,12 @@ fn opened_here(path: &Path, patience: Duration) -> Result<Option<SqliteStore>, S
         if let Some(shared) = opened.shared.upgrade()
             && !shared.queue.is_closed()
         {
-            return Ok(Some(SqliteStore(shared)));
+            return match options.differs_from(&opened.options) {
+                None => Ok(Some(SqliteStore(shared))),
+                Some(what) => refuse(&format!(
+                    "is open in this process already with another {what}; engines on one file share one store"
+                )),
+            };
         }
         drop(open);
         if Instant::now() >= deadline {
@@ -182,14 +211,16 @@ impl SqliteStore {
                 "another thread of this process is opening a store".to_owned(),
             ));
         };
-        if let Some(store) = opened_here(path, options.patience)? {
+        if let Some(store) = opened_here(path, &options)? {
             return Ok(store);
         }
         let path = place::prepare(path)?;
+        let asked = options.clone();
         let (shared, alive) = Shared::start(path, options)?;
         let shared = Arc::new(shared);
         if let Some(identity) = place::identity(&shared.path) {
-            let opened = Opened { process: shared.process, shared: Arc::downgrade(&shared), alive };
+            let opened =
+                Opened { process: shared.process, shared: Arc::downgrade(&shared), alive, options: asked };
             OPEN.lock().insert(identity, opened);
         }
         Ok(Self(shared))
@@ -479,11 +510,22 @@ fn open(
     use super::durable::Tables;
     let mut lock = WriterLock::open(locks)?;
     lock.acquire()?;
+    if std::fs::metadata(path).is_ok_and(|about| about.len() == 0) && lock::is_used(locks) {
+        lock.release();
+        return Err(StoreError::NotCommitted(format!(
+            "`{}` was removed while another process has it open: end that process, or put the file back",
+            path.display()
+        )));
+    }
     let mut tables = SqliteTables::open(path, lock, options.wal_limit)?;
     tables.take_turn()?;
     if !turn() {
         tables.end_turn();
         return Err(StoreError::NotCommitted("nobody waits for it".to_owned()));
+    }
+    tables.end_turn();
+    if options.check_at_open {
+        check_small(path, &mut tables)?;
     }
     let clock = match &options.clock {
         Some(clock) => clock.clone(),
@@ -515,6 +557,27 @@ fn open(
         &mut liveness,
     )?;
     Ok((Writer::new(durable, tables, clock.clone(), liveness), clock))
+}
+
+/// A file up to this size is read whole when it is opened; a larger one when a doctor is asked.
+const CHECK_AT_OPEN: u64 = 8 << 20;
+
+/// Refuses a file whose records are not those that its last commit left: an operation that is not there any more would
+/// run again. A row that does not read is another matter, and refused when it is needed.
+fn check_small(path: &Path, tables: &mut SqliteTables) -> Result<(), StoreError> {
+    if std::fs::metadata(path).is_ok_and(|about| about.len() > CHECK_AT_OPEN) {
+        return Ok(());
+    }
+    let report = Durable::check_copy(tables)?;
+    let lost = (report.damaged.is_empty() && !report.sum_matches)
+        .then(|| "records are missing, or older than the last commit left them".to_owned());
+    match lost.or(report.signed) {
+        None => Ok(()),
+        Some(what) => Err(StoreError::Damaged(format!(
+            "`{}`: {what}; `checkrein doctor --store` says more, a backup can be restored",
+            path.display()
+        ))),
+    }
 }
 
 fn this_process() -> ProcessInfo {

@@ -55,6 +55,21 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
     // process has it open already.
     match std::fs::metadata(&path) {
         Ok(about) if !about.is_file() => return Err(error("it is not a file".to_owned())),
+        // The log and the locks lie beside a name: two names would be two stores in one file.
+        Ok(about) if about.nlink() > 1 => {
+            return Err(error("it has a second name (a hard link); remove one of the two".to_owned()));
+        }
+        Ok(_) if is_mount_point(&path) => {
+            return Err(error("it is mounted by itself; mount the directory that it lies in".to_owned()));
+        }
+        Ok(about)
+            if about.len() == 0
+                && std::fs::metadata(beside(&path, "-wal")).is_ok_and(|wal| wal.len() > 0) =>
+        {
+            return Err(error(
+                "it is empty and its log is not: the file was removed or replaced; put it back, or remove the log".to_owned(),
+            ));
+        }
         Ok(_) => {
             let may_write = rustix::fs::access(&path, Access::READ_OK | Access::WRITE_OK);
             may_write.map_err(|why| error(format!("it cannot be written: {why}")))?;
@@ -70,6 +85,26 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
         }
     }
     Ok(path)
+}
+
+/// A file beside another one.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// Whether the file itself is a mount point, as containers make them: then its log would lie elsewhere.
+#[cfg(target_os = "linux")]
+fn is_mount_point(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let name = path.to_string_lossy().replace(' ', "\\040");
+    mounts.lines().any(|line| line.split(' ').nth(4) == Some(&*name))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_mount_point(_path: &Path) -> bool {
+    false
 }
 
 /// What one file is, whatever its names.

@@ -9,6 +9,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::appends::Appends;
 use super::lock::WriterLock;
+use super::place;
 use crate::store::StoreError;
 use crate::store::durable::{Mark, Rows, SCHEMA, Table, Tables};
 use crate::testing::planted;
@@ -44,7 +45,10 @@ pub struct SqliteTables {
     commits: u32,
     /// A log larger than this, because a reader does not end, refuses further writes.
     wal_limit: u64,
-    /// A sync failed: nothing is known of what the disk holds, and nothing more is written.
+    /// The file and its log as they were when they were opened, as far as they have been seen.
+    files: [Option<(u64, u64)>; 2],
+    /// Nothing more is written, and why: a sync failed and nobody knows what the disk holds, or the file is not there any
+    /// more.
     failed: Option<String>,
 }
 
@@ -274,6 +278,7 @@ impl SqliteTables {
             appends: Appends::default(),
             commits: 0,
             wal_limit,
+            files: [None; 2],
             failed: None,
         };
         tables.set_up().map_err(|error| not_committed(&error))?;
@@ -443,14 +448,40 @@ impl SqliteTables {
         }
     }
 
+    /// The names still lead to the files that are open. A file that was removed or put in another's place goes on taking
+    /// what this process writes, and nobody will ever see it.
+    fn same_files(&mut self) -> Result<(), StoreError> {
+        let now = [place::identity(&self.path), place::identity(&self.wal_path())];
+        for (known, now) in self.files.iter_mut().zip(now) {
+            if known.is_some() && *known != now {
+                let failed = format!(
+                    "`{}` or its log was removed or replaced while it was open; see who did",
+                    self.path.display()
+                );
+                let error =
+                    StoreError::NotCommitted(format!("the store has stopped: {failed}, then start again"));
+                self.failed = Some(failed);
+                return Err(error);
+            }
+            *known = now;
+        }
+        Ok(())
+    }
+
+    fn wal_path(&self) -> PathBuf {
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        wal.into()
+    }
+
     fn begin_now(&mut self) -> Result<bool, StoreError> {
         if let Some(failed) = &self.failed {
             return Err(StoreError::NotCommitted(format!(
-                "the store has stopped because the disk failed: {failed}; look at the disk, then start again"
+                "the store has stopped: {failed}, then start again"
             )));
         }
         self.lock.acquire()?;
-        let begin = self.tame_wal().and_then(|()| {
+        let begin = self.same_files().and_then(|()| self.tame_wal()).and_then(|()| {
             let mut begin =
                 self.connection.prepare_cached("BEGIN IMMEDIATE").map_err(|e| not_committed(&e))?;
             begin.execute([]).map_err(|error| not_committed(&error))
@@ -552,7 +583,7 @@ impl Tables for SqliteTables {
                 let text = explain(&error);
                 if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
                     // What a failed sync left on the disk cannot be known, and asking again may say "done" to what is lost.
-                    self.failed = Some(text.clone());
+                    self.failed = Some(format!("the disk failed: {text}; look at the disk"));
                     Err(StoreError::Unknown(text))
                 } else {
                     Err(StoreError::NotCommitted(text))

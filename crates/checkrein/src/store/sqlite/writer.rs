@@ -16,6 +16,8 @@ use crate::store::{Step, StepResult, StoreError};
 const BATCH: usize = 256;
 /// The longest sleep: leases end and other processes die without anybody saying so.
 const IDLE: Duration = Duration::from_millis(500);
+/// The most outcomes that are kept for a store that cannot be written.
+const MOST_OWED: usize = 4_096;
 /// Between two looks for processes that have died.
 const LOOK_FOR_DEAD: Duration = Duration::from_secs(1);
 
@@ -26,11 +28,13 @@ pub(super) struct Writer {
     clock: Clock,
     liveness: ProcessLocks,
     left: bool,
+    /// Outcomes that could not be committed when they came: the actions have ended, and that stays true.
+    owed: Vec<Step>,
 }
 
 impl Writer {
     pub(super) fn new(durable: Durable, tables: SqliteTables, clock: Clock, liveness: ProcessLocks) -> Self {
-        Self { durable, tables, clock, liveness, left: false }
+        Self { durable, tables, clock, liveness, left: false, owed: Vec::new() }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -58,6 +62,7 @@ impl Writer {
     /// Leaves the store; what is asked of it later may still be written.
     pub(super) fn leave(&mut self) {
         if !std::mem::replace(&mut self.left, true) {
+            self.pay_owed();
             // What is left open is moved on by the next process, if this one cannot.
             let _ = self.durable.close(&mut self.tables, self.clock.now(), &mut self.liveness);
         }
@@ -71,7 +76,10 @@ impl Writer {
         queue.take(&mut jobs, BATCH);
         if let Err(error) = turn {
             let replies = jobs.drain(..).filter_map(|job| match job {
-                Job::Steps(batch, reply) => Some((reply, batch.len())),
+                Job::Steps(batch, reply) => {
+                    self.owe(&batch);
+                    Some((reply, batch.len()))
+                }
                 // It tries for itself, and says why it cannot.
                 Job::Call(call) => {
                     call(&mut self.durable, &mut self.tables, self.clock.now());
@@ -94,6 +102,8 @@ impl Writer {
                     if reply.take() {
                         replies.push((reply, batch.len()));
                         steps.extend(batch);
+                    } else {
+                        self.owe(&batch);
                     }
                 }
                 Job::Call(call) => {
@@ -121,12 +131,18 @@ impl Writer {
     }
 
     fn commit(&mut self, steps: Vec<Step>, replies: Vec<(Reply, usize)>) {
+        self.pay_owed();
         let lease_over = self.durable.next_due().is_some_and(|due| due <= self.clock.now());
         if steps.is_empty() && !lease_over {
             return;
         }
         match self.durable.run(&mut self.tables, &steps, self.clock.now()) {
-            Err(error) => self.tell_all(replies, &error),
+            Err(error) => {
+                if matches!(error, StoreError::NotCommitted(_)) {
+                    self.owe(&steps);
+                }
+                self.tell_all(replies, &error);
+            }
             Ok(results) => {
                 let mut results = results.into_iter();
                 let mut unwanted: Vec<StepResult> = Vec::new();
@@ -136,6 +152,25 @@ impl Writer {
                 }
                 self.give_back(&unwanted);
             }
+        }
+    }
+
+    /// Remembers the outcomes among steps that were not committed. Their callers have been told, with the results.
+    fn owe(&mut self, steps: &[Step]) {
+        let outcomes = steps.iter().filter(|step| matches!(step, Step::Finish(..)));
+        // What does not fit is in doubt when its lease ends, as after a crash.
+        self.owed.extend(outcomes.take(MOST_OWED.saturating_sub(self.owed.len())).cloned());
+    }
+
+    /// Commits what is owed, if the file can be had now.
+    fn pay_owed(&mut self) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let paid = self.durable.run(&mut self.tables, &self.owed, self.clock.now());
+        // Whether it was committed or not: after an unknown commit nothing more is written through this process.
+        if !matches!(paid, Err(StoreError::NotCommitted(_))) {
+            self.owed.clear();
         }
     }
 
