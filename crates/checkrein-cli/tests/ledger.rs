@@ -264,6 +264,31 @@ fn entries_for_people_and_for_programs() {
 }
 
 #[test]
+fn an_entry_that_is_not_strict_is_shown_with_a_warning() {
+    let mut ledger = Ledger::new();
+    ledger.fill(5);
+    let store = ledger.store();
+    let change = "UPDATE entry SET body = replace(CAST(body AS TEXT), ':', ': ') WHERE key = 2";
+    ledger.connection.execute(change, []).unwrap();
+    for output in ["text", "json"] {
+        let shown = ledger.run(&["ledger", "show", "2", "--store", &store, "--output", output]);
+        assert_eq!(shown.status.code(), Some(1), "{shown:?}");
+        assert!(text(&shown.stderr).contains("entry 2 is not"), "{shown:?}");
+        assert!(text(&shown.stdout).contains("refund"), "{shown:?}");
+        let tail = ledger.run(&["ledger", "tail", "--store", &store, "--output", output]);
+        assert_eq!(tail.status.code(), Some(1), "{tail:?}");
+        assert_eq!(text(&tail.stderr).matches("ledger_damaged").count(), 1, "{tail:?}");
+        assert!(text(&tail.stdout).matches("refund").count() > 2, "all are shown: {tail:?}");
+    }
+    ledger
+        .connection
+        .execute("UPDATE entry SET body = (SELECT body FROM entry WHERE key = 1) WHERE key = 2", [])
+        .unwrap();
+    let shown = ledger.run(&["ledger", "show", "2", "--store", &store]);
+    assert!(text(&shown.stderr).contains("entry 1 stands in the place of entry 2"), "{shown:?}");
+}
+
+#[test]
 fn wrong_use_says_what_to_do() {
     let ledger = Ledger::new();
     let store = ledger.store();

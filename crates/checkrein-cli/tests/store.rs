@@ -171,6 +171,15 @@ fn a_store_goes_into_a_backup_and_comes_back() {
     assert_eq!(run(&["doctor"], &path).status.code(), Some(0));
     let text_of = text(&run(&["restore", copy.to_str().unwrap()], &path).stdout);
     assert!(text_of.contains("lost") && text_of.contains("kept"), "{text_of}");
+    let moved = directory.path().join("moved.db");
+    let told = text(&run(&["backup", "-o", moved.to_str().unwrap()], &path).stdout);
+    assert!(told.contains("moved.db.key"), "{told}");
+    let elsewhere = directory.path().join("elsewhere.db");
+    let told = text(&run(&["restore", moved.to_str().unwrap()], &elsewhere).stdout);
+    assert!(
+        told.contains("copy the key that sealed this ledger") && told.contains("elsewhere.db.key"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -211,4 +220,41 @@ fn the_doctor_finds_what_is_wrong_and_nothing_else() {
 fn rusqlite_delete(path: &Path, table: &str) -> usize {
     let file = rusqlite::Connection::open(path).unwrap();
     file.execute(&format!("DELETE FROM {table}"), []).unwrap()
+}
+
+#[test]
+fn the_doctor_verifies_the_ledger() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = store(directory.path());
+    let sound = json(&run(&["doctor", "--output", "json"], &path));
+    assert_eq!(sound["sound"], true, "{sound}");
+    assert_eq!(sound["ledger"]["signatures_checked"], true, "{sound}");
+    assert!(sound["ledger"]["entries"].as_u64().unwrap() > 5, "{sound}");
+    assert!(sound["ledger"]["checkpoints"].as_u64().unwrap() > 0, "{sound}");
+    let copy = directory.path().join("copy.db");
+    for (change, wanted) in [
+        (
+            "UPDATE entry SET body = replace(CAST(body AS TEXT), 'shop', 'shoq') WHERE CAST(body AS TEXT) LIKE '%shop%'",
+            "is not the one that was sealed",
+        ),
+        ("DELETE FROM entry WHERE key = 2", "entry 2 is missing"),
+        ("DELETE FROM entry WHERE key < 2", "no group of 256 begins with it"),
+        ("UPDATE entry SET body = CAST(body AS TEXT) || ' ' WHERE key = 3", "entry 3 is"),
+        ("UPDATE tile SET body = zeroblob(length(body))", "does not give the root"),
+        ("DELETE FROM tile", "its tiles are over 0 entries"),
+        ("DELETE FROM checkpoint", "there is no checkpoint"),
+        (
+            "UPDATE checkpoint SET body = replace(CAST(body AS TEXT), 'time 20', 'time 21')",
+            "its signature does not hold",
+        ),
+        ("CREATE TABLE notes (x)", "`notes` that is not the store's"),
+    ] {
+        let _ = std::fs::remove_file(&copy);
+        assert_eq!(run(&["backup", "-o", copy.to_str().unwrap()], &path).status.code(), Some(0));
+        std::fs::copy(path.with_extension("db.pub"), copy.with_extension("db.pub")).unwrap();
+        rusqlite::Connection::open(&copy).unwrap().execute_batch(change).unwrap();
+        let ill = run(&["doctor"], &copy);
+        assert_eq!(ill.status.code(), Some(1), "{change}: {ill:?}");
+        assert!(text(&ill.stdout).contains(wanted), "{change}: {}", text(&ill.stdout));
+    }
 }

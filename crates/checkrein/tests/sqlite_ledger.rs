@@ -153,7 +153,10 @@ fn records_that_are_not_those_a_checkpoint_signed_are_found() {
     let change = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
     change("CREATE TABLE kept AS SELECT *, (SELECT count(*) FROM entry) AS entries FROM meta");
     make();
-    change("UPDATE meta SET body = (SELECT body FROM kept WHERE kept.key = meta.key)");
+    change(
+        "UPDATE meta SET body = (SELECT body FROM kept WHERE kept.key = meta.key) \
+         WHERE key <> CAST('sealed' AS BLOB)",
+    );
     let options = SqliteOptions { seal: None, ..SqliteOptions::default() };
     let refused = SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
     assert!(refused.contains("records are missing"), "{refused}");
@@ -164,4 +167,73 @@ fn records_that_are_not_those_a_checkpoint_signed_are_found() {
     change("DELETE FROM entry WHERE key >= (SELECT max(entries) FROM kept)");
     let found = check().unwrap_or_default();
     assert!(found.contains("commits are lost"), "{found}");
+}
+
+#[test]
+fn a_ledger_whose_checkpoints_and_tiles_were_taken_away_is_not_signed_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.db");
+    let clock = FakeClock::new(Timestamp::from_nanos(1_790_000_000_000_000_000));
+    let engine = open(&path, &clock);
+    admit(&engine, &policy(&engine), 5);
+    drop(engine);
+    let file = || rusqlite::Connection::open(&path).unwrap();
+    let count =
+        || file().query_row("SELECT count(*) FROM checkpoint", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert!(count() > 0);
+    file().execute_batch("DELETE FROM checkpoint; DELETE FROM tile").unwrap();
+    let refused = SqliteStore::open(&path, SqliteOptions::default()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("its newest checkpoint is over 0"), "{refused}");
+    assert_eq!(count(), 0, "nothing was signed");
+}
+
+#[test]
+fn no_key_is_made_for_a_ledger_that_another_sealed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.db");
+    let clock = FakeClock::new(Timestamp::from_nanos(1_790_000_000_000_000_000));
+    let engine = open(&path, &clock);
+    admit(&engine, &policy(&engine), 5);
+    drop(engine);
+    let key = keys::default_path(&path);
+    let public = std::fs::read(keys::public_path(&key)).unwrap();
+    let names = || {
+        let files = std::fs::read_dir(directory.path()).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        // What SQLite puts beside a file that it reads.
+        let own = |name: &String| !name.ends_with("-shm") && !name.ends_with("-wal");
+        names.filter(own).collect::<std::collections::BTreeSet<_>>()
+    };
+    let refused =
+        |options: SqliteOptions| SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
+    let before = names();
+    let mistyped = SqliteOptions { key: Some(directory.path().join("mistyped")), ..SqliteOptions::default() };
+    let text = refused(mistyped);
+    assert!(text.contains("mistyped") && text.contains("restore that file"), "{text}");
+    assert_eq!(names(), before, "nothing was made");
+    let aside = directory.path().join("aside");
+    std::fs::rename(&key, &aside).unwrap();
+    let text = refused(SqliteOptions::default());
+    assert!(text.contains("checkrein.db.key") && text.contains("has been sealed by a key"), "{text}");
+    // A copy has no public key beside it either.
+    let copy = directory.path().join("copy.db");
+    checkrein::store::sqlite::backup(&path, &copy).unwrap();
+    let text = SqliteStore::open(&copy, SqliteOptions::default()).map(drop).unwrap_err().to_string();
+    assert!(text.contains("copy.db.key") && text.contains("a copy of the key"), "{text}");
+    assert!(!keys::default_path(&copy).exists());
+    assert!(!key.exists());
+    assert_eq!(std::fs::read(keys::public_path(&key)).unwrap(), public);
+    let named = SqliteOptions { key: Some(aside), ..SqliteOptions::default() };
+    drop(SqliteStore::open(&path, named).unwrap());
+}
+
+#[test]
+fn a_witness_that_cannot_be_written_is_refused_before_anything_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.db");
+    for (witness, why) in [("/nonexistent/w.txt", "No such file"), ("ftp://x", "a witness is a file")] {
+        let options = SqliteOptions { witness: Some(witness.to_owned()), ..SqliteOptions::default() };
+        let text = SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
+        assert!(text.contains(witness) && text.contains(why), "{text}");
+    }
 }

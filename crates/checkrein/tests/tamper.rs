@@ -17,7 +17,7 @@ use checkrein::core::permit::{Outcome, Settlement};
 use checkrein::core::policy::{Charge, Leases, Mode};
 use checkrein::core::time::Span;
 use checkrein::engine::{CompiledPolicy, Engine, GateSpec, GateSpecKind, WindowSpec};
-use checkrein::ledger::{Database, Scope, export, keys, verify_file};
+use checkrein::ledger::{Database, Scope, audit, export, keys, verify_file};
 use checkrein::store::durable::Table;
 use checkrein::store::sqlite::{SealEvery, SqliteOptions, SqliteStore};
 use checkrein::testing::Random;
@@ -216,7 +216,10 @@ fn found(store: &Path, original: &Dump, public: &Path, checkpoint: &str) -> Foun
         .and_then(|database| export(&database, Scope::Sealed, &mut std::fs::File::create(&path).unwrap()));
     let verified = exported.and_then(|_| verify_file(&path, &key, Some(checkpoint)));
     match verified {
-        Ok(report) if report.fault.is_none() => otherwise,
+        Ok(report) if report.fault.is_none() => {
+            let audited = Database::open(store).and_then(|ledger| audit(&ledger, Some(&key)));
+            if audited.is_ok_and(|audit| audit.findings.is_empty()) { otherwise } else { Found::Check }
+        }
         _ => Found::Ledger,
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use checkrein::ledger::keys;
 use serde_json::json;
 
 use super::store::{StoreOf, refuse, size};
@@ -46,6 +47,16 @@ impl Backup {
                     self.file.display(),
                     size(bytes)
                 )?;
+                let key = keys::default_path(&path);
+                if key.exists() {
+                    let beside = keys::default_path(&self.file);
+                    writeln!(
+                        to,
+                        "its key `{}` is not in it: keep a copy elsewhere; to use the copy as a store, put one at `{}`",
+                        key.display(),
+                        beside.display()
+                    )?;
+                }
             }
             Output::Json => {
                 let (store, file) = (path.display().to_string(), self.file.display().to_string());

@@ -5,6 +5,7 @@ use std::io::Write;
 use checkrein::core::ledger::moment;
 use checkrein::core::policy::RecordKind;
 use checkrein::core::time::{Span, Timestamp};
+use checkrein::ledger::{Audit, Database, audit, keys};
 use checkrein::store::durable::Report;
 use checkrein::store::sqlite::{Examination, SqliteStore, examine};
 use checkrein::store::{Cursor, RecordState, StoreError};
@@ -73,10 +74,11 @@ impl Doctor {
             }
         };
         findings.extend(of_records(&records));
+        let ledger = if self.quick { None } else { of_ledger(&file, &mut findings) };
         let mut to = anstream::stdout().lock();
         match self.output {
-            Output::Text => write_text(&mut to, &file, &records, &findings)?,
-            Output::Json => writeln!(to, "{:#}", record(&file, &records, &findings))?,
+            Output::Text => write_text(&mut to, &file, &records, ledger.as_ref(), &findings)?,
+            Output::Json => writeln!(to, "{:#}", record(&file, &records, ledger.as_ref(), &findings))?,
         }
         Ok(if findings.is_empty() { Exit::Ok } else { Exit::Found })
     }
@@ -182,11 +184,48 @@ fn of_records(records: &Records) -> Vec<Finding> {
     findings
 }
 
+/// Checks the whole ledger, with the public key beside the store if there is one.
+fn of_ledger(file: &Examination, findings: &mut Vec<Finding>) -> Option<Audit> {
+    let mut add = |what: String, hint: &'static str| findings.push(Finding { what, hint });
+    let compare = "stop, copy the file, and compare it with a backup, an export, or what the witness saw";
+    let public = keys::public_path(&keys::default_path(&file.path));
+    let key = match public.exists().then(|| keys::load_public(&public)).transpose() {
+        Ok(key) => key,
+        Err(error) => {
+            add(error.to_string(), "put the public key of this ledger there");
+            None
+        }
+    };
+    let audited = Database::open(&file.path).and_then(|database| {
+        let unknown = database.unknown_tables()?;
+        Ok((audit(&database, key.as_ref())?, unknown))
+    });
+    match audited {
+        Ok((audit, unknown)) => {
+            audit.findings.iter().for_each(|what| add(format!("the ledger: {what}"), compare));
+            if let Some(mark) = file.mark.filter(|mark| mark.entries > audit.first + audit.entries) {
+                let kept = audit.first + audit.entries;
+                add(format!("the ledger has {kept} entries and the store wrote {}", mark.entries), compare);
+            }
+            for name in unknown {
+                let what =
+                    format!("the file has a table, view, index or trigger `{name}` that is not the store's");
+                add(what, "find out who made it; nothing of checkrein uses it");
+            }
+            Some(audit)
+        }
+        Err(error) => {
+            add(format!("the ledger cannot be read: {error}"), compare);
+            None
+        }
+    }
+}
+
 fn now() -> Timestamp {
     checkrein::clock::Clock::system().now()
 }
 
-fn record(file: &Examination, records: &Records, findings: &[Finding]) -> Value {
+fn record(file: &Examination, records: &Records, ledger: Option<&Audit>, findings: &[Finding]) -> Value {
     let processes: Vec<Value> = file
         .processes
         .iter()
@@ -217,6 +256,13 @@ fn record(file: &Examination, records: &Records, findings: &[Finding]) -> Value 
         "clock_ahead_ns": file.clock_ahead,
         "processes": processes,
         "rows": records.report.as_ref().map(|report| report.rows),
+        "ledger": ledger.map(|ledger| json!({
+            "first": ledger.first,
+            "entries": ledger.entries,
+            "sealed": ledger.sealed,
+            "checkpoints": ledger.checkpoints,
+            "signatures_checked": ledger.signatures,
+        })),
         "permits_open": records.permits,
         "in_doubt": records.in_doubt,
         "oldest_doubt_seconds": records.oldest_doubt.map(|span| span.nanos() / 1_000_000_000),
@@ -227,6 +273,7 @@ fn write_text(
     to: &mut impl Write,
     file: &Examination,
     records: &Records,
+    ledger: Option<&Audit>,
     findings: &[Finding],
 ) -> std::io::Result<()> {
     let mut line = |name: &str, value: String| writeln!(to, "{name:14}  {value}");
@@ -250,7 +297,19 @@ fn write_text(
     }
     line("open", format!("{} permits, {} operations in doubt", records.permits, records.in_doubt))?;
     if let Some(report) = &records.report {
-        line("checked", format!("{} rows, SQLite {}", report.rows, file.sqlite))?;
+        let entries = ledger.map_or(0, |ledger| ledger.entries);
+        let what = format!("{} rows, {entries} ledger entries, SQLite {}", report.rows, file.sqlite);
+        line("checked", what)?;
+    }
+    if let Some(ledger) = ledger {
+        let signed = if ledger.signatures {
+            "signatures checked"
+        } else {
+            "no public key beside it: signatures unchecked"
+        };
+        let what =
+            format!("{} entries sealed by {} checkpoints, {signed}", ledger.sealed, ledger.checkpoints);
+        line("ledger", what)?;
     }
     if findings.is_empty() {
         return writeln!(to, "\u{1b}[1;32mnothing is wrong\u{1b}[0m");

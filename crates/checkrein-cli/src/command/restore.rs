@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use checkrein::core::ledger::moment;
+use checkrein::ledger::{Database, keys};
 use checkrein::store::sqlite::{Restoration, restore};
 use serde_json::json;
 
@@ -82,6 +83,15 @@ impl Restore {
         writeln!(to, "  voided         {} open permits", done.restored.voided)?;
         if let Some(aside) = &done.aside {
             writeln!(to, "  kept           the file that was there, as `{}`", aside.display())?;
+        }
+        let key = keys::default_path(&done.path);
+        let is_sealed = Database::open(&done.path).and_then(|database| database.newest_checkpoint());
+        if !key.exists() && is_sealed.is_ok_and(|newest| newest.is_some()) {
+            writeln!(
+                to,
+                "  key            copy the key that sealed this ledger to `{}`, or name it as `ledger_key=`",
+                key.display()
+            )?;
         }
         if let Some(first) = done.report.first() {
             writeln!(to, "  damaged        {first}")?;

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use checkrein_core::ledger::proof::{ProofError, TileSource};
-use checkrein_core::ledger::tree::{Hash, hashes_of};
+use checkrein_core::ledger::tree::{Hash, TILE, hashes_of};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::LedgerError;
+use crate::store::durable::{SEALED, Table, read_sealed};
 
 /// How long to wait for somebody who has the file to himself.
 const BUSY: Duration = Duration::from_millis(800);
@@ -105,6 +106,82 @@ impl Database {
     pub fn newest_checkpoint(&self) -> Result<Option<(u64, String)>, LedgerError> {
         let sql = "SELECT key, body FROM checkpoint ORDER BY key DESC LIMIT 1";
         Ok(self.connection.prepare_cached(sql)?.query_row([], note).optional()?)
+    }
+
+    /// The newest checkpoint, if it covers everything that was ever sealed here. Tiles and checkpoints are written
+    /// together and only grow, and the store notes how far it was sealed: where these say that more was sealed than the
+    /// newest checkpoint covers, a checkpoint was removed, and what stood under it may have been changed.
+    ///
+    /// # Errors
+    /// More or less was sealed than the newest checkpoint says, or the file cannot be read.
+    pub fn newest_sealed(&self) -> Result<Option<(u64, String)>, LedgerError> {
+        // One view of the file: another process may be sealing.
+        let _view = if self.connection.is_autocommit() { Some(self.view()?) } else { None };
+        let newest = self.newest_checkpoint()?;
+        let size = newest.as_ref().map_or(0, |(size, _)| *size);
+        let by = match size {
+            0 => "there is no checkpoint: it was removed, or tiles were put there".to_owned(),
+            _ => format!("the newest checkpoint is over {size}: another was removed, or tiles were"),
+        };
+        for level in 0..8 {
+            let expected = size >> (8 * u32::from(level));
+            let found = self.hashes_at(level)?;
+            if found != expected {
+                return Err(LedgerError::Damaged(match level {
+                    0 => format!("its tiles are over {found} entries, and {by}"),
+                    _ => format!("its tiles of level {level} have {found} hashes, and {by}"),
+                }));
+            }
+        }
+        match self.noted()? {
+            Some(noted) if noted != size => {
+                Err(LedgerError::Damaged(format!("the store notes {noted} sealed entries, and {by}")))
+            }
+            _ => Ok(newest),
+        }
+    }
+
+    /// Everything that is read until it is dropped is of one instant.
+    pub(super) fn view(&self) -> Result<rusqlite::Transaction<'_>, LedgerError> {
+        Ok(self.connection.unchecked_transaction()?)
+    }
+
+    /// The tables of the file that are none of a store's.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn unknown_tables(&self) -> Result<Vec<String>, LedgerError> {
+        let sql = "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
+        let mut statement = self.connection.prepare(sql)?;
+        let names = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+        let known = |name: &String| Table::ALL.iter().any(|table| table.name() == name);
+        Ok(names.into_iter().filter(|name| !known(name)).collect())
+    }
+
+    /// The number of hashes of a level, by its last tile.
+    fn hashes_at(&self, level: u8) -> Result<u64, LedgerError> {
+        let sql = "SELECT key, length(body) FROM tile WHERE key BETWEEN ?1 AND ?2 ORDER BY key DESC LIMIT 1";
+        let (from, to) = (tile_key(level, 0), tile_key(level, u64::MAX));
+        let read = |row: &rusqlite::Row<'_>| Ok((bytes(row, 0)?, row.get::<_, i64>(1)?.unsigned_abs()));
+        let last = self
+            .connection
+            .prepare_cached(sql)?
+            .query_row([from.as_slice(), to.as_slice()], read)
+            .optional()?;
+        let index = |key: &[u8]| key.last_chunk::<8>().map_or(0, |index| u64::from_be_bytes(*index));
+        Ok(last.map_or(0, |(key, length)| index(&key).saturating_mul(TILE).saturating_add(length / 32)))
+    }
+
+    /// How far the store notes that it was sealed.
+    fn noted(&self) -> Result<Option<u64>, LedgerError> {
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'meta'";
+        if self.number(tables)? != Some(1) {
+            return Ok(None);
+        }
+        let sql = "SELECT body FROM meta WHERE key = ?1";
+        let row: Option<Vec<u8>> =
+            self.connection.prepare_cached(sql)?.query_row([SEALED], |row| bytes(row, 0)).optional()?;
+        Ok(Some(row.as_deref().map_or(Ok(0), read_sealed)?))
     }
 
     /// The checkpoint over exactly `size` entries.

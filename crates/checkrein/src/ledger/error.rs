@@ -91,7 +91,7 @@ impl LedgerError {
             Self::Passphrase(_) => "set CHECKREIN_KEY_PASSPHRASE, or run it in a terminal",
             Self::NothingSealed => "`checkrein ledger checkpoint --store sqlite:PATH` seals what is there",
             Self::Witness { .. } => {
-                "checkpoints are kept in the store, and the newest is sent again with the next one"
+                "a witness is a file that can be written, or an http(s) URL that answers; checkpoints are kept in the store meanwhile"
             }
             Self::NotFound(_) | Self::Store(_) | Self::Database(_) | Self::File { .. } => return None,
         })

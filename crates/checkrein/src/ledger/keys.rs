@@ -52,12 +52,20 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes a key: its file, which must not exist yet, and the public one beside it.
+/// Makes a key: its file and the public one beside it, neither of which must exist yet.
 ///
 /// # Errors
-/// The file exists, cannot be written, or the name cannot name a key.
+/// A file exists or cannot be written, or the name cannot name a key.
 pub fn create(path: &Path, name: Option<&str>, passphrase: Option<&str>) -> Result<Signer, LedgerError> {
     let failed = |why: &str| LedgerError::Key { path: path.to_owned(), why: why.to_owned() };
+    let beside = public_path(path);
+    if beside.exists() && !path.exists() {
+        // Whoever trusts the public key would be handed another one.
+        return Err(failed(&format!(
+            "it is not there and its public key `{}` is: restore it, or move that file away if its ledger is gone",
+            beside.display()
+        )));
+    }
     let mut seed = Zeroizing::new([0_u8; 32]);
     fill(&mut *seed).map_err(|why| failed(&why))?;
     let signer = Signer::new(name, &seed)
@@ -72,7 +80,7 @@ pub fn create(path: &Path, name: Option<&str>, passphrase: Option<&str>) -> Resu
         std::io::ErrorKind::AlreadyExists => failed("it exists already; a key is never overwritten"),
         _ => LedgerError::File { path: path.to_owned(), why: error },
     })?;
-    write_public(&public_path(path), &public)?;
+    write_public(&beside, &public)?;
     Ok(signer)
 }
 
@@ -114,7 +122,26 @@ pub fn load(
     Ok(signer)
 }
 
-/// Reads the key of a store, and makes it at first use.
+/// Reads the key of a store's ledger, and makes it at first use: for a ledger that has nothing sealed. A sealed one has
+/// one key for its whole life, and no other is made for it.
+///
+/// # Errors
+/// Those of [`load`] and [`create`], or the key of a sealed ledger is not there.
+pub fn of_ledger(
+    path: &Path,
+    is_sealed: bool,
+    passphrase: impl FnOnce() -> Option<Zeroizing<String>>,
+) -> Result<Signer, LedgerError> {
+    if is_sealed && !path.exists() {
+        let why = "it is not there, and this ledger has been sealed by a key: restore that file, or name the one \
+                   that sealed it (`ledger_key=`, `--key`); beside a copy or a restored backup goes a copy of the \
+                   key";
+        return Err(LedgerError::Key { path: path.to_owned(), why: why.to_owned() });
+    }
+    load_or_create(path, passphrase)
+}
+
+/// Reads a key, and makes it if it is not there.
 ///
 /// # Errors
 /// Those of [`load`] and [`create`].

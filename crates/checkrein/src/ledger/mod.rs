@@ -4,6 +4,7 @@
 //! later, over a connection of its own, hashes them, and has the tiles of the tree and a signed checkpoint written. What
 //! it reads is what gets signed: an entry that was damaged on the way to the disk is not sealed.
 
+mod audit;
 mod auditgate;
 mod database;
 mod error;
@@ -16,6 +17,7 @@ mod witness;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{Audit, audit};
 pub use auditgate::export_auditgate;
 pub use database::Database;
 pub use error::LedgerError;

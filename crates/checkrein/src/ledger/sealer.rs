@@ -19,10 +19,10 @@ use super::database::{signed, tile_key};
 use super::{Database, LedgerError, Witness};
 use crate::parking::{Condvar, Mutex};
 use crate::store::StoreError;
-use crate::store::durable::Table;
+use crate::store::durable::{SEALED, Table, sealed_row};
 
 /// The most entries under one new checkpoint: bounds the memory and the transaction of one sealing.
-const MOST_AT_ONCE: u64 = 4_096;
+pub(super) const MOST_AT_ONCE: u64 = 4_096;
 
 /// Entries read at once.
 const PAGE: u64 = 512;
@@ -124,9 +124,10 @@ fn row_of(tile: checkrein_core::ledger::tree::Tile) -> Row {
     Row { table: Table::Tile, key, body: tile.hashes.into_flattened() }
 }
 
-/// The newest checkpoint, if it is of this key.
+/// The newest checkpoint, if it is of this key and covers everything that was ever sealed. Otherwise nothing is signed:
+/// that would make whatever became of the entries look as if it had always been so.
 fn newest(database: &Database, signer: &Signer) -> Result<Option<Checkpoint>, LedgerError> {
-    let Some((size, note)) = database.newest_checkpoint()? else { return Ok(None) };
+    let Some((size, note)) = database.newest_sealed()? else { return Ok(None) };
     let checkpoint = signer.verifier().open(&note).map_err(LedgerError::OtherKey)?;
     if checkpoint.size != size {
         return Err(LedgerError::Damaged(format!("the checkpoint under {size} is over {}", checkpoint.size)));
@@ -218,6 +219,7 @@ impl Sealer {
         newest(&database, &signer)?;
         if let Some(witness) = &options.witness {
             witness.check(&database, &signer.verifier())?;
+            witness.ready()?;
         }
         let shared = Arc::new(Shared::default());
         let worker = Worker {
@@ -389,8 +391,16 @@ impl OwnConnection {
         let newest: Option<i64> = transaction
             .query_row("SELECT key FROM checkpoint ORDER BY key DESC LIMIT 1", [], |row| row.get(0))
             .optional()?;
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'meta'";
+        let notes = transaction.query_row(tables, [], |row| row.get::<_, i64>(0))? == 1;
         let store = Moment { now: self.now, newest: newest.map(i64::unsigned_abs), head: None };
         for row in make(&store) {
+            if let (Table::Checkpoint, true, Some(size)) = (row.table, notes, row.key.first_chunk()) {
+                let body = sealed_row(u64::from_be_bytes(*size));
+                let sql =
+                    "INSERT INTO meta (key, body) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET body = ?2";
+                transaction.execute(sql, params![SEALED, body])?;
+            }
             let sql = format!(
                 "INSERT INTO {} (key, body) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET body = ?2",
                 row.table.name()

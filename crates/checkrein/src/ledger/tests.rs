@@ -197,6 +197,38 @@ fn a_changed_tile_or_checkpoint_stops_the_sealer() {
     assert_eq!(error.code(), "ledger_damaged");
 }
 
+#[test]
+fn the_past_is_not_signed_again_after_a_checkpoint_was_taken_away() {
+    let directory = Directory::new("resign");
+    let signer = signer(1);
+    let take = "DELETE FROM checkpoint WHERE key = (SELECT max(key) FROM checkpoint)";
+    let change =
+        "UPDATE entry SET body = replace(CAST(body AS TEXT), 'tool-15\"', 'evil-15\"') WHERE key = 15";
+    for (sizes, more) in
+        [(vec![10, 20], 5), (vec![20], 5), (vec![10, 256], 0), (vec![256, 512], 1), (vec![70], 0)]
+    {
+        let path = directory.file("a.db");
+        let _ = std::fs::remove_file(&path);
+        let mut store = Store::new(path);
+        for size in sizes {
+            store.append(size - store.size);
+            store.seal(&signer);
+        }
+        assert!(store.database().newest_sealed().unwrap().is_some());
+        store.append(more);
+        store.connection.execute(take, []).unwrap();
+        assert_eq!(store.connection.execute(change, []).unwrap(), 1);
+        let before = store.database().newest_checkpoint().unwrap();
+        let error = seal(&store.database(), &*store.ground(), &signer).unwrap_err();
+        assert_eq!(error.code(), "ledger_damaged");
+        assert!(error.to_string().contains("removed"), "{error}");
+        let options = SealOptions::default();
+        let started = Sealer::start(&store.path, store.ground(), Arc::clone(&signer), options);
+        assert_eq!(started.map(drop).unwrap_err().code(), "ledger_damaged");
+        assert_eq!(store.database().newest_checkpoint().unwrap(), before, "nothing was signed");
+    }
+}
+
 /// A ground on which somebody else seals first.
 struct Faster(Arc<OwnConnection>, Arc<Signer>, PathBuf, parking_lot::Mutex<bool>);
 
@@ -280,6 +312,7 @@ fn a_sealer_that_fails_says_so_and_tries_again() {
     };
     let mut sealer =
         Sealer::start(&store.path, store.ground(), Arc::clone(&signer), options(&witness)).unwrap();
+    std::fs::remove_file(&witness).unwrap();
     std::fs::create_dir(&witness).unwrap();
     store.append(3);
     let until = |done: &dyn Fn(&Sealer) -> bool, sealer: &Sealer| {
@@ -436,6 +469,43 @@ fn key_files() {
     let names: Vec<_> =
         std::fs::read_dir(&directory.0).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "nothing temporary stays: {names:?}");
+}
+
+#[test]
+fn a_witness_that_cannot_be_is_refused_at_the_start() {
+    let directory = Directory::new("witness");
+    for text in ["ftp://x", "HTTP://x", "s3://bucket/x", ""] {
+        let error = Witness::parse(text).unwrap_err();
+        assert_eq!(error.code(), "ledger_witness", "{text}");
+        assert!(error.to_string().contains("`http://`"), "{error}");
+    }
+    let store = Store::new(directory.file("a.db"));
+    for path in [directory.file("none/w.txt"), directory.0.clone()] {
+        let witness = Witness::parse(path.to_str().unwrap()).unwrap();
+        assert_eq!(witness.ready().unwrap_err().code(), "ledger_witness");
+        let options = SealOptions { witness: Some(Arc::new(witness)), ..SealOptions::default() };
+        let error = Sealer::start(&store.path, store.ground(), signer(1), options).map(drop).unwrap_err();
+        assert_eq!(error.code(), "ledger_witness", "{}", path.display());
+    }
+    let path = directory.file("w.txt");
+    Witness::parse(&format!("file://{}", path.display())).unwrap().ready().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"");
+}
+
+#[test]
+fn a_public_key_is_not_replaced() {
+    let directory = Directory::new("public");
+    let path = directory.file("store.db.key");
+    keys::of_ledger(&path, false, || None).unwrap();
+    let public = std::fs::read(keys::public_path(&path)).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    for is_sealed in [true, false] {
+        let error = keys::of_ledger(&path, is_sealed, || None).map(drop).unwrap_err();
+        assert_eq!(error.code(), "ledger_key");
+        assert!(error.to_string().contains("store.db.key"), "{error}");
+    }
+    assert!(!path.exists());
+    assert_eq!(std::fs::read(keys::public_path(&path)).unwrap(), public);
 }
 
 #[test]

@@ -34,8 +34,16 @@ impl Witness {
     /// The witness that `text` names: an `http` or `https` URL, or a file.
     ///
     /// # Errors
-    /// This build has no TLS and the URL needs it.
+    /// This build has no TLS and the URL needs it, or the URL is of no kind that is known.
     pub fn parse(text: &str) -> Result<Self, LedgerError> {
+        let is_scheme = |scheme: &str| {
+            !scheme.is_empty() && scheme.bytes().all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(&c))
+        };
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme).filter(|scheme| is_scheme(scheme));
+        if text.is_empty() || scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https" | "file")) {
+            let why = "a witness is a file, or a URL that begins with `http://` or `https://`".to_owned();
+            return Err(LedgerError::Witness { witness: text.to_owned(), why });
+        }
         if !text.starts_with("http://") && !text.starts_with("https://") {
             let path = text.strip_prefix("file:").unwrap_or(text);
             return Ok(Self { place: Place::File(PathBuf::from(path)) });
@@ -51,6 +59,17 @@ impl Witness {
             .build()
             .into();
         Ok(Self { place: Place::Url(text.to_owned(), agent) })
+    }
+
+    /// Makes sure that a file can be appended to; it is made if it is not there. A URL is asked by [`newest`](Self::newest).
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn ready(&self) -> Result<(), LedgerError> {
+        match &self.place {
+            Place::File(path) => to_append(path).map(drop).map_err(|error| self.refused(error.to_string())),
+            Place::Url(..) => Ok(()),
+        }
     }
 
     /// Tells the witness of a checkpoint and waits until it has it.
@@ -148,12 +167,16 @@ impl std::fmt::Display for Witness {
     }
 }
 
-fn append(path: &std::path::Path, note: &str) -> std::io::Result<()> {
+fn to_append(path: &std::path::Path) -> std::io::Result<std::fs::File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+    options.open(path)
+}
+
+fn append(path: &std::path::Path, note: &str) -> std::io::Result<()> {
+    let mut file = to_append(path)?;
     // One write: two processes that append at once do not mix their notes. The line breaks in front end what a crash
     // may have left unfinished.
     file.write_all(format!("\n\n{note}").as_bytes())?;

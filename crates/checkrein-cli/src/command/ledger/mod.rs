@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkrein::core::ledger::checkpoint::Signer;
+use checkrein::core::ledger::entry::EntryView;
 use checkrein::core::time::Timestamp;
 use checkrein::ledger::{Database, LedgerError, OwnConnection, Sealed, keys, seal};
 
@@ -85,6 +86,18 @@ impl StoreOf {
     }
 }
 
+/// Warns of an entry that is not what a store writes at its place; `false` when it did.
+fn strict(seq: u64, body: &[u8]) -> bool {
+    let what = match EntryView::read(body) {
+        Ok(entry) if entry.seq == seq => return true,
+        Ok(entry) => format!("entry {} stands in the place of entry {seq}", entry.seq),
+        Err(error) => format!("entry {seq} is {error}"),
+    };
+    let error = LedgerError::Damaged(what);
+    super::print_error(&format!("{error} ({})", error.code()), error.hint());
+    false
+}
+
 /// The machine's time, in nanoseconds since 1970.
 fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -98,10 +111,8 @@ fn signer(database: &Database, given: Option<&Path>) -> Result<Arc<Signer>, Ledg
         return keys::load(path, || ask(path)).map(Arc::new);
     }
     let path = keys::default_path(database.path());
-    if database.newest_checkpoint()?.is_some() {
-        return keys::load(&path, || ask(&path)).map(Arc::new);
-    }
-    keys::load_or_create(&path, || ask(&path)).map(Arc::new)
+    let is_sealed = database.newest_sealed()?.is_some();
+    keys::of_ledger(&path, is_sealed, || ask(&path)).map(Arc::new)
 }
 
 /// Seals everything that is not sealed yet.

@@ -7,7 +7,8 @@ use checkrein::core::ledger::tree::{leaf_hash, to_hex};
 use checkrein::ledger::LedgerError;
 use serde_json::value::RawValue;
 
-use super::{StoreOf, render};
+use super::{StoreOf, render, strict};
+use crate::command::inert;
 use crate::{Exit, Output};
 
 /// Show one entry, whole
@@ -27,6 +28,7 @@ impl Show {
         let database = self.store.open()?;
         let body = database.entry(self.seq)?;
         let sealed = database.checkpoint_from(self.seq.saturating_add(1))?.map(|(size, _)| size);
+        let sound = strict(self.seq, &body);
         let hash = to_hex(&leaf_hash(&body));
         let mut stdout = anstream::stdout().lock();
         match self.output {
@@ -40,9 +42,10 @@ impl Show {
                 writeln!(stdout, r#"{{"entry":{entry},"leaf_hash":"{hash}","sealed_by":{sealed}}}"#)?;
             }
             Output::Text => {
-                let entry = EntryView::read(&body)
-                    .map_err(|error| LedgerError::Damaged(format!("entry {} is {error}", self.seq)))?;
-                render::whole(&mut stdout, &entry)?;
+                match EntryView::read(&body) {
+                    Ok(entry) => render::whole(&mut stdout, &entry)?,
+                    Err(_) => writeln!(stdout, "{}", inert(&String::from_utf8_lossy(&body)))?,
+                }
                 render::field(&mut stdout, "hash", &hash)?;
                 let sealed = sealed.map_or_else(
                     || "not yet".to_owned(),
@@ -51,6 +54,6 @@ impl Show {
                 render::field(&mut stdout, "sealed", &sealed)?;
             }
         }
-        Ok(Exit::Ok)
+        Ok(if sound { Exit::Ok } else { Exit::Found })
     }
 }

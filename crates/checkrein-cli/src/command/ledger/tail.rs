@@ -4,10 +4,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use checkrein::core::ledger::entry::EntryView;
-use checkrein::ledger::LedgerError;
 
-use super::{ListOutput, StoreOf, render};
+use super::{ListOutput, StoreOf, render, strict};
 use crate::Exit;
+use crate::command::inert;
 
 /// Between two looks for new entries.
 const LOOK: Duration = Duration::from_millis(250);
@@ -40,10 +40,11 @@ impl Tail {
             !(self.follow && self.output == ListOutput::Json),
             "an array does not end while it follows; use `--output jsonl`"
         );
-        let mut first = true;
+        let (mut first, mut sound) = (true, true);
         loop {
             let page = database.entries(next, PAGE)?;
             for (seq, body) in &page {
+                sound &= strict(*seq, body);
                 self.print(&mut stdout, *seq, body, std::mem::take(&mut first))?;
                 next = seq.saturating_add(1);
             }
@@ -58,7 +59,7 @@ impl Tail {
         if self.output == ListOutput::Json {
             writeln!(stdout, "{}", if first { "[]" } else { "\n]" })?;
         }
-        Ok(Exit::Ok)
+        Ok(if sound { Exit::Ok } else { Exit::Found })
     }
 
     fn print(&self, to: &mut impl Write, seq: u64, body: &[u8], first: bool) -> anyhow::Result<()> {
@@ -71,11 +72,10 @@ impl Tail {
                 to.write_all(if first { b"[\n" } else { b",\n" })?;
                 to.write_all(body)?;
             }
-            ListOutput::Text => {
-                let entry = EntryView::read(body)
-                    .map_err(|error| LedgerError::Damaged(format!("entry {seq} is {error}")))?;
-                render::line(to, &entry)?;
-            }
+            ListOutput::Text => match EntryView::read(body) {
+                Ok(entry) => render::line(to, &entry)?,
+                Err(_) => writeln!(to, "{seq:>7}  {}", inert(&String::from_utf8_lossy(body)))?,
+            },
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use checkrein_core::time::{Span, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use super::row::{number_key, read_number};
-use super::{Durable, Table, Tables};
+use super::{Durable, SEALED, Table, Tables, read_sealed, sealed_row};
 use crate::engine::CompiledPolicy;
 use crate::ledger::{Moment, Row as SealedRow};
 use crate::store::{OwnedAction, StoreError};
@@ -359,18 +359,21 @@ impl Durable {
             let moment = Moment { now, newest, head: Some((durable.head.commit, sum)) };
             for row in make(&moment) {
                 tables.put(row.table, &row.key, &row.body)?;
+                if let (Table::Checkpoint, Some(size)) = (row.table, read_number(&row.key)) {
+                    tables.put(Table::Meta, SEALED, &sealed_row(size))?;
+                }
                 durable.changed = true;
             }
             Ok(())
         })
     }
 
-    /// The ledger ends where the store says that it does.
+    /// The ledger ends where the store says that it does, and is sealed as far as it notes.
     pub(super) fn check_end(&self, tables: &mut impl Tables) -> Result<(), StoreError> {
         let last = tables.last(Table::Entry)?.and_then(|(key, _)| read_number(&key));
         let (entries, expected) = (last.map_or(0, |last| last + 1), self.head.next_entry);
         if entries == expected {
-            return Ok(());
+            return check_sealed(tables);
         }
         Err(StoreError::Damaged(format!(
             "the ledger has {entries} entries and the store wrote {expected}; restore a backup or look for what removed them"
@@ -393,4 +396,17 @@ impl Durable {
         let outcome = Outcome { permit: Some(permit), intent, ending, health, actual, by, note, meters: &[] };
         self.append(tables, now, Body::Outcome(&outcome)).map(drop)
     }
+}
+
+/// A checkpoint and the note of it are written together: one without the other was taken away, or put back.
+fn check_sealed(tables: &mut impl Tables) -> Result<(), StoreError> {
+    let noted = tables.get(Table::Meta, SEALED)?.as_deref().map_or(Ok(0), read_sealed)?;
+    let newest = tables.last(Table::Checkpoint)?.and_then(|(key, _)| read_number(&key)).unwrap_or(0);
+    if noted == newest {
+        return Ok(());
+    }
+    Err(StoreError::Damaged(format!(
+        "the store notes {noted} sealed ledger entries and its newest checkpoint is over {newest}: checkpoints were \
+         removed or put back; restore a backup or look for what did it"
+    )))
 }

@@ -24,6 +24,7 @@ mod records;
 mod restore;
 mod retention;
 mod row;
+mod sealed;
 mod sweep;
 mod tables;
 
@@ -34,6 +35,7 @@ pub use families::FamilyKey;
 pub use head::SCHEMA;
 pub use journal::{KeepArguments, LedgerOptions};
 pub use restore::{Mark, Restored};
+pub(crate) use sealed::{SEALED, read_sealed, sealed_row};
 pub use tables::{Row, Rows, Table, Tables};
 
 use crate::testing::planted::{Bug, is_planted};

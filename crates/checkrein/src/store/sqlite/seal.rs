@@ -35,9 +35,10 @@ impl SealPlan {
 
     fn make(path: &Path, options: &SqliteOptions, every: SealEvery) -> Result<Self, LedgerError> {
         let key = options.key.clone().unwrap_or_else(|| keys::default_path(path));
-        let signer = keys::load_or_create(&key, keys::passphrase_of_environment)?;
         let witness = options.witness.as_deref().map(Witness::parse).transpose()?.map(Arc::new);
         let is_new = std::fs::metadata(path).map_or(true, |about| about.len() == 0);
+        let is_sealed = !is_new && !key.exists() && is_sealed(path)?;
+        let signer = keys::of_ledger(&key, is_sealed, keys::passphrase_of_environment)?;
         if let Some(witness) = &witness {
             let seen = if is_new { witness.newest(&signer.verifier())? } else { None };
             if let Some(seen) = seen {
@@ -50,6 +51,7 @@ impl SealPlan {
             if !is_new {
                 witness.check(&Database::open(path)?, &signer.verifier())?;
             }
+            witness.ready()?;
         }
         let (every, within) = (every.entries, every.time);
         Ok(Self { signer: Arc::new(signer), options: SealOptions { every, within, witness } })
@@ -57,6 +59,16 @@ impl SealPlan {
 
     pub(super) fn start(self, path: &Path, queue: Arc<Queue>) -> Result<Sealer, LedgerError> {
         Sealer::start(path, Arc::new(Through(queue)), self.signer, self.options)
+    }
+}
+
+/// Whether anything of the ledger in a file was ever sealed.
+fn is_sealed(path: &Path) -> Result<bool, LedgerError> {
+    match Database::open(path) {
+        Ok(database) => Ok(database.newest_sealed()?.is_some()),
+        // Another process is just making its tables.
+        Err(LedgerError::NotFound(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
