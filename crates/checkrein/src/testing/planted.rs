@@ -38,8 +38,6 @@ pub enum Bug {
     ForgetHold,
     /// A living process is taken for a dead one.
     RecoverTheLiving,
-    /// Nobody looks after the leases that a dead process left.
-    ForgetLease,
     /// A call in doubt runs again.
     RunInDoubt,
     /// A key is forgotten together with its result.
@@ -56,7 +54,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 21] = [
         Self::SkipSync,
         Self::UnknownIsNotCommitted,
         Self::MeterOutsideStep,
@@ -72,7 +70,6 @@ impl Bug {
         Self::ReleaseStarted,
         Self::ForgetHold,
         Self::RecoverTheLiving,
-        Self::ForgetLease,
         Self::RunInDoubt,
         Self::PruneKeys,
         Self::ShareTenants,

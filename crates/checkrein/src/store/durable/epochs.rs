@@ -200,9 +200,7 @@ impl Durable {
                 let slot = self.cache.load(tables, Table::Permit, &number_key(number))?;
                 let adopted = OpenPermit { epoch: self.epoch, ..open.clone() };
                 self.cache.put(slot, Some(Value::Permit(adopted)));
-                if !is_planted(Bug::ForgetLease) {
-                    self.due.insert((open.permit.lease_until, number));
-                }
+                self.due.insert((open.permit.lease_until, number));
                 StepResult::Done
             }
         };
