@@ -78,6 +78,7 @@ class Model:
         self.spent: dict[str, list[tuple[int, int]]] = {}
         self.held: dict[str, int] = {}
         self.operations: dict[str, Operation] = {}
+        self.doubts: dict[str, Call] = {}
         self.breaker = BreakerModel()
         self.numbers = itertools.count()
 
@@ -194,6 +195,7 @@ class Model:
         if how == "unknown" and self.config.once:
             assert operation
             operation.state, operation.since = "in_doubt", now
+            self.doubts[call.key] = call
             return  # what it cost stays held
         if self.config.budget:
             self.held[call.user] -= call.cost
@@ -237,4 +239,9 @@ class Model:
             return False
         operation.state, operation.since = ("done" if done else "failed_clean"), now
         operation.result = result
+        call = self.doubts.pop(key)
+        if self.config.budget:
+            self.held[call.user] -= call.cost
+            if done:
+                self.spent.setdefault(call.user, []).append((now, call.cost))
         return True
