@@ -12,6 +12,8 @@ use checkrein::core::amount::{Amount, Unit};
 use checkrein::core::fingerprint::RequestDigest;
 use checkrein::core::gate::breaker::Health;
 use checkrein::core::gate::budget::Cost;
+use checkrein::core::gate::once::OperationState;
+use checkrein::core::key::KeyRef;
 use checkrein::core::ledger::entry::EntryView;
 use checkrein::core::permit::{Outcome, Settlement};
 use checkrein::core::policy::{Charge, Leases, Mode};
@@ -236,4 +238,33 @@ fn a_witness_that_cannot_be_written_is_refused_before_anything_is_made() {
         let text = SqliteStore::open(&path, options).map(drop).unwrap_err().to_string();
         assert!(text.contains(witness) && text.contains(why), "{text}");
     }
+}
+
+#[test]
+fn the_ledger_gives_no_digest_without_a_salt_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.db");
+    let clock = FakeClock::new(Timestamp::from_nanos(1_790_000_000_000_000_000));
+    let engine = open(&path, &clock);
+    let (keep_result, keep_key) = (Span::from_secs(60), Span::from_secs(600));
+    let once = gate("once", GateSpecKind::Once { keep_result, keep_key });
+    let gates = engine.compile(vec![once], Leases::default()).unwrap();
+    let digest = RequestDigest::from_bytes([0xab; 32]);
+    let action = Action { name: "pay", arguments: Some(b"{}"), digest: Some(digest), ..Action::default() };
+    let inputs = Inputs {
+        once: Some((KeyValue::Bytes(b"k"), digest)),
+        start: true,
+        action: Some(&action),
+        ..Inputs::default()
+    };
+    let permit = engine.admit(&gates, &inputs).permit.unwrap();
+    engine.finish(permit, &Settlement::new(Outcome::InDoubt, Health::Neutral)).unwrap();
+    let family = engine.families().first().unwrap().family;
+    let key = KeyRef { family, tenant: b"", key: b"k" };
+    assert_eq!(engine.resolve(key, None, OperationState::FailedClean), Ok(true));
+    drop(engine);
+    let entries = Database::open(&path).unwrap().entries(0, 1_000).unwrap();
+    let all: String = entries.into_iter().map(|(_, bytes)| String::from_utf8(bytes).unwrap()).collect();
+    assert!(all.contains("\"event\":\"resolved\""), "{all}");
+    assert!(!all.contains(&digest.to_string()), "{all}");
 }
