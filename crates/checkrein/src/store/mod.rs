@@ -19,6 +19,8 @@ use checkrein_core::time::Timestamp;
 mod action;
 pub mod durable;
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod sqlite;
 
 pub use action::{OwnedAction, OwnedInputs};
