@@ -204,6 +204,12 @@ impl Engine {
                 families.insert(key, family);
                 Ok(family)
             }
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => {
+                let family = store.family(&key, cooldown)?;
+                families.insert(key, family);
+                Ok(family)
+            }
         }
     }
 

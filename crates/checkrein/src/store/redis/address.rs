@@ -24,3 +24,9 @@ impl std::fmt::Debug for Address {
         f.write_str("Address")
     }
 }
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("redis")
+    }
+}

@@ -11,6 +11,27 @@ mod server;
 
 use server::Server;
 
+/// Arguments as they go over the wire.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Arguments {
+    count: u32,
+    body: Vec<u8>,
+}
+
+impl Arguments {
+    /// Adds one.
+    pub(super) fn arg(&mut self, arg: &[u8]) {
+        self.count += 1;
+        bulk(&mut self.body, arg);
+    }
+
+    /// Adds a number.
+    pub(super) fn number(&mut self, number: i64) {
+        let mut text = itoa::Buffer::new();
+        self.arg(text.format(number).as_bytes());
+    }
+}
+
 /// One script to run, with its keys and arguments as they go over the wire.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -37,6 +58,12 @@ impl Request {
     pub(super) fn arg(&mut self, arg: &[u8]) {
         self.count += 1;
         bulk(&mut self.body, arg);
+    }
+
+    /// Adds arguments.
+    pub(super) fn args(&mut self, arguments: &Arguments) {
+        self.count += arguments.count;
+        self.body.extend_from_slice(&arguments.body);
     }
 
     /// Adds a number as an argument.
