@@ -4,9 +4,9 @@
 //! not the threads, and walks through freed stacks as soon as it waits for anything: seen with the writer's thread of the
 //! parent, which nearly always waits. The standard library's wait in the memory of the lock itself.
 
-use std::sync::{MutexGuard, PoisonError};
 #[cfg(feature = "redis")]
 use std::sync::TryLockError;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// A lock. Nobody panics while holding it, so that nobody finds it half changed.

@@ -56,11 +56,7 @@ pub fn start<R: Records>(
 ///
 /// # Errors
 /// The action has started.
-pub fn release<R: Records>(
-    permit: &Permit,
-    now: impl Into<Now>,
-    records: &mut R,
-) -> Result<(), PermitError> {
+pub fn release<R: Records>(permit: &Permit, now: impl Into<Now>, records: &mut R) -> Result<(), PermitError> {
     let now = now.into();
     if permit.phase != PermitPhase::Reserved {
         return Err(PermitError::Started);

@@ -101,6 +101,10 @@ impl Engine {
             compiled.push(Gate { name: spec.name.into(), mode: spec.mode, check });
         }
         let policy = Policy::new(compiled, leases)?;
+        #[cfg(feature = "redis")]
+        if let Backend::Redis(store) = &self.0.store {
+            store.object_to(&policy)?;
+        }
         let calendar_of =
             |gate: &Gate| gate.check.record().and_then(|(_, family, _)| calendars.get(&family).cloned());
         let calendars =

@@ -29,7 +29,9 @@ use crate::store::memory::MemoryStore;
 #[cfg(feature = "redis")]
 use crate::store::redis::RedisStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Cursor, OwnedInputs, Results, OwnedSettlement, Page, PermitId, Step, StepResult, StoreError};
+use crate::store::{
+    Cursor, OwnedInputs, OwnedSettlement, Page, PermitId, Results, Step, StepResult, StoreError,
+};
 
 /// The live keys per tenant and gate, unless the builder says otherwise.
 pub const DEFAULT_MAX_KEYS: usize = 1_000_000;

@@ -42,11 +42,9 @@ impl Families {
         Some((Family(number), self.known.get(number as usize)?))
     }
 
-    /// How long a record of a family is kept.
-    pub(super) fn keeping(&self, digest: u64) -> (Window, Span) {
-        // A record of a family that only other processes know is kept for ever rather than forgotten too early.
-        self.by_digest(digest)
-            .map_or((Window::Lifetime, Span::ZERO), |(_, known)| (known.window(), known.cooldown))
+    /// How long a record of a family is kept, if this process knows it.
+    pub(super) fn keeping(&self, digest: u64) -> Option<(Window, Span)> {
+        self.by_digest(digest).map(|(_, known)| (known.window(), known.cooldown))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Family, &Known)> {
@@ -62,9 +60,8 @@ impl Families {
             known.cooldown = known.cooldown.max(cooldown);
             return (Family(number), false);
         }
-        let calendar = key.calendar.as_ref().and_then(|(period, zone)| {
-            Calendar::new(Period::parse(period)?, zone).ok()
-        });
+        let calendar =
+            key.calendar.as_ref().and_then(|(period, zone)| Calendar::new(Period::parse(period)?, zone).ok());
         self.known.push(Known { key: key.clone(), digest, cooldown, calendar });
         (Family(number), true)
     }

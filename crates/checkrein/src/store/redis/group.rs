@@ -119,7 +119,8 @@ impl Group {
         let mut request = Request::new(Script::Commit, tag);
         let versions: Vec<Vec<u8>> = self.records.iter().map(|record| record.version.expected()).collect();
         self.records.iter().for_each(|record| request.key(record.key.as_bytes()));
-        let mut writes = Writes { keys: Vec::new(), first: self.records.len() + 1, args: Arguments::default() };
+        let mut writes =
+            Writes { keys: Vec::new(), first: self.records.len() + 1, args: Arguments::default() };
         let mut puts = Writes { keys: Vec::new(), first: 0, args: Arguments::default() };
         let mut made: BTreeMap<Name, i64> = BTreeMap::new();
         for (place, record) in self.records.iter_mut().enumerate().filter(|(_, record)| record.dirty) {
@@ -138,7 +139,9 @@ impl Group {
                 let due = writes.key(name::due_key(prefix, tag));
                 let member = (record.name.record as u64).to_string();
                 match lease {
-                    Some(lease) => writes.command("ZADD", due, &[lease.to_string().as_bytes(), member.as_bytes()]),
+                    Some(lease) => {
+                        writes.command("ZADD", due, &[lease.to_string().as_bytes(), member.as_bytes()])
+                    }
                     None => writes.command("ZREM", due, &[member.as_bytes()]),
                 }
             } else if is_new && written.head.is_some() {
@@ -195,7 +198,9 @@ impl Group {
         match reply {
             Reply::Int(now) => Ok((Said::Committed, *now)),
             Reply::Array(parts) => {
-                let [Reply::Int(why), Reply::Int(now), records @ ..] = parts.as_slice() else { return Err(strange()) };
+                let [Reply::Int(why), Reply::Int(now), records @ ..] = parts.as_slice() else {
+                    return Err(strange());
+                };
                 self.install(records, prefix)?;
                 let said = match why {
                     1 => Said::Late,
@@ -331,7 +336,8 @@ impl Writes {
             self.command("HDEL", key, &numbers);
         }
         if !written.put_parts.is_empty() {
-            let numbers: Vec<String> = written.put_parts.iter().map(|(number, _)| number.to_string()).collect();
+            let numbers: Vec<String> =
+                written.put_parts.iter().map(|(number, _)| number.to_string()).collect();
             let fields = numbers.iter().zip(&written.put_parts);
             let fields: Vec<&[u8]> =
                 fields.flat_map(|(number, (_, bytes))| [number.as_bytes(), bytes.as_slice()]).collect();

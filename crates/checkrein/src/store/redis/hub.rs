@@ -106,11 +106,13 @@ impl Hub {
             return results;
         }
         let mut state = self.state.lock();
-        let queued = state.queue.iter().position(|job| job.reply.is_of(&ticket)).and_then(|at| state.queue.remove(at));
+        let queued =
+            state.queue.iter().position(|job| job.reply.is_of(&ticket)).and_then(|at| state.queue.remove(at));
         drop(state);
         let seconds = self.options.deadline.as_secs_f32();
         let text = format!("the Redis server has not answered within {seconds} s");
-        let unknown = if queued.is_some() { StoreError::NotCommitted(text) } else { StoreError::Unknown(text) };
+        let unknown =
+            if queued.is_some() { StoreError::NotCommitted(text) } else { StoreError::Unknown(text) };
         ticket.give_up().filter(|_| queued.is_none()).unwrap_or(Err(unknown))
     }
 
@@ -201,7 +203,8 @@ impl Hub {
             match outcome {
                 Ok(()) => replies.extend(jobs.into_iter().zip(tried.results.into_iter().map(Ok))),
                 Err(error) => {
-                    replies.extend(jobs.into_iter().map(|job| (job, Err::<Vec<StepResult>, _>(error.clone()))));
+                    replies
+                        .extend(jobs.into_iter().map(|job| (job, Err::<Vec<StepResult>, _>(error.clone()))));
                 }
             }
         }

@@ -233,12 +233,9 @@ impl Hub {
     fn collect_index(&self, lane: &mut Link, index: Name, deadline: Instant) -> Result<usize, StoreError> {
         let prefix = self.options.prefix.clone();
         let now = self.now(index.tag).map_or(Timestamp::MIN, |now: Now| now.earliest);
-        let families = Arc::clone(&self.families.lock());
-        let keeping = families.by_digest(index.family).map(|(_, known)| (known.window(), known.cooldown));
-        let Some((window, cooldown)) = keeping else { return Ok(0) };
         let mut requests = Vec::new();
         self.each_page(lane, index, deadline, |records| {
-            for record in records.iter().filter(|record| record.expires_at(window, cooldown) <= now) {
+            for record in records.iter().filter(|record| record.expires_at() <= now) {
                 let mut request = Request::new(Script::Commit, index.tag);
                 request.key(record.key.as_bytes());
                 request.key(format!("{}:h", record.key).as_bytes());
@@ -300,7 +297,9 @@ impl Hub {
         let mut indexes = Vec::new();
         for tag in tags {
             self.meet(lane, tag, deadline)?;
-            for (_, known) in families.iter().filter(|(_, known)| kind.is_none_or(|kind| kind == known.key.kind)) {
+            for (_, known) in
+                families.iter().filter(|(_, known)| kind.is_none_or(|kind| kind == known.key.kind))
+            {
                 indexes.push(Name { tag, kind: known.key.kind, family: known.digest, record: 0 });
             }
         }
@@ -340,8 +339,7 @@ impl Hub {
         for (place, index) in indexes.iter().enumerate().skip(cursor.shard) {
             while found.len() < limit {
                 let from = after.take().unwrap_or_default();
-                let (records, next) =
-                    self.page(&mut lane, *index, &from, limit - found.len(), deadline)?;
+                let (records, next) = self.page(&mut lane, *index, &from, limit - found.len(), deadline)?;
                 found.extend(records.iter().filter_map(|record| self.info(record)));
                 match next {
                     Some(next) => after = Some(next),
@@ -398,7 +396,7 @@ impl Hub {
         let now = self.now(record.name.tag).map_or(Timestamp::MIN, |now| now.earliest);
         let state = match record.value.as_ref()? {
             Value::Meter(meter) => {
-                let window = known.map_or(Window::Lifetime, |(_, known)| known.window());
+                let window = record.keep.0;
                 let cutoff = window.cutoff(now);
                 let (spent, count) = match window {
                     Window::Rolling(_) => (meter.spent_after(cutoff), meter.count_after(cutoff)),
@@ -425,7 +423,29 @@ impl Hub {
         Some(RecordInfo { key: Key::new(key), state })
     }
 
-    /// Takes a number for this process, and writes down the families that it counts.
+    /// Accepts the servers as they are, for every tag.
+    pub(super) fn accept_epoch(&self) -> Result<(), StoreError> {
+        let (mut lane, deadline) = (self.side_lane(), Instant::now() + LONG);
+        let tags = self.all_tags(&mut lane, deadline)?;
+        for tag in tags.into_iter().chain([Tag::STORE]) {
+            lane.accept(tag, deadline).map_err(not_committed)?;
+        }
+        Ok(())
+    }
+
+    /// The tags whose server has not been accepted.
+    pub(super) fn unaccepted(&self) -> Result<Vec<String>, StoreError> {
+        let (mut lane, deadline) = (self.side_lane(), Instant::now() + LONG);
+        let mut found = Vec::new();
+        for tag in self.all_tags(&mut lane, deadline)?.into_iter().chain([Tag::STORE]) {
+            if !lane.standing(tag, deadline).map_err(not_committed)?.accepted {
+                found.push(tag.to_string());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes a number for this process.
     pub(super) fn join(&self) -> Result<(), StoreError> {
         let (mut lane, deadline) = (self.side_lane(), Instant::now() + self.options.deadline);
         self.meet(&mut lane, Tag::STORE, deadline)?;

@@ -10,14 +10,13 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use checkrein_core::key::Family;
-use checkrein_core::policy::RecordKind;
+use checkrein_core::policy::{Policy, RecordKind};
 use checkrein_core::time::Span;
 use parking_lot::Mutex;
 
 use super::durable::FamilyKey;
 use super::{Cursor, Page, Results, Step, StepResult, StoreError};
 use crate::clock::Clock;
-use crate::engine::CompiledPolicy;
 
 mod address;
 mod families;
@@ -36,6 +35,7 @@ mod time;
 use address::Address;
 use hub::Hub;
 use job::{Plan, Planned, Reply};
+pub use link::ServerInfo;
 use name::Tag;
 
 /// How long a decision may take before it is a refusal.
@@ -104,7 +104,7 @@ impl Drop for Shared {
 }
 
 /// The stores that this process has open.
-static OPEN: Mutex<BTreeMap<String, Weak<Shared>>> = Mutex::new(BTreeMap::new());
+static OPEN: Mutex<BTreeMap<(Address, String), Weak<Shared>>> = Mutex::new(BTreeMap::new());
 
 impl RedisStore {
     /// Opens a store on a server.
@@ -115,7 +115,7 @@ impl RedisStore {
     pub fn open(url: &str, options: RedisOptions) -> Result<Self, StoreError> {
         let address = Address::parse(url)?;
         // Options are part of the name: they change what a decision comes to.
-        let name = format!("{url}\n{options:?}");
+        let name = (address.clone(), format!("{options:?}"));
         let sharing = options.clock.is_none();
         if sharing
             && let Some(open) = OPEN.try_lock_for(options.deadline)
@@ -159,7 +159,8 @@ impl RedisStore {
             // A thread of the parent that is not here may hold this lock for ever.
             let families = this.hub.families.try_lock().map(|families| Arc::clone(&families));
             let Some(families) = families else {
-                let text = "this process was forked while a policy was compiled; compile it again in the child";
+                let text =
+                    "this process was forked while a policy was compiled; compile it again in the child";
                 return Err(StoreError::NotCommitted(text.to_owned()));
             };
             *hub.families.lock() = families;
@@ -244,10 +245,41 @@ impl RedisStore {
         Ok(family)
     }
 
-    /// Why a policy must not be decided by on this store; nothing when it may.
-    pub(crate) fn objection(&self, policy: &CompiledPolicy) -> Option<StoreError> {
-        let _ = (self, policy);
-        None
+    /// Why a policy must not be decided by on this store: it promises what a failover would break.
+    pub(crate) fn object_to(&self, policy: &Policy) -> Result<(), StoreError> {
+        let hub = self.hub()?;
+        if !stage::must_last(policy) || hub.options.accept_failover_loss {
+            return Ok(());
+        }
+        let deadline = std::time::Instant::now() + hub.options.deadline;
+        let standing = hub.side_lane().standing(Tag::STORE, deadline).map_err(rounds::not_committed)?;
+        if standing.replicated { Err(StoreError::NotCommitted(stage::REPLICATED.to_owned())) } else { Ok(()) }
+    }
+
+    /// Says for every tenant that the server is to be trusted as it is now, and ends the safe mode.
+    ///
+    /// # Errors
+    /// The store is not to be had; what was accepted until then stays so.
+    pub fn accept_epoch(&self) -> Result<(), StoreError> {
+        self.hub()?.accept_epoch()
+    }
+
+    /// What is known of the servers.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn servers(&self) -> Result<Vec<ServerInfo>, StoreError> {
+        let hub = self.hub()?;
+        let deadline = std::time::Instant::now() + hub.options.deadline;
+        hub.side_lane().servers(deadline).map_err(rounds::not_committed)
+    }
+
+    /// The tenants' tags whose server is not the one that was accepted.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn unaccepted(&self) -> Result<Vec<String>, StoreError> {
+        self.hub()?.unaccepted()
     }
 
     /// At most `limit` records of a kind after a cursor, and where to go on; `None` at the end.

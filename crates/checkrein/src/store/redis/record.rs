@@ -147,8 +147,9 @@ pub(super) struct Rec {
     pub(super) version: Version,
     /// Tenant and key.
     pub(super) tuple: (Box<[u8]>, Box<[u8]>),
-    /// Longest cooldown that any policy gave it: it is kept that long.
-    pub(super) keep: Span,
+    /// The window of its family, and the longest cooldown that any policy gave it: it is kept that long, also by a process
+    /// that knows no such gate.
+    pub(super) keep: (Window, Span),
     /// Of an operation: the permit of its run.
     pub(super) permit: u64,
     /// When the server forgets it, in milliseconds since 1970.
@@ -209,7 +210,7 @@ impl Rec {
             value: None,
             version: Version::default(),
             tuple: Default::default(),
-            keep: Span::ZERO,
+            keep: (Window::Lifetime, Span::ZERO),
             permit: 0,
             expires: None,
             parts: Vec::new(),
@@ -246,7 +247,7 @@ impl Rec {
         for slot in &mut recent {
             *slot = bytes.take(4)?.first_chunk().copied().map_or(0, u32::from_le_bytes);
         }
-        let (keep, permit) = (bytes.span()?, bytes.small()?);
+        let (keep, permit) = ((bytes.window()?, bytes.span()?), bytes.small()?);
         let tuple = (bytes.blob()?.into(), bytes.blob()?.into());
         let body = bytes.blob()?;
         bytes.end()?;
@@ -274,10 +275,11 @@ impl Rec {
         Ok(Self { value: Some(value), version, tuple, keep, permit, parts, ..Self::none(name, key.into()) })
     }
 
-    /// When it may be forgotten, as far as the record itself says.
-    pub(super) fn expires_at(&self, window: Window, cooldown: Span) -> Timestamp {
+    /// When it may be forgotten.
+    pub(super) fn expires_at(&self) -> Timestamp {
+        let (window, cooldown) = self.keep;
         match &self.value {
-            Some(Value::Meter(meter)) => meter.expires(window, cooldown.max(self.keep)),
+            Some(Value::Meter(meter)) => meter.expires(window, cooldown),
             Some(Value::Breaker(breaker)) => breaker.expires(),
             Some(Value::Operation(operation)) => operation.expires(),
             Some(Value::Fact(fact)) => fact.expires,
@@ -287,16 +289,13 @@ impl Rec {
     }
 
     /// The bytes of what has changed, under the id of the write that takes them to the server.
-    pub(super) fn write(
-        &mut self,
-        id: u64,
-        (window, cooldown): (Window, Span),
-        now: Option<Now>,
-    ) -> Written {
+    pub(super) fn write(&mut self, id: u64, keeping: Option<(Window, Span)>, now: Option<Now>) -> Written {
         self.dirty = false;
-        self.keep = self.keep.max(cooldown);
-        let expires_at = self.expires_at(window, cooldown);
-        let forgotten = matches!(&self.value, Some(Value::Meter(meter)) if meter.expires(window, cooldown) == Timestamp::MIN);
+        if let Some((window, cooldown)) = keeping {
+            self.keep = (window, self.keep.1.max(cooldown));
+        }
+        let expires_at = self.expires_at();
+        let forgotten = matches!(&self.value, Some(Value::Meter(_))) && expires_at == Timestamp::MIN;
         if self.value.is_none() || forgotten {
             let written = Written { drop_parts: std::mem::take(&mut self.parts), ..Written::default() };
             *self = Self::none(self.name, std::mem::take(&mut self.key));
@@ -326,7 +325,8 @@ impl Rec {
         out.flag(has_parts);
         out.number(self.version.writes.into());
         self.version.recent.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
-        out.span(self.keep);
+        out.window(self.keep.0);
+        out.span(self.keep.1);
         out.number(self.permit.into());
         out.blob(&self.tuple.0);
         out.blob(&self.tuple.1);

@@ -81,7 +81,8 @@ impl Hub {
             return Err(StoreError::NotCommitted(text));
         }
         let standing = self.meet(lane, tag, deadline)?;
-        let now = self.now(tag).ok_or_else(|| StoreError::NotCommitted("the time is not known".to_owned()))?;
+        let now =
+            self.now(tag).ok_or_else(|| StoreError::NotCommitted("the time is not known".to_owned()))?;
         let families = Arc::clone(&self.families.lock());
         let setting = Setting {
             prefix: &self.options.prefix,
@@ -208,9 +209,8 @@ impl Hub {
             };
             let Some((micros, records)) = reply.split_first() else { continue };
             let micros = number(micros);
-            match self.estimates.lock().get_mut(&tag) {
-                Some(estimate) => estimate.learn(sent, Instant::now(), micros),
-                None => {}
+            if let Some(estimate) = self.estimates.lock().get_mut(&tag) {
+                estimate.learn(sent, Instant::now(), micros);
             }
             let over = group.tried.fence.is_none_or(|fence| micros > fence);
             match group.fate(records, prefix)? {
@@ -251,7 +251,8 @@ impl Hub {
 fn opened(group: &Group) -> impl Iterator<Item = (u64, Vec<Name>)> {
     group.tried.opened.iter().filter_map(|(number, _)| {
         let is_it = |name: &Name| name.kind == checkrein_core::policy::RecordKind::Permit;
-        let record = group.records.iter().rev().find(|r| is_it(&r.name) && r.name.record == u128::from(*number))?;
+        let record =
+            group.records.iter().rev().find(|r| is_it(&r.name) && r.name.record == u128::from(*number))?;
         match &record.value {
             Some(Value::Permit(open)) => {
                 Some((*number, std::iter::once(record.name).chain(open.records.iter().copied()).collect()))
@@ -273,7 +274,7 @@ pub(super) fn number(reply: &Reply) -> i64 {
     if let Reply::Int(number) = reply { *number } else { 0 }
 }
 
-/// Runs one look, and returns what it says after the time... and the time in front.
+/// Runs one look, and returns what it says, the time in front.
 pub(super) fn one(lane: &mut Link, request: Request, deadline: Instant) -> Result<Vec<Reply>, StoreError> {
     match lane.run(&[request], deadline).pop() {
         Some(Ok(Reply::Array(reply))) => Ok(reply),

@@ -8,7 +8,7 @@ use checkrein_core::gate::once::{Operation, OperationState, Run};
 use checkrein_core::key::KeyRef;
 use checkrein_core::meter::Meter;
 use checkrein_core::permit::{Outcome, Permit, Settlement};
-use checkrein_core::policy::{Check, RecordKind};
+use checkrein_core::policy::{Check, Policy, RecordKind};
 use checkrein_core::time::{Now, Timestamp, Window};
 use smallvec::SmallVec;
 
@@ -19,6 +19,11 @@ use super::name::Tag;
 use super::record::{Name, Open, Rec, Value};
 use crate::engine::CompiledPolicy;
 use crate::store::{OwnedInputs, OwnedSettlement, PermitId, Step, StepResult};
+
+pub(super) const REPLICATED: &str = "the Redis server is replicated, and a failover loses what it acknowledged last: \
+     once keys and hard budgets are refused unless accept_failover_loss is set";
+const CHANGED: &str = "the Redis server is not the one that was accepted, or has started again, and may have lost what it \
+     acknowledged: once keys and hard budgets are refused until `checkrein doctor --accept-epoch` says that it is all there";
 
 /// What steps need besides records.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +111,8 @@ impl Records for Places<'_> {
     fn has_room(&mut self) -> bool {
         self.places.iter().filter_map(|place| self.records.get(*place)).all(|record| {
             let same = |full: &Name| full.kind == record.name.kind && full.family == record.name.family;
-            record.value.is_some() || matches!(record.name.kind, RecordKind::Fact)
+            record.value.is_some()
+                || matches!(record.name.kind, RecordKind::Fact)
                 || !self.full.iter().any(same)
         })
     }
@@ -143,12 +149,12 @@ impl<'a> Stage<'a> {
         match &planned.step {
             Step::Admit(policy, inputs) => self.admit(policy, inputs, places, number),
             Step::Peek(policy, inputs) => self.peek(policy, inputs, places),
-            Step::Start(_) => {
-                self.with_permit(places, |permit, records, _| admission::start(permit, now, records).map(|()| true))
-            }
-            Step::Release(_) => {
-                self.with_permit(places, |permit, records, _| admission::release(permit, now, records).map(|()| false))
-            }
+            Step::Start(_) => self.with_permit(places, |permit, records, _| {
+                admission::start(permit, now, records).map(|()| true)
+            }),
+            Step::Release(_) => self.with_permit(places, |permit, records, _| {
+                admission::release(permit, now, records).map(|()| false)
+            }),
             Step::Finish(_, settlement) => self.finish(places, settlement),
             Step::Expire(_) => self.expire(places),
             Step::Resolve(_, run, state) => done(self.resolve(places, *run, state)),
@@ -203,16 +209,12 @@ impl<'a> Stage<'a> {
     /// Why nothing that must not be lost is decided on this server now.
     fn distrust(&self, policy: &CompiledPolicy) -> Option<Admission> {
         let Setting { standing, accept_failover_loss, .. } = self.setting;
-        if (standing.accepted && (!standing.replicated || accept_failover_loss)) || !must_last(policy) {
+        if (standing.accepted && (!standing.replicated || accept_failover_loss))
+            || !must_last(policy.policy())
+        {
             return None;
         }
-        let text = if standing.accepted {
-            "the Redis server is replicated, and a failover loses what it acknowledged last: once keys and hard budgets \
-             are refused unless accept_failover_loss is set"
-        } else {
-            "the Redis server is not the one that was accepted, or has started again, and may have lost what it \
-             acknowledged: once keys and hard budgets are refused until `checkrein doctor --accept-epoch`"
-        };
+        let text = if standing.accepted { REPLICATED } else { CHANGED };
         Some(Admission::store_error(Code::StoreError, text))
     }
 
@@ -230,7 +232,8 @@ impl<'a> Stage<'a> {
         let names = places.iter().filter_map(|place| self.records.get(*place)).map(|record| record.name);
         let open = Open { records: names.collect(), permit };
         if let Some((at, _)) = open.permit.operation
-            && let Some(operation) = places.get(usize::from(at)).and_then(|place| self.records.get_mut(*place))
+            && let Some(operation) =
+                places.get(usize::from(at)).and_then(|place| self.records.get_mut(*place))
         {
             operation.permit = number;
         }
@@ -267,7 +270,9 @@ impl<'a> Stage<'a> {
         places: &[usize],
         step: impl FnOnce(&mut Permit, &mut Places<'_>, &[Timestamp]) -> Result<bool, PermitError>,
     ) -> StepResult {
-        let Some((&at, places)) = places.split_first() else { return StepResult::Refused(PermitError::Finished) };
+        let Some((&at, places)) = places.split_first() else {
+            return StepResult::Refused(PermitError::Finished);
+        };
         let Some(Value::Permit(open)) = self.records.get(at).and_then(|record| record.value.as_ref()) else {
             return StepResult::Refused(PermitError::Finished);
         };
@@ -337,7 +342,9 @@ impl<'a> Stage<'a> {
 
     fn prove(&mut self, places: &[usize], key: KeyRef<'_>, fact: Fact) -> bool {
         let full = self.full;
-        let Some(record) = places.first().and_then(|place| self.records.get_mut(*place)) else { return false };
+        let Some(record) = places.first().and_then(|place| self.records.get_mut(*place)) else {
+            return false;
+        };
         match &mut record.value {
             Some(Value::Fact(known)) => known.expires = known.expires.max(fact.expires),
             _ if full.iter().any(|full| full.family == record.name.family) => return false,
@@ -351,7 +358,9 @@ impl<'a> Stage<'a> {
     }
 
     fn reset(&mut self, places: &[usize]) -> bool {
-        let Some(record) = places.first().and_then(|place| self.records.get_mut(*place)) else { return false };
+        let Some(record) = places.first().and_then(|place| self.records.get_mut(*place)) else {
+            return false;
+        };
         match &mut record.value {
             Some(Value::Meter(meter)) => meter.reset(),
             Some(Value::Breaker(breaker)) => breaker.reset(),
@@ -363,8 +372,8 @@ impl<'a> Stage<'a> {
 }
 
 /// Whether a decision by this policy must not be forgotten by a server that takes another's place.
-pub(super) fn must_last(policy: &CompiledPolicy) -> bool {
-    policy.policy().gates().iter().any(|gate| match &gate.check {
+pub(super) fn must_last(policy: &Policy) -> bool {
+    policy.gates().iter().any(|gate| match &gate.check {
         Check::Once(_) => true,
         Check::Budget(budget) => budget.hard,
         _ => false,
