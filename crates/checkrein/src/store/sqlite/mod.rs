@@ -300,6 +300,14 @@ impl SqliteStore {
         }
     }
 
+    /// Runs `work` in the writer's thread, with the store to itself; nobody waits for it.
+    pub(crate) fn call_unwaited(
+        &self,
+        work: impl FnOnce(&mut Durable, &mut SqliteTables, Timestamp) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.0.push(Job::Call(Box::new(work)))
+    }
+
     /// The number of a family's definition, made if need be.
     pub(crate) fn family(&self, key: FamilyKey, cooldown: Span) -> Result<Family, StoreError> {
         self.call(move |durable, tables, now| durable.family(tables, &key, cooldown, now))
@@ -549,7 +557,7 @@ fn open(
         &mut tables,
         Options {
             max_keys: options.max_keys,
-            ledger: options.ledger.map(|arguments| LedgerOptions { arguments, salt }),
+            ledger: options.ledger.map(|arguments| LedgerOptions { arguments, salt: draw_salt }),
         },
         clock.now(),
         &process,
@@ -592,7 +600,7 @@ fn is_open_here(path: &Path) -> bool {
 }
 
 /// A salt for one entry.
-fn salt() -> Option<[u8; SALT_LENGTH]> {
+pub(crate) fn draw_salt() -> Option<[u8; SALT_LENGTH]> {
     let mut salt = [0; SALT_LENGTH];
     getrandom::fill(&mut salt).ok().map(|()| salt)
 }
