@@ -199,6 +199,7 @@ impl Server {
         }
         if let Some(dir) = &self.tls {
             command.arg("--tls").arg("--cacert").arg(dir.join("ca.crt"));
+            command.arg("--cert").arg(dir.join("client.crt")).arg("--key").arg(dir.join("client.key"));
         }
         let output = command.args(words).stdin(Stdio::null()).output().unwrap();
         let mut text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();

@@ -572,3 +572,6 @@ fn put(results: &mut [Option<Result<Value, LinkError>>], number: usize, reply: R
         *result = Some(reply);
     }
 }
+
+#[cfg(test)]
+mod tests;
