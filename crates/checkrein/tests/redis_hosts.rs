@@ -1,6 +1,7 @@
 //! Many processes on one Redis server: what they admit together is what one would.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "how a child tells its parent")]
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
