@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use checkrein_core::time::Now;
@@ -42,6 +42,11 @@ pub(super) struct Hub {
     pub(super) tags: Mutex<HashSet<Tag>>,
     /// Permits that nobody has: their admission was not known to be committed when its caller was told.
     pub(super) orphans: Mutex<VecDeque<(u64, Vec<Name>)>>,
+    /// For what is not a decision.
+    pub(super) side: Mutex<Link>,
+    /// Where the look after leases goes on.
+    pub(super) next_tag: AtomicUsize,
+    keeping_house: AtomicBool,
     state: Mutex<State>,
     came: Condvar,
     pub(super) closed: AtomicBool,
@@ -63,8 +68,9 @@ struct State {
 
 impl Hub {
     pub(super) fn new(address: Address, options: RedisOptions, seed: u64) -> Self {
-        let lanes = (0..LANES).map(|_| Link::new(address.clone(), &options.prefix)).collect();
+        let lanes: Vec<Link> = (0..LANES).map(|_| Link::new(address.clone(), &options.prefix)).collect();
         let (queue, busy, cache) = (VecDeque::new(), HashSet::new(), HashMap::new());
+        let side = Mutex::new(Link::new(address.clone(), &options.prefix));
         Self {
             pid: std::process::id(),
             address,
@@ -74,6 +80,9 @@ impl Hub {
             estimates: Mutex::default(),
             tags: Mutex::default(),
             orphans: Mutex::default(),
+            side,
+            next_tag: AtomicUsize::new(0),
+            keeping_house: AtomicBool::new(false),
             state: Mutex::new(State { queue, busy, lanes, cache, workers: 0, asleep: 0 }),
             came: Condvar::default(),
             closed: AtomicBool::new(false),
@@ -180,8 +189,10 @@ impl Hub {
             let mut state = self.came.wait_until(state, Instant::now() + pause);
             state.asleep -= 1;
             drop(state);
-            if kept_house.elapsed() >= pause && !self.closed.load(Ordering::Acquire) {
+            let closed = self.closed.load(Ordering::Acquire);
+            if kept_house.elapsed() >= pause && !closed && !self.keeping_house.swap(true, Ordering::AcqRel) {
                 self.keep_house();
+                self.keeping_house.store(false, Ordering::Release);
                 kept_house = Instant::now();
             }
         }
