@@ -7,7 +7,7 @@ use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::Operation;
 use checkrein_core::json::{self, Limits};
 use checkrein_core::ledger::checkpoint::{Checkpoint, Note, Signer, VerifierKey, decode, encode};
-use checkrein_core::ledger::entry::{EntryView, is_canonical};
+use checkrein_core::ledger::entry::{DraftView, Drained, EntryView, LARGEST_INTEGER, is_canonical};
 use checkrein_core::ledger::export::Line;
 use checkrein_core::ledger::proof::{ConsistencyProof, InclusionProof, verify_consistency, verify_inclusion};
 use checkrein_core::ledger::verify::Verifier;
@@ -18,10 +18,11 @@ use checkrein_core::permit::Permit;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub(crate) const TARGETS: [Target; 7] = [
+pub(crate) const TARGETS: [Target; 8] = [
     ("strict_json", strict_json),
     ("canonical_form", canonical_form),
     ("entry", entry),
+    ("draft", draft),
     ("checkpoint", checkpoint),
     ("proof", proof),
     ("export", export),
@@ -61,6 +62,18 @@ pub(crate) fn entry(data: &[u8]) {
         *byte ^= 1;
         assert_ne!(EntryView::read(&changed).as_ref(), Ok(&view));
     }
+}
+
+/// What is read as a draft is canonical and no entry, and becomes an entry that says the same.
+pub(crate) fn draft(data: &[u8]) {
+    let Ok(view) = DraftView::read(data) else { return };
+    assert!(is_canonical(data));
+    assert!(EntryView::read(data).is_err());
+    let (seq, drained) = (LARGEST_INTEGER, Drained { number: view.source.draft, ..Drained::default() });
+    let mut bytes = Vec::new();
+    view.number(seq, &drained, &mut bytes);
+    let expected = EntryView { seq, source: Some((view.source, drained)), ..view.entry };
+    assert_eq!(EntryView::read(&bytes).as_ref(), Ok(&expected));
 }
 
 /// What parses has one form; nothing opens that this key did not sign.

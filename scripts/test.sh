@@ -65,6 +65,7 @@ if [ "$what" = all ]; then
     step "wheel" install_wheel
     step "stubs" .venv/bin/python -m mypy.stubtest checkrein._native \
         --mypy-config-file pyproject.toml --allowlist tests/python/stubtest-allowlist.txt
+    step "redis server" scripts/redis-server.sh
     step "python tests" python_tests
 fi
 

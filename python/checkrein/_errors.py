@@ -16,3 +16,9 @@ class StoreUnavailable(NotImplementedError):
 
     def __reduce__(self) -> tuple[type[StoreUnavailable], tuple[str]]:
         return type(self), (self.store,)
+
+
+class UnreadableRecord(ValueError):
+    """What a key of a store holds is no record of ours; nothing was changed. `.code` is `store_corrupt`."""
+
+    code = "store_corrupt"

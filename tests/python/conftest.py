@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from redis_servers import own_redis_server, redis_cluster, redis_server
 
 import checkrein
+
+__all__ = ["own_redis_server", "redis_cluster", "redis_server"]
 
 SOURCE_TREE = Path(__file__).resolve().parents[2] / "python"
 

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::ledger::checkpoint::Signer;
 use checkrein_core::ledger::entry::{
-    Arguments, Body, By, Decision, Ending, Entry, Event, Identity, Outcome, Verdict,
+    Arguments, Body, By, Decision, Draft, DraftView, Drained, Ending, Entry, Event, Identity, Outcome,
+    ShortId, Source, Verdict,
 };
 use checkrein_core::ledger::export::{Header, checkpoint_line, hashes_line};
 use checkrein_core::ledger::proof::TileSource;
@@ -62,7 +63,7 @@ impl Ledger {
         self.tiles.extend(tiles.map(|tile| ((tile.level, tile.index), tile.hashes)));
     }
 
-    /// Entries of every kind; every 150th is followed by a checkpoint.
+    /// Entries of every kind, some of them decided in a store that hosts share; every 150th is followed by a checkpoint.
     fn filled(seed: u8, count: u64, word: &str) -> Self {
         let mut ledger = Self::new(seed);
         for seq in 0..count {
@@ -76,7 +77,7 @@ impl Ledger {
             };
             let outcome = Outcome {
                 permit: Some(seq),
-                intent: Some(seq),
+                intent: (seq % 16 < 12).then_some(seq),
                 ending: Ending::InDoubt,
                 health: Health::Neutral,
                 actual: &[],
@@ -90,7 +91,11 @@ impl Ledger {
                 _ => Body::Decision(&decision),
             };
             let time = Timestamp::from_nanos(seq.cast_signed());
-            Entry { seq, time, epoch: 1, body }.write(&mut bytes);
+            if seq % 16 < 12 {
+                Entry { seq, time, epoch: 1, body }.write(&mut bytes);
+            } else {
+                bytes = drained(seq, time, body);
+            }
             ledger.push(bytes);
             if (seq + 1) % 150 == 0 || seq + 1 == count {
                 ledger.seal();
@@ -112,6 +117,17 @@ impl Ledger {
         }
         lines
     }
+}
+
+/// The entry of a draft.
+fn drained(seq: u64, time: Timestamp, body: Body<'_>) -> Vec<u8> {
+    let id = |byte| ShortId::from_bytes([byte; 8]);
+    let intent = (seq % 4 == 3).then(|| id(4));
+    let source = Source { store: id(1), host: id(2), tag: id(3), draft: seq, intent };
+    let (mut draft, mut bytes) = (Vec::new(), Vec::new());
+    Draft { time, epoch: 1, source, salt: Some([6; 16]), body }.write(&mut draft);
+    DraftView::read(&draft).unwrap().number(seq, &Drained { time, list: id(5), number: seq }, &mut bytes);
+    bytes
 }
 
 fn file_of(lines: &Lines) -> Vec<u8> {

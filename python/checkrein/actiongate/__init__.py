@@ -24,13 +24,14 @@ from .core import (
 )
 from .emitter import Emitter
 from .engine import Engine
-from .store import AsyncMemoryStore, AsyncStore, MemoryStore, RedisStore, Store
+from .store import AsyncMemoryStore, AsyncRedisStore, AsyncStore, MemoryStore, RedisStore, Store
 
 __version__ = "0.3.0"
 
 __all__ = [
     "MISSING",
     "AsyncMemoryStore",
+    "AsyncRedisStore",
     "AsyncStore",
     "BlockReason",
     "Blocked",

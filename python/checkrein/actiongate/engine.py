@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from checkrein import _native
 from checkrein._dropin import chosen, unchanged
+from checkrein._redis.pairing import paired
 from checkrein._wrap import wrap
 
 from .core import Blocked, Decision, Gate, Mode, Policy, Result
@@ -44,6 +45,7 @@ class Engine(_native.ActionGateEngine):
             async_store = AsyncSQLiteStore(store) if async_store is None else async_store
         own: Any = chosen(store, "check_and_reserve")
         awaited: Any = chosen(async_store, "check_and_reserve")
+        own, awaited = paired(own, awaited, clock)
         if own is None:
             own = MemoryStore(_share=awaited) if _is_native(awaited, AsyncMemoryStore) else MemoryStore()
         if awaited is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from checkrein import _native
-from checkrein._errors import StoreUnavailable
 
 from .core import Gate, Policy
+from .redis import AsyncRedisStore, RedisStore
+
+__all__ = ["AsyncMemoryStore", "AsyncRedisStore", "AsyncStore", "MemoryStore", "RedisStore", "Store"]
 
 
 class Store(Protocol):
@@ -62,10 +64,3 @@ class AsyncMemoryStore(_native.ActionGateStore):
     async def clear_all(self) -> None:  # type: ignore[override]
         """Forget every gate."""
         super().clear_all()
-
-
-class RedisStore:
-    """Counts in Redis, shared by many processes. Not part of this release."""
-
-    def __init__(self, client: Any, prefix: str = "actiongate") -> None:
-        raise StoreUnavailable("RedisStore")

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from checkrein import _native
 from checkrein._dropin import chosen, unchanged
+from checkrein._redis.pairing import paired
 from checkrein._wrap import wrap
 
 from . import _bounded
@@ -47,6 +48,7 @@ class Engine(_native.BudgetGateEngine):
             async_store = AsyncSQLiteStore(store) if async_store is None else async_store
         own: Any = chosen(store, "check_and_reserve")
         awaited: Any = chosen(async_store, "check_and_reserve")
+        own, awaited = paired(own, awaited, clock)
         if own is None:
             own = MemoryStore(_share=awaited) if _is_native(awaited, AsyncMemoryStore) else MemoryStore()
         if awaited is None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_servers import Server, fresh_prefix
 
 from checkrein import actiongate, actiongate_openai, auditgate, budgetgate, rulegate
 
@@ -199,10 +200,12 @@ def test_d13_a_narrower_policy_forgets_nothing() -> None:
     assert engine.check(GATE, hours).blocked
 
 
-def test_d14_the_redis_store_says_that_it_is_not_there_yet() -> None:
-    for package in (actiongate, budgetgate):
-        with pytest.raises(Exception, match="Redis"):
-            package.RedisStore(object())
+def test_d14_a_client_of_bytes_counts_from_its_first_call(redis_server: Server) -> None:
+    for decode in (False, True):
+        client = redis_server.client(decode_responses=decode)
+        engine = actiongate.Engine(store=actiongate.RedisStore(client, fresh_prefix()))
+        first = engine.check(GATE, actiongate.Policy(max_calls=1, window=60))
+        assert (first.allowed, first.calls_in_window, first.time_since_last) == (True, 1, None)
 
 
 def test_d15_a_gate_without_its_engine_is_an_error() -> None:
@@ -224,11 +227,58 @@ def test_d19_a_running_reservation_counts_however_old() -> None:
     assert engine.check(LEDGER, Decimal("1"), budget).blocked, "the spend is visible when it is settled"
 
 
+def test_d16_hosts_share_a_window_whatever_their_uptimes(redis_server: Server) -> None:
+    client, prefix = redis_server.client(), fresh_prefix()
+    policy = actiongate.Policy(max_calls=2, window=60)
+    old, new = (actiongate.Engine(store=actiongate.RedisStore(client, prefix)) for _ in range(2))
+    assert [engine.check(GATE, policy).allowed for engine in (new, new, old, old)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    refused = old.check(GATE, policy)
+    assert refused.time_since_last is not None
+    assert 0 <= refused.time_since_last < 60
+
+
+def test_d17_a_call_one_window_old_counts_on_redis_as_in_memory(redis_server: Server) -> None:
+    for store in (None, actiongate.RedisStore(redis_server.client(), fresh_prefix())):
+        now = [5.0]
+        engine = actiongate.Engine(store=store, clock=lambda now=now: now[0])  # type: ignore[misc]
+        policy = actiongate.Policy(max_calls=1, window=60)
+        assert engine.check(GATE, policy).allowed
+        now[0] = 65.0
+        assert engine.check(GATE, policy).blocked
+        now[0] = 65.001
+        assert engine.check(GATE, policy).allowed
+
+
+def test_d17_a_cooldown_does_not_end_a_lifetime_on_redis(redis_server: Server) -> None:
+    client, prefix = redis_server.client(), fresh_prefix()
+    engine = actiongate.Engine(store=actiongate.RedisStore(client, prefix))
+    assert engine.check(GATE, actiongate.Policy(max_calls=1, window=None, cooldown=1)).allowed
+    assert [client.pttl(key) for key in client.scan_iter(match=f"{prefix}*")] == [-1]
+
+
 def test_d22_identities_are_tuples() -> None:
     engine = actiongate.Engine()
     policy = actiongate.Policy(max_calls=1, window=60)
     assert engine.check(actiongate.Gate("a:b", "c", "d"), policy).allowed
     assert engine.check(actiongate.Gate("a", "b:c", "d"), policy).allowed
+
+
+def test_d22_neither_identities_nor_prefixes_collide_on_redis(redis_server: Server) -> None:
+    client, app = redis_server.client(), fresh_prefix("app")
+    policy = actiongate.Policy(max_calls=1, window=60)
+    one, other = (
+        actiongate.Engine(store=actiongate.RedisStore(client, each)) for each in (app, f"{app}:other")
+    )
+    assert one.check(actiongate.Gate("a:b", "c", "d"), policy).allowed
+    assert one.check(actiongate.Gate("a", "b:c", "d"), policy).allowed
+    assert other.check(GATE, policy).allowed
+    one.clear_all()
+    assert other.check(GATE, policy).blocked
 
 
 def test_d18_a_cooldown_that_has_exactly_passed_is_over() -> None:

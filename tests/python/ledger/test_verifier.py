@@ -23,6 +23,15 @@ import verifier
 CASES = Path(__file__).resolve().parents[2] / "cases" / "ledger"
 NAME = "example.com/python"
 Edit = dict[str, Any]
+OUTBOX: dict[str, Any] = {
+    "draft": 4,
+    "drained": "2026-11-21T10:18:31.000000000Z",
+    "host": "0123456789abcdef",
+    "list": "00000000000000aa",
+    "number": 0,
+    "store": "ffffffffffffffff",
+    "tag": "1111111111111111",
+}
 
 
 def command() -> Path:
@@ -65,7 +74,16 @@ class Writer:
     def fill(self, count: int) -> None:
         """Append entries of several kinds."""
         for number in range(count):
-            if number % 3 == 0:
+            if number % 5 == 4:
+                outbox = {
+                    **OUTBOX,
+                    "number": number,
+                    **({"intent": "00000000000000bb"} if number % 2 else {}),
+                }
+                self.append(
+                    kind="outcome", outcome="done", health="success", by="lease", outbox=outbox, version=2
+                )
+            elif number % 3 == 0:
                 self.append(
                     kind="event", event="opened", fields={"ü": "\u0001", "\U0001f600": "", "\ufb01": "x"}
                 )
@@ -225,6 +243,14 @@ def test_a_ledger_of_several_groups_written_in_python(tmp_path: Path) -> None:
         {"kind": "outcome", "outcome": "done", "health": "success"},
         {"kind": "outcome", "outcome": "done", "health": "success", "by": "caller", "actual": ["1.0"]},
         {"kind": "intent", "version": 2},
+        {"kind": "intent", "outbox": OUTBOX},
+        {"kind": "intent", "outbox": OUTBOX, "version": 3},
+        {"kind": "intent", "outbox": OUTBOX, "version": 2, "intent": 0},
+        {"kind": "intent", "outbox": {**OUTBOX, "salt": "0" * 32}, "version": 2},
+        {"kind": "intent", "outbox": {**OUTBOX, "host": "0123456789ABCDEF"}, "version": 2},
+        {"kind": "intent", "outbox": {**OUTBOX, "number": None}, "version": 2},
+        {"kind": "event", "event": "x", "outbox": {"draft": 4}, "version": 2},
+        {"kind": "event", "event": "x", "outbox": {}, "version": 2},
         {"kind": "intent", "seq": 1},
     ],
 )

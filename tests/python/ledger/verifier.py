@@ -197,6 +197,7 @@ TIME = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):
 FIRST_TIME, LAST_TIME = "1677-09-21T00:12:44.000000000Z", "2262-04-11T23:47:16.854775807Z"
 AMOUNT = re.compile(r"-?(0|[1-9]\d{0,26})(\.\d{0,11}[1-9])?")
 HEX = re.compile(r"[0-9a-f]{64}")
+SHORT_ID = re.compile(r"[0-9a-f]{16}")
 
 
 def _is_text(value: Any) -> bool:
@@ -226,6 +227,10 @@ def _is_amount(value: Any) -> bool:
 
 def _is_hex(value: Any) -> bool:
     return isinstance(value, str) and bool(HEX.fullmatch(value))
+
+
+def _is_short_id(value: Any) -> bool:
+    return isinstance(value, str) and bool(SHORT_ID.fullmatch(value))
 
 
 def _is_retry(value: Any) -> bool:
@@ -278,7 +283,23 @@ EVERY: dict[str, Check] = {
     "seq": _is_integer,
     "time": _is_time,
     "epoch": _is_integer,
-    "version": lambda value: _is_integer(value) and value == 1,
+}
+# The version says whether the entry was decided in a store that several hosts share.
+OWN: dict[str, Check] = {"version": lambda value: _is_integer(value) and value == 1}
+SHARED: dict[str, Check] = {
+    "version": lambda value: _is_integer(value) and value == 2,
+    "outbox": _object(
+        {
+            "draft": _is_integer,
+            "drained": _is_time,
+            "host": _is_short_id,
+            "list": _is_short_id,
+            "number": _is_integer,
+            "store": _is_short_id,
+            "tag": _is_short_id,
+        },
+        {"intent": _is_short_id},
+    ),
 }
 DECISION: dict[str, Check] = {
     "action": _object({}, dict.fromkeys(NAMES, _is_full)),
@@ -307,11 +328,10 @@ def _fields(value: Any) -> bool:
     )
 
 
-FORMS: list[Check] = [
-    _object({**EVERY, "kind": _one_of("intent", "refusal", "replay")}, DECISION),
-    _object(
+KINDS: list[tuple[dict[str, Check], dict[str, Check]]] = [
+    ({"kind": _one_of("intent", "refusal", "replay")}, DECISION),
+    (
         {
-            **EVERY,
             "kind": _one_of("outcome"),
             "outcome": _one_of("done", "failed_clean", "in_doubt"),
             "health": _one_of("success", "failure", "neutral"),
@@ -319,7 +339,17 @@ FORMS: list[Check] = [
         },
         OUTCOME,
     ),
-    _object({**EVERY, "kind": _one_of("event"), "event": _is_full}, {"fields": _fields}),
+    ({"kind": _one_of("event"), "event": _is_full}, {"fields": _fields}),
+]
+
+
+def _without_intent(optional: dict[str, Check]) -> dict[str, Check]:
+    return {name: check for name, check in optional.items() if name != "intent"}
+
+
+FORMS: list[Check] = [
+    *(_object({**EVERY, **OWN, **needed}, optional) for needed, optional in KINDS),
+    *(_object({**EVERY, **SHARED, **needed}, _without_intent(optional)) for needed, optional in KINDS),
 ]
 
 

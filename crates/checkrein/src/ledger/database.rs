@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::ledger::proof::{ProofError, TileSource};
 use checkrein_core::ledger::tree::{Hash, TILE, hashes_of};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::LedgerError;
-use crate::store::durable::{SEALED, Table, read_sealed};
+use crate::store::durable::{HOST_KEY, SEALED, Table, read_host, read_sealed};
 
 /// How long to wait for somebody who has the file to himself.
 const BUSY: Duration = Duration::from_millis(800);
@@ -141,6 +142,14 @@ impl Database {
         }
     }
 
+    /// The name of the host whose ledger it is beside a store that several hosts share; nothing if it is none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the row is not what was written.
+    pub fn host(&self) -> Result<Option<ShortId>, LedgerError> {
+        Ok(self.meta(HOST_KEY)?.as_deref().map(read_host).transpose()?)
+    }
+
     /// Everything that is read until it is dropped is of one instant.
     pub(super) fn view(&self) -> Result<rusqlite::Transaction<'_>, LedgerError> {
         Ok(self.connection.unchecked_transaction()?)
@@ -174,14 +183,24 @@ impl Database {
 
     /// How far the store notes that it was sealed.
     fn noted(&self) -> Result<Option<u64>, LedgerError> {
+        if !self.has_meta()? {
+            return Ok(None);
+        }
+        Ok(Some(self.meta(SEALED)?.as_deref().map_or(Ok(0), read_sealed)?))
+    }
+
+    fn has_meta(&self) -> Result<bool, LedgerError> {
         let tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'meta'";
-        if self.number(tables)? != Some(1) {
+        Ok(self.number(tables)? == Some(1))
+    }
+
+    /// A row of the store's single values.
+    fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        if !self.has_meta()? {
             return Ok(None);
         }
         let sql = "SELECT body FROM meta WHERE key = ?1";
-        let row: Option<Vec<u8>> =
-            self.connection.prepare_cached(sql)?.query_row([SEALED], |row| bytes(row, 0)).optional()?;
-        Ok(Some(row.as_deref().map_or(Ok(0), read_sealed)?))
+        Ok(self.connection.prepare_cached(sql)?.query_row([key], |row| bytes(row, 0)).optional()?)
     }
 
     /// The checkpoint over exactly `size` entries.

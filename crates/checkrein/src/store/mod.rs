@@ -100,6 +100,9 @@ pub enum StepResult {
     Failed(StoreError),
 }
 
+/// What steps came to.
+pub type Results = Result<Vec<StepResult>, StoreError>;
+
 /// Why a batch did not commit. Never vague about whether it may have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {

@@ -68,7 +68,7 @@ fn first_from(database: &Database, time: Timestamp) -> Result<u64, LedgerError> 
         let body = database.entry(middle)?;
         let entry = EntryView::read(&body)
             .map_err(|error| LedgerError::Damaged(format!("entry {middle} is {error}")))?;
-        if entry.time < time { low = middle + 1 } else { high = middle }
+        if entry.committed() < time { low = middle + 1 } else { high = middle }
     }
     Ok(low)
 }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
-use super::LARGEST_INTEGER;
+use super::{LARGEST_INTEGER, SALT_LENGTH, ShortId};
 use crate::canonical_json::{compare_keys, write_float};
 use crate::json::MAX_DEPTH;
 use crate::ledger::moment;
@@ -44,6 +44,11 @@ impl<'a> Cursor<'a> {
 
     pub(super) const fn fail<T>(&self, expected: &'static str) -> Read<T> {
         Err(EntryError { offset: self.place, expected })
+    }
+
+    /// How many bytes have been read.
+    pub(super) const fn place(&self) -> usize {
+        self.place
     }
 
     fn rest(&self) -> &'a [u8] {
@@ -182,6 +187,37 @@ impl<'a> Cursor<'a> {
         self.place = self.place.saturating_add(64);
         self.expect("\"")?;
         Ok(digest)
+    }
+
+    /// Reads eight bytes in lower-case hexadecimal digits.
+    pub(super) fn short_id(&mut self) -> Read<ShortId> {
+        self.hex().map_or_else(|| self.fail("16 hexadecimal digits"), |bytes| Ok(ShortId::from_bytes(bytes)))
+    }
+
+    /// Reads a salt in lower-case hexadecimal digits.
+    pub(super) fn salt(&mut self) -> Read<[u8; SALT_LENGTH]> {
+        self.hex().map_or_else(|| self.fail("32 hexadecimal digits"), Ok)
+    }
+
+    /// Reads so many bytes in lower-case hexadecimal digits; steps over nothing else.
+    fn hex<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let digits = self.rest().strip_prefix(b"\"")?.get(..2 * N)?;
+        let mut bytes = [0; N];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            for digit in pair {
+                let value = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'a'..=b'f' => digit - b'a' + 10,
+                    _ => return None,
+                };
+                *byte = *byte << 4 | value;
+            }
+        }
+        let closed = self.rest().get(2 * N + 1) == Some(&b'"');
+        closed.then(|| {
+            self.place = self.place.saturating_add(2 * N + 2);
+            bytes
+        })
     }
 
     /// Reads an amount: digits, and a fraction of at most twelve that does not end in a zero.

@@ -5,6 +5,7 @@
 
 mod cursor;
 mod digest;
+mod draft;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod write;
 
 pub use cursor::{EntryError, is_canonical};
 pub use digest::{SALT_LENGTH, keyed_request, salted_arguments};
+pub use draft::{Draft, DraftView, Drained, ShortId, Source};
 pub use read::{ArgumentsView, EntryView, Kind, MeterView, ReasonView};
 
 use crate::amount::Amount;
@@ -20,8 +22,11 @@ use crate::fingerprint::RequestDigest;
 use crate::gate::breaker::Health;
 use crate::time::Timestamp;
 
-/// The version of the form that this code writes.
+/// The version of an entry that was decided in the store that the ledger belongs to.
 pub const VERSION: u64 = 1;
+
+/// The version of an entry that was decided in a store that several hosts share, and says where it came from.
+pub const SHARED_VERSION: u64 = 2;
 
 /// The largest integer of an entry: 2^53 - 1, which every reader of JSON keeps exactly.
 pub const LARGEST_INTEGER: u64 = (1 << 53) - 1;

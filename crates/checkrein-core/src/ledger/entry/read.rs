@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::cursor::{Cursor, EntryError};
-use super::{By, Ending, LARGEST_ENTRY, Repeated, Request, VERSION};
+use super::draft::Spans;
+use super::{By, Drained, Ending, LARGEST_ENTRY, Repeated, Request, SHARED_VERSION, Source, VERSION};
 use crate::canonical_json::compare_keys;
 use crate::fingerprint::RequestDigest;
 use crate::time::Timestamp;
@@ -80,6 +81,8 @@ pub struct EntryView<'a> {
     pub event: Option<Cow<'a, str>>,
     /// Of an event: more about it, in the order of the names.
     pub fields: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// Of an entry that was decided in a store that several hosts share: where it came from, and how it got here.
+    pub source: Option<(Source, Drained)>,
 }
 
 /// The arguments as they were kept.
@@ -132,16 +135,16 @@ impl<'a> EntryView<'a> {
     /// # Errors
     /// If the bytes are not the canonical form of an entry of a version this code knows.
     pub fn read(bytes: &'a [u8]) -> Read<Self> {
-        if bytes.len() > LARGEST_ENTRY {
-            return Err(EntryError { offset: LARGEST_ENTRY, expected: "at most 16 MiB" });
-        }
-        let text = std::str::from_utf8(bytes)
-            .map_err(|error| EntryError { offset: error.valid_up_to(), expected: "UTF-8" })?;
-        let mut members = Members { cursor: Cursor::new(text), any: false };
-        members.cursor.expect("{")?;
+        let mut members = Members::of(bytes)?;
         let entry = members.entry()?;
         members.cursor.end()?;
         Ok(entry)
+    }
+
+    /// When it was committed in the ledger: by the ledger's clock, which does not run backwards.
+    #[must_use]
+    pub fn committed(&self) -> Timestamp {
+        self.source.map_or(self.time, |(_, drained)| drained.time)
     }
 
     fn new(kind: Kind, seq: u64, time: Timestamp, epoch: u64) -> Self {
@@ -165,17 +168,40 @@ impl<'a> EntryView<'a> {
             note: None,
             event: None,
             fields: Vec::new(),
+            source: None,
         }
     }
+}
+
+/// Reads a draft: the entry without its number, where it comes from, and where these stand in the bytes.
+pub(super) fn draft(bytes: &[u8]) -> Read<(EntryView<'_>, Spans)> {
+    let mut members = Members { draft: Some(Spans::default()), ..Members::of(bytes)? };
+    let entry = members.entry()?;
+    members.cursor.end()?;
+    Ok((entry, members.draft.unwrap_or_default()))
 }
 
 /// Reads the members of an object one by one; those that may be absent are asked for by name.
 struct Members<'a> {
     cursor: Cursor<'a>,
     any: bool,
+    /// Of a draft: what an entry does not have.
+    draft: Option<Spans>,
 }
 
 impl<'a> Members<'a> {
+    /// Begins with the object that the bytes are.
+    fn of(bytes: &'a [u8]) -> Read<Self> {
+        if bytes.len() > LARGEST_ENTRY {
+            return Err(EntryError { offset: LARGEST_ENTRY, expected: "at most 16 MiB" });
+        }
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| EntryError { offset: error.valid_up_to(), expected: "UTF-8" })?;
+        let mut members = Self { cursor: Cursor::new(text), any: false, draft: None };
+        members.cursor.expect("{")?;
+        Ok(members)
+    }
+
     fn has(&mut self, name: &'static str) -> bool {
         let here =
             if self.any { self.cursor.took_name(b",\"", name) } else { self.cursor.took_name(b"\"", name) };
@@ -246,16 +272,72 @@ impl<'a> Members<'a> {
             None if !is_decision && self.has("event") => self.event(&mut entry)?,
             None => self.decision(&mut entry)?,
         }
-        self.must_have("seq")?;
-        entry.seq = self.cursor.integer()?;
+        match &mut self.draft {
+            Some(spans) => spans.seq = self.cursor.place(),
+            None => {
+                self.must_have("seq")?;
+                entry.seq = self.cursor.integer()?;
+            }
+        }
         self.must_have("time")?;
         entry.time = self.cursor.time()?;
         self.must_have("version")?;
-        if self.cursor.integer()? != VERSION {
+        let version = self.cursor.integer()?;
+        if entry.source.is_none() && version != VERSION {
             return self.cursor.fail("version 1");
+        }
+        if entry.source.is_some() && (version != SHARED_VERSION || entry.intent.is_some()) {
+            return self.cursor.fail("version 2, and no entry of this ledger as the intent");
         }
         self.cursor.expect("}")?;
         Ok(entry)
+    }
+
+    /// Reads where an entry comes from, if it says so. A draft has to.
+    fn outbox(&mut self, entry: &mut EntryView<'a>) -> Read<()> {
+        if self.draft.is_some() {
+            self.must_have("outbox")?;
+        } else if !self.has("outbox") {
+            return Ok(());
+        }
+        let from = self.cursor.place();
+        entry.source = Some(self.object(Self::source)?);
+        let to = self.cursor.place();
+        if let Some(spans) = &mut self.draft {
+            spans.outbox = from..to;
+        }
+        Ok(())
+    }
+
+    fn source(&mut self) -> Read<(Source, Drained)> {
+        let is_draft = self.draft.is_some();
+        let mut drained = Drained::default();
+        self.must_have("draft")?;
+        let draft = self.cursor.integer()?;
+        if !is_draft {
+            self.must_have("drained")?;
+            drained.time = self.cursor.time()?;
+        }
+        self.must_have("host")?;
+        let host = self.cursor.short_id()?;
+        let intent = if self.has("intent") { Some(self.cursor.short_id()?) } else { None };
+        if !is_draft {
+            self.must_have("list")?;
+            drained.list = self.cursor.short_id()?;
+            self.must_have("number")?;
+            drained.number = self.cursor.integer()?;
+        }
+        if is_draft && self.has("salt") {
+            let salt = self.cursor.salt()?;
+            if let Some(spans) = &mut self.draft {
+                spans.salt = Some(salt);
+            }
+        }
+        self.must_have("store")?;
+        let store = self.cursor.short_id()?;
+        self.must_have("tag")?;
+        let tag = self.cursor.short_id()?;
+        Ok((Source { store, host, tag, draft, intent }, drained))
     }
 
     fn decision(&mut self, entry: &mut EntryView<'a>) -> Read<()> {
@@ -271,6 +353,7 @@ impl<'a> Members<'a> {
         if self.has("observed") {
             entry.observed = self.list(Self::reason)?;
         }
+        self.outbox(entry)?;
         entry.permit = self.optional_integer("permit")?;
         if self.has("policy") {
             entry.policy = Some(self.cursor.digest()?);
@@ -316,6 +399,7 @@ impl<'a> Members<'a> {
         if self.has("note") {
             entry.note = Some(self.full_text()?);
         }
+        self.outbox(entry)?;
         self.must_have("outcome")?;
         let ending = match &*self.cursor.string()? {
             "done" => Ending::Done,
@@ -357,7 +441,7 @@ impl<'a> Members<'a> {
         self.must_have("kind")?;
         self.cursor.expect("\"event\"")?;
         entry.kind = Kind::Event;
-        Ok(())
+        self.outbox(entry)
     }
 
     fn identity(&mut self) -> Read<Vec<(&'static str, Cow<'a, str>)>> {

@@ -3,7 +3,8 @@
 use smallvec::SmallVec;
 
 use super::{
-    Arguments, Body, Decision, Entry, Event, Identity, Outcome, Repeated, Request, VERSION, health_word,
+    Arguments, Body, Decision, Draft, Drained, Entry, Event, Identity, Outcome, Repeated, Request,
+    SALT_LENGTH, SHARED_VERSION, Source, VERSION, health_word,
 };
 use crate::amount::Amount;
 use crate::canonical_json::{compare_keys, write_string};
@@ -17,93 +18,151 @@ impl Entry<'_> {
     /// Arguments kept in full must be canonical JSON already: they are copied.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut object = Members::open(out);
-        match &self.body {
-            Body::Decision(decision) => self.write_decision(decision, &mut object),
-            Body::Outcome(outcome) => self.write_outcome(outcome, &mut object),
-            Body::Event(event) => self.write_event(event, &mut object),
-        }
+        write_body(&self.body, self.epoch, None, &mut object);
         object.integer("seq", self.seq);
         object.time("time", self.time);
         object.integer("version", VERSION);
         object.close();
     }
+}
 
-    fn write_decision(&self, decision: &Decision<'_>, object: &mut Members<'_>) {
-        write_identity(&decision.action, object);
-        match &decision.arguments {
-            Arguments::None => {}
-            Arguments::Full(bytes) => {
-                let mut arguments = object.object("arguments");
-                arguments.raw("value", bytes);
-                arguments.close();
-            }
-            Arguments::Digest(digest) => object.digest("arguments", "digest", digest),
-        }
-        object.integer("epoch", self.epoch);
-        object.optional("intent", decision.intent);
-        object.text("kind", decision.verdict.word());
-        write_meters(decision.meters, object);
-        write_reasons("observed", decision.observed, object);
-        object.optional("permit", decision.permit);
-        if let Some(policy) = &decision.policy {
-            write_hex(policy, object.name("policy"));
-        }
-        write_reasons("reasons", decision.reasons, object);
-        if let Some(Repeated { count, first, last }) = decision.repeated {
-            let mut repeated = object.object("repeated");
-            repeated.integer("count", count);
-            repeated.time("first", first);
-            repeated.time("last", last);
-            repeated.close();
-        }
-        match &decision.request {
-            Request::None => {}
-            Request::Digest(digest) => object.digest("request", "digest", digest.as_bytes()),
-            Request::Keyed(digest) => object.digest("request", "keyed", digest),
-        }
+impl Draft<'_> {
+    /// Appends the canonical bytes of this draft.
+    ///
+    /// Arguments kept in full must be canonical JSON already: they are copied.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut object = Members::open(out);
+        write_body(&self.body, self.epoch, Some((&self.source, self.salt.as_ref())), &mut object);
+        object.time("time", self.time);
+        object.integer("version", SHARED_VERSION);
+        object.close();
     }
+}
 
-    fn write_outcome(&self, outcome: &Outcome<'_>, object: &mut Members<'_>) {
-        if !outcome.actual.is_empty() {
-            let out = object.name("actual");
-            out.push(b'[');
-            for (place, amount) in outcome.actual.iter().enumerate() {
-                if place > 0 {
-                    out.push(b',');
-                }
-                write_amount(*amount, out);
-            }
-            out.push(b']');
-        }
-        object.text("by", outcome.by.word());
-        object.integer("epoch", self.epoch);
-        object.text("health", health_word(outcome.health));
-        object.optional("intent", outcome.intent);
-        object.text("kind", "outcome");
-        write_meters(outcome.meters, object);
-        object.unless_empty("note", outcome.note);
-        object.text("outcome", outcome.ending.word());
-        object.optional("permit", outcome.permit);
-    }
+/// The source of a draft, and its salt.
+type Outbox<'a> = Option<(&'a Source, Option<&'a [u8; SALT_LENGTH]>)>;
 
-    fn write_event(&self, event: &Event<'_>, object: &mut Members<'_>) {
-        object.integer("epoch", self.epoch);
-        object.text("event", event.name);
-        if !event.fields.is_empty() {
-            let mut sorted: SmallVec<[(&str, &str); 8]> = SmallVec::from_slice(event.fields);
-            sorted.sort_by(|left, right| compare_keys(left.0, right.0));
-            sorted.dedup_by(|later, earlier| later.0 == earlier.0);
-            let mut fields = object.object("fields");
-            for (name, value) in sorted {
-                fields.separate();
-                write_string(name, fields.out);
-                fields.out.push(b':');
-                write_string(value, fields.out);
-            }
-            fields.close();
-        }
-        object.text("kind", "event");
+/// Writes the members of a body, and between them those that every entry has up to `seq`.
+fn write_body(body: &Body<'_>, epoch: u64, outbox: Outbox<'_>, object: &mut Members<'_>) {
+    match body {
+        Body::Decision(decision) => write_decision(decision, epoch, outbox, object),
+        Body::Outcome(outcome) => write_outcome(outcome, epoch, outbox, object),
+        Body::Event(event) => write_event(event, epoch, outbox, object),
     }
+}
+
+fn write_decision(decision: &Decision<'_>, epoch: u64, outbox: Outbox<'_>, object: &mut Members<'_>) {
+    write_identity(&decision.action, object);
+    match &decision.arguments {
+        Arguments::None => {}
+        Arguments::Full(bytes) => {
+            let mut arguments = object.object("arguments");
+            arguments.raw("value", bytes);
+            arguments.close();
+        }
+        Arguments::Digest(digest) => object.digest("arguments", "digest", digest),
+    }
+    object.integer("epoch", epoch);
+    object.optional("intent", decision.intent);
+    object.text("kind", decision.verdict.word());
+    write_meters(decision.meters, object);
+    write_reasons("observed", decision.observed, object);
+    write_outbox(outbox, object);
+    object.optional("permit", decision.permit);
+    if let Some(policy) = &decision.policy {
+        write_hex(policy, object.name("policy"));
+    }
+    write_reasons("reasons", decision.reasons, object);
+    if let Some(Repeated { count, first, last }) = decision.repeated {
+        let mut repeated = object.object("repeated");
+        repeated.integer("count", count);
+        repeated.time("first", first);
+        repeated.time("last", last);
+        repeated.close();
+    }
+    match &decision.request {
+        Request::None => {}
+        Request::Digest(digest) => object.digest("request", "digest", digest.as_bytes()),
+        Request::Keyed(digest) => object.digest("request", "keyed", digest),
+    }
+}
+
+fn write_outcome(outcome: &Outcome<'_>, epoch: u64, outbox: Outbox<'_>, object: &mut Members<'_>) {
+    if !outcome.actual.is_empty() {
+        let out = object.name("actual");
+        out.push(b'[');
+        for (place, amount) in outcome.actual.iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            write_amount(*amount, out);
+        }
+        out.push(b']');
+    }
+    object.text("by", outcome.by.word());
+    object.integer("epoch", epoch);
+    object.text("health", health_word(outcome.health));
+    object.optional("intent", outcome.intent);
+    object.text("kind", "outcome");
+    write_meters(outcome.meters, object);
+    object.unless_empty("note", outcome.note);
+    write_outbox(outbox, object);
+    object.text("outcome", outcome.ending.word());
+    object.optional("permit", outcome.permit);
+}
+
+fn write_event(event: &Event<'_>, epoch: u64, outbox: Outbox<'_>, object: &mut Members<'_>) {
+    object.integer("epoch", epoch);
+    object.text("event", event.name);
+    if !event.fields.is_empty() {
+        let mut sorted: SmallVec<[(&str, &str); 8]> = SmallVec::from_slice(event.fields);
+        sorted.sort_by(|left, right| compare_keys(left.0, right.0));
+        sorted.dedup_by(|later, earlier| later.0 == earlier.0);
+        let mut fields = object.object("fields");
+        for (name, value) in sorted {
+            fields.separate();
+            write_string(name, fields.out);
+            fields.out.push(b':');
+            write_string(value, fields.out);
+        }
+        fields.close();
+    }
+    object.text("kind", "event");
+    write_outbox(outbox, object);
+}
+
+fn write_outbox(outbox: Outbox<'_>, object: &mut Members<'_>) {
+    if let Some((source, salt)) = outbox {
+        write_source(source, None, salt, object.name("outbox"));
+    }
+}
+
+/// Writes where a draft or an entry comes from.
+pub(super) fn write_source(
+    source: &Source,
+    drained: Option<&Drained>,
+    salt: Option<&[u8; SALT_LENGTH]>,
+    out: &mut Vec<u8>,
+) {
+    let mut object = Members::open(out);
+    object.integer("draft", source.draft);
+    if let Some(drained) = drained {
+        object.time("drained", drained.time);
+    }
+    object.hex("host", &source.host.to_bytes());
+    if let Some(intent) = source.intent {
+        object.hex("intent", &intent.to_bytes());
+    }
+    if let Some(drained) = drained {
+        object.hex("list", &drained.list.to_bytes());
+        object.integer("number", drained.number);
+    }
+    if let Some(salt) = salt {
+        object.hex("salt", salt);
+    }
+    object.hex("store", &source.store.to_bytes());
+    object.hex("tag", &source.tag.to_bytes());
+    object.close();
 }
 
 fn write_identity(identity: &Identity<'_>, object: &mut Members<'_>) {
@@ -202,7 +261,7 @@ fn write_amount(amount: Amount, out: &mut Vec<u8>) {
 }
 
 /// Writes digits; entries have several integers, and the formatting machinery costs more than all of them.
-fn write_uint(mut number: u64, out: &mut Vec<u8>) {
+pub(super) fn write_uint(mut number: u64, out: &mut Vec<u8>) {
     let mut digits = [0_u8; 20];
     let mut count = 0_usize;
     for digit in digits.iter_mut().rev() {
@@ -285,6 +344,10 @@ impl<'a> Members<'a> {
         out.push(b'"');
         moment::write(time, out);
         out.push(b'"');
+    }
+
+    fn hex(&mut self, name: &str, bytes: &[u8]) {
+        write_hex(bytes, self.name(name));
     }
 
     fn digest(&mut self, name: &str, form: &str, digest: &[u8; 32]) {

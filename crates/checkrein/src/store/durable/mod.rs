@@ -11,6 +11,7 @@ use checkrein_core::time::{Span, Timestamp};
 use super::{PermitId, Step, StepResult, StoreError};
 
 mod admit;
+mod append;
 mod cache;
 mod check;
 mod epochs;
@@ -19,6 +20,7 @@ mod finish;
 mod head;
 mod journal;
 mod keep;
+mod outbox;
 mod permits;
 mod records;
 mod restore;
@@ -33,7 +35,10 @@ pub(crate) use epochs::read_process;
 pub use epochs::{Liveness, ProcessInfo};
 pub use families::FamilyKey;
 pub use head::SCHEMA;
+pub(crate) use journal::decision as decision_of;
 pub use journal::{KeepArguments, LedgerOptions};
+pub use outbox::{Decided, Incoming, Taken};
+pub(crate) use outbox::{HOST_KEY, read_host};
 pub use restore::{Mark, Restored};
 pub(crate) use sealed::{SEALED, read_sealed, sealed_row};
 pub use tables::{Row, Rows, Table, Tables};
@@ -72,6 +77,8 @@ pub struct Durable {
     changed: bool,
     sweep: sweep::Progress,
     journal: journal::Journal,
+    /// Where entries are written before they are put.
+    entry_bytes: Vec<u8>,
     looked_at_others: Option<Timestamp>,
 }
 
@@ -132,6 +139,7 @@ impl Durable {
             changed: false,
             sweep: sweep::Progress::default(),
             journal: journal::Journal::default(),
+            entry_bytes: Vec::new(),
             looked_at_others: None,
         }
     }
@@ -158,7 +166,7 @@ impl Durable {
     /// ledger has to be written.
     pub fn next_due(&self) -> Option<Timestamp> {
         let lease = self.due.first().map(|(lease, _)| *lease);
-        lease.into_iter().chain(self.next_journal()).min()
+        lease.into_iter().chain(self.journal.next_due()).min()
     }
 
     /// Commits steps in their order, in one transaction. A step that cannot be done says so in its own result.
@@ -219,7 +227,7 @@ impl Durable {
         now: Timestamp,
     ) -> Result<Timestamp, StoreError> {
         (self.wrote, self.changed) = (false, false);
-        self.settle_journal(!self.stale);
+        self.journal.settle(!self.stale);
         if (foreign && !is_planted(Bug::IgnoreOthers)) || self.stale {
             self.cache.clear();
             let next = self.head.next_entry;

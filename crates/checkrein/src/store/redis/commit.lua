@@ -3,7 +3,7 @@
 --          the version of each record (empty: there is none), for each cap the index's key and the most it may have,
 --          then the writes: for each the number of arguments, the command, its key, the arguments
 -- returns  the time, when everything was written; otherwise nothing was, and it returns why, the time, and every record:
---          1 the time is not within the bounds, 2 a version is another one, 3 an index is full
+--          1 the time is not within the bounds, 2 a version is another one, 2 + i the i-th index is full
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local records, caps = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -23,8 +23,8 @@ for i = 1, records do
   if redis.call('GETRANGE', KEYS[i], 0, 8) ~= ARGV[4 + i] then return refuse(2) end
 end
 local at = 5 + records
-for _ = 1, caps do
-  if redis.call('ZCARD', KEYS[tonumber(ARGV[at])]) > tonumber(ARGV[at + 1]) then return refuse(3) end
+for i = 1, caps do
+  if redis.call('ZCARD', KEYS[tonumber(ARGV[at])]) > tonumber(ARGV[at + 1]) then return refuse(2 + i) end
   at = at + 2
 end
 local last = #ARGV

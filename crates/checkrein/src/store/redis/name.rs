@@ -110,19 +110,9 @@ pub(super) fn epoch(prefix: &str, tag: Tag) -> String {
     under(prefix, tag, format_args!("epoch"))
 }
 
-/// The ledger entries of a host that it has not taken yet.
-pub(super) fn outbox_key(prefix: &str, tag: Tag, host: &str) -> String {
-    under(prefix, tag, format_args!("out:{host}"))
-}
-
 /// The set of all tags in use.
 pub(super) fn tags_key(prefix: &str) -> String {
     under(prefix, Tag::STORE, format_args!("tags"))
-}
-
-/// The definitions of families, by their names.
-pub(super) fn families_key(prefix: &str) -> String {
-    under(prefix, Tag::STORE, format_args!("families"))
 }
 
 /// The number of the process that came last.

@@ -18,7 +18,7 @@ use checkrein_core::time::{Span, Timestamp};
 use parking_lot::Mutex;
 
 use super::durable::{Durable, FamilyKey, KeepArguments, LedgerOptions, Options, ProcessInfo, Report};
-use super::{Cursor, OwnedSettlement, Page, Step, StepResult, StoreError};
+use super::{Cursor, OwnedSettlement, Page, Results, Step, StepResult, StoreError};
 use crate::clock::Clock;
 use crate::ledger::{LedgerError, Sealer};
 
@@ -36,7 +36,6 @@ mod writer;
 pub(crate) use clock::since_boot;
 pub use examine::{Examination, Process, examine};
 pub use place::path_of;
-pub use queue::Results;
 pub use restore::{Restoration, restore};
 pub use tables::SqliteTables;
 
@@ -301,6 +300,14 @@ impl SqliteStore {
         }
     }
 
+    /// Runs `work` in the writer's thread, with the store to itself; nobody waits for it.
+    pub(crate) fn call_unwaited(
+        &self,
+        work: impl FnOnce(&mut Durable, &mut SqliteTables, Timestamp) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.0.push(Job::Call(Box::new(work)))
+    }
+
     /// The number of a family's definition, made if need be.
     pub(crate) fn family(&self, key: FamilyKey, cooldown: Span) -> Result<Family, StoreError> {
         self.call(move |durable, tables, now| durable.family(tables, &key, cooldown, now))
@@ -550,7 +557,7 @@ fn open(
         &mut tables,
         Options {
             max_keys: options.max_keys,
-            ledger: options.ledger.map(|arguments| LedgerOptions { arguments, salt }),
+            ledger: options.ledger.map(|arguments| LedgerOptions { arguments, salt: draw_salt }),
         },
         clock.now(),
         &process,
@@ -593,7 +600,7 @@ fn is_open_here(path: &Path) -> bool {
 }
 
 /// A salt for one entry.
-fn salt() -> Option<[u8; SALT_LENGTH]> {
+pub(crate) fn draw_salt() -> Option<[u8; SALT_LENGTH]> {
     let mut salt = [0; SALT_LENGTH];
     getrandom::fill(&mut salt).ok().map(|()| salt)
 }

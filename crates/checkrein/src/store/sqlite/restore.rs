@@ -7,7 +7,7 @@ use checkrein_core::time::Timestamp;
 
 use super::lock::{ProcessLocks, WriterLock};
 use super::tables::{self, SqliteTables};
-use super::{SqliteOptions, clock, lock, place, salt};
+use super::{SqliteOptions, clock, draw_salt, lock, place};
 use crate::store::StoreError;
 use crate::store::durable::{
     Durable, KeepArguments, LedgerOptions, Liveness, Mark, Options, Report, Restored, Tables,
@@ -139,7 +139,7 @@ fn make_ready(
     }
     let options = Options {
         max_keys: SqliteOptions::default().max_keys,
-        ledger: Some(LedgerOptions { arguments: KeepArguments::None, salt }),
+        ledger: Some(LedgerOptions { arguments: KeepArguments::None, salt: draw_salt }),
     };
     let process = super::this_process();
     let restored = Durable::restored(&mut tables, options, clock.now(), &process, replaced)?;

@@ -6,24 +6,24 @@ use super::{LinkError, wire};
 
 /// What is known of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store::redis) struct ServerInfo {
+pub struct ServerInfo {
     /// Where it listens.
-    pub(in crate::store::redis) address: String,
+    pub address: String,
     /// `redis` or `valkey`, and its version.
-    pub(in crate::store::redis) version: String,
+    pub version: String,
     /// Its name for this life of it, and that of its history of writes: another one means that it started again, or that
     /// another took its place.
-    pub(in crate::store::redis) incarnation: String,
+    pub incarnation: String,
     /// How many replicas it has now.
-    pub(in crate::store::redis) replicas: u32,
+    pub replicas: u32,
     /// Another server may take its place without what this one acknowledged last.
-    pub(in crate::store::redis) replicated: bool,
+    pub replicated: bool,
     /// What it does when its memory is full.
-    pub(in crate::store::redis) maxmemory_policy: String,
+    pub maxmemory_policy: String,
     /// It writes an append-only file.
-    pub(in crate::store::redis) append_only: bool,
+    pub append_only: bool,
     /// What it keeps when it dies: `D2` when every write is on its disk before it is acknowledged, else `D1`.
-    pub(in crate::store::redis) durability: &'static str,
+    pub durability: &'static str,
     /// It is a node of a cluster.
     pub(super) cluster: bool,
     pub(super) run_id: String,

@@ -24,7 +24,7 @@ mod wire;
 
 use cluster::Slots;
 use epoch::{Known, Memory, Tags};
-pub(super) use info::ServerInfo;
+pub use info::ServerInfo;
 use node::{Node, Setup};
 
 /// How long to wait before sentinels are asked again who the master is.

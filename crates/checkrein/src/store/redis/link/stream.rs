@@ -24,7 +24,7 @@ pub(super) struct Timed<S> {
     left: u64,
 }
 
-trait Socket: Read + Write + std::os::fd::AsFd {
+pub(super) trait Socket: Read + Write + std::os::fd::AsFd {
     fn wait(&self, reading: bool, time: Duration) -> io::Result<()>;
 }
 

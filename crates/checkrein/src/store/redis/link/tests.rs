@@ -172,10 +172,7 @@ fn nobody_waits_longer_than_the_deadline() {
     assert!(matches!(within(&mut stranger(&server.url())), Err(LinkError::NotRun(_))));
     server.resume();
     assert_eq!(found(&mut link, tag()), Ok(None));
-    assert_eq!(
-        link.run(&[look(tag())], Instant::now()).pop().unwrap().map_err(|error| text_of(&error)).is_err(),
-        true
-    );
+    assert!(text_of(&link.run(&[look(tag())], Instant::now())[0].clone().unwrap_err()).contains("no time"));
 }
 
 #[test]

@@ -1,0 +1,69 @@
+"""Names of keys: a prefix, and the digest of an identity as the hash tag, which puts it in one Cluster slot."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Final
+
+_PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:/@-")
+DIGITS: Final = 32
+"""Hexadecimal digits of an identity's digest."""
+_REMEMBERED: Final = 1_024
+
+
+class Names:
+    """The keys of one prefix: `PREFIX:{DIGEST}:KIND` for each kind."""
+
+    def __init__(self, prefix: str | bytes, *kinds: str) -> None:
+        self._prefix = _quoted(prefix)
+        self._kinds = kinds
+        choice = kinds[0] if len(kinds) == 1 else "*"
+        self.pattern = f"{self._prefix}:{{{'[0-9a-f]' * DIGITS}}}:{choice}"
+        ours = "|".join(kinds)
+        self._ours = re.compile(f"{re.escape(self._prefix)}:\\{{[0-9a-f]{{{DIGITS}}}\\}}:(?:{ours})")
+        self._known: dict[Any, tuple[bytes, ...]] = {}
+
+    def owns(self, key: str | bytes) -> bool:
+        """Whether a key that the server named is one of ours."""
+        text = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+        return self._ours.fullmatch(text) is not None
+
+    def of(self, identity: Any, *parts: Any) -> tuple[bytes, ...]:
+        """The keys of an identity with these parts, one of each kind; TypeError for parts that have no text."""
+        known = self._known.get(identity)
+        if known is None:
+            known = self.at(digest(parts))
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[identity] = known
+        return known
+
+    def at(self, tag: str) -> tuple[bytes, ...]:
+        """The keys with a digest."""
+        return tuple(f"{self._prefix}:{{{tag}}}:{kind}".encode() for kind in self._kinds)
+
+
+def _quoted(prefix: str | bytes) -> str:
+    """Write a prefix so that it is no pattern, no hash tag and no other prefix's beginning."""
+    if isinstance(prefix, str):
+        prefix = prefix.encode("utf-8", "surrogatepass")
+    elif not isinstance(prefix, bytes):
+        raise TypeError(f"prefix must be text, got {type(prefix).__name__}")
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in prefix)
+
+
+def digest(parts: tuple[Any, ...]) -> str:
+    """The digest of an identity: of each part with its kind and length, so that no two identities are written alike."""
+    written = bytearray()
+    for part in parts:
+        if isinstance(part, str):
+            kind, data = b"s", str.encode(part, "utf-8", "surrogatepass")
+        elif isinstance(part, int):
+            kind, data = b"i", b"%d" % part
+        elif part is None:
+            kind, data = b"n", b""
+        else:
+            raise TypeError(f"a key in Redis needs text, got {type(part).__name__}")
+        written += b"%b%d:%b" % (kind, len(data), data)
+    return hashlib.sha256(written).hexdigest()[:DIGITS]
