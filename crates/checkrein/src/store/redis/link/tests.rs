@@ -1,5 +1,7 @@
 //! The way to real servers that are killed, stopped, moved, filled and replaced.
 
+use std::time::Duration;
+
 use super::*;
 
 #[path = "../../../../tests/redis/servers.rs"]
