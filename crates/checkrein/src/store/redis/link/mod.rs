@@ -170,6 +170,7 @@ impl Link {
 
     /// What is known of the server that keeps a tag, looking at it first if need be.
     pub(super) fn standing(&mut self, tag: Tag, deadline: Instant) -> Result<Standing, LinkError> {
+        self.freshen(deadline);
         if let Some(standing) = self.known(tag) {
             return Ok(standing);
         }

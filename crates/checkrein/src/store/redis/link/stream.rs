@@ -129,7 +129,7 @@ impl Stream {
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock).map_err(|error| {
                 let hint = match error.kind() {
-                    io::ErrorKind::TimedOut => "the server does not answer",
+                    io::ErrorKind::TimedOut => "the server does not answer: is this a TLS port?",
                     io::ErrorKind::InvalidData => "is this a TLS port, and is its certificate from the authority that `ca_cert` names?",
                     _ => "the server closed the connection: is this a TLS port, and does it want a `client_cert`?",
                 };
