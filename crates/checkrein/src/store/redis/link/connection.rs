@@ -1,6 +1,6 @@
 //! One connection: commands out, replies in, and what a failed exchange means.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
