@@ -5,7 +5,7 @@ local BASE = 100000000000000
 local NOTHING = {0, 0, 0, 0, 0}
 
 local function plus(a, b)
-    local sum, carry = {}, 0
+    local sum, carry = {0, 0, 0, 0, 0}, 0
     for limb = 5, 1, -1 do
         local digit = a[limb] + b[limb] + carry
         carry = 0
@@ -18,7 +18,7 @@ local function plus(a, b)
 end
 
 local function minus(a, b)
-    local rest, borrow = {}, 0
+    local rest, borrow = {0, 0, 0, 0, 0}, 0
     for limb = 5, 1, -1 do
         local digit = a[limb] - b[limb] - borrow
         borrow = 0
