@@ -191,7 +191,8 @@ impl EngineBase {
         };
         let engine = opening::open(py, place::of(py, store)?, options)?;
         let (listening, unrecorded) = (AtomicBool::new(false), AtomicU64::new(0));
-        let shared = Shared { listening, unrecorded, born: generation(), is_shared: engine.redis().is_some() };
+        let shared =
+            Shared { listening, unrecorded, born: generation(), is_shared: engine.redis().is_some() };
         Ok(Self {
             engine: Held::new(engine),
             shared: Arc::new(shared),

@@ -71,7 +71,9 @@ def test_no_error_says_a_secret(url: str) -> None:
     assert time.monotonic() - began < 3
     assert refused.value.code in ("store", "store_error")
     # The arguments of frames are the caller's own; what is ours is the error, and all that hangs on it.
-    said = "".join(traceback.format_exception(refused.value)) + repr(refused.value) + repr(vars(refused.value))
+    said = (
+        "".join(traceback.format_exception(refused.value)) + repr(refused.value) + repr(vars(refused.value))
+    )
     assert SECRET not in said.replace(f'store="{url}"', "")
     if isinstance(refused.value, checkrein.StoreError):
         assert SECRET not in str(refused.value.decision.to_dict())
