@@ -64,12 +64,11 @@ impl Hub {
     /// What is due without anybody asking. Whatever cannot be done now is tried again the next time.
     pub(super) fn keep_house(self: &Arc<Self>) {
         self.expire_own();
-        let orphans: Vec<_> = self.orphans.lock().drain(..).collect();
-        for (number, names) in orphans {
-            let Some(tag) = names.first().map(|name| name.tag) else { continue };
-            let step = Self::not_started(number);
-            if self.run(tag, vec![Planned { step, names: names.clone() }]).is_err() {
-                self.orphans.lock().push_back((number, names));
+        let owed: Vec<Planned> = self.owed.lock().drain(..).collect();
+        for planned in owed {
+            // What cannot be done now is owed again; whatever is refused has been done, or can no longer be.
+            if let (Some(name), Step::Finish(..)) = (planned.names.first(), &planned.step) {
+                let _ = self.run(name.tag, vec![planned]);
             }
         }
         let mut tags: Vec<Tag> = self.tags.lock().iter().copied().collect();
