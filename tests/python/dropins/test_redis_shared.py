@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis_servers import Server, fresh_prefix
 
 from checkrein import actiongate, actiongate_openai, budgetgate
@@ -133,3 +136,50 @@ def test_the_machine_s_clocks_mean_the_server_s_time(
     monkeypatch.setattr(time, "monotonic", lambda: 1e6)
     own = actiongate.Engine(store=actiongate.RedisStore(client, fresh_prefix()))
     assert [own.check(GATE, policy).time_since_last for _ in range(2)] == [None, 0.0]
+
+
+def test_a_server_that_stands_still_counts_a_repeated_command_once(own_redis_server: Server) -> None:
+    # The client gives up and asks again, four times in all; the server finds every one of them when it goes on.
+    # Connections that introduce themselves would wait for an answer first.
+    silent: dict[str, Any] = {"driver_info": None, "protocol": 2}
+    client = own_redis_server.client(socket_timeout=0.3, retry=Retry(NoBackoff(), 3), **silent)
+    calls = actiongate.Engine(store=actiongate.RedisStore(client))
+    money = budgetgate.Engine(store=budgetgate.RedisStore(client))
+    policy, budget = actiongate.Policy(max_calls=9, window=600), budgetgate.Budget(Decimal(9), window=600)
+    assert calls.check(GATE, policy).allowed
+    assert money.check(LEDGER, Decimal(1), budget).allowed
+    own_redis_server.signal(signal.SIGSTOP)
+    assert calls.check(GATE, policy).reason is actiongate.BlockReason.STORE_ERROR
+    assert money.check(LEDGER, Decimal(1), budget).reason is budgetgate.BlockReason.STORE_ERROR
+    name, decision = money.reserve(LEDGER, Decimal(1), budget)
+    assert (name, decision.reason) == (None, budgetgate.BlockReason.STORE_ERROR)
+    own_redis_server.signal(signal.SIGCONT)
+    patient = own_redis_server.client()
+    assert actiongate.Engine(store=actiongate.RedisStore(patient)).check(GATE, policy).calls_in_window in (
+        2,
+        3,
+    )
+    spent = (
+        budgetgate.Engine(store=budgetgate.RedisStore(patient))
+        .check(LEDGER, Decimal(1), budget)
+        .spent_in_window
+    )
+    assert spent in (2, 3, 4), "one check and one reservation may have run, each once"
+
+
+def test_a_replica_is_a_store_error_and_keeps_what_it_has(own_redis_server: Server) -> None:
+    client = own_redis_server.client()
+    calls = actiongate.Engine(store=actiongate.RedisStore(client))
+    money = budgetgate.Engine(store=budgetgate.RedisStore(client))
+    policy, budget = actiongate.Policy(max_calls=1, window=600), budgetgate.Budget(Decimal(2), window=600)
+    name, _ = money.reserve(LEDGER, Decimal(1), budget)
+    client.replicaof("127.0.0.1", 1)
+    assert calls.check(GATE, policy).reason is actiongate.BlockReason.STORE_ERROR
+    assert money.check(LEDGER, Decimal(1), budget).reason is budgetgate.BlockReason.STORE_ERROR
+    with pytest.raises(Exception, match=r"(?i)read.?only"):
+        money.commit(str(name), Decimal(1))
+    client.replicaof("NO", "ONE")
+    assert calls.check(GATE, policy).allowed
+    assert calls.check(GATE, policy).blocked
+    money.commit(str(name), Decimal(1))
+    assert money.get_remaining(LEDGER, budget) == 1
