@@ -10,7 +10,7 @@ use redis::Value as Reply;
 use super::job::Job;
 use super::link::{Arguments, Request};
 use super::name;
-use super::record::{Fate, Name, Rec, Value, Version};
+use super::record::{Fate, Name, Rec, Value, Version, Written};
 use super::script::Script;
 use super::stage::{Setting, Stage};
 use crate::store::{StepResult, StoreError};
@@ -132,9 +132,7 @@ impl Group {
             let written = record.write(how.id, keeping, (!how.is_given).then_some(how.setting.now));
             self.tried.written.push((place, before));
             let expires = written.expires.map(|expires| expires.to_string());
-            if written.has_parts || !written.drop_parts.is_empty() {
-                writes.parts(&key, &written, expires.as_deref());
-            }
+            writes.parts(&key, &written);
             if record.name.kind == RecordKind::Permit {
                 let due = writes.key(name::due_key(prefix, tag));
                 let member = (record.name.record as u64).to_string();
@@ -333,7 +331,10 @@ impl Writes {
         args.iter().for_each(|arg| self.args.arg(arg));
     }
 
-    fn parts(&mut self, key: &str, written: &super::record::Written, expires: Option<&str>) {
+    fn parts(&mut self, key: &str, written: &Written) {
+        if written.drop_parts.is_empty() && written.put_parts.is_empty() && written.parts_until.is_none() {
+            return;
+        }
         let key = self.key(format!("{key}:h"));
         if !written.drop_parts.is_empty() {
             let numbers: Vec<String> = written.drop_parts.iter().map(u64::to_string).collect();
@@ -348,9 +349,9 @@ impl Writes {
                 fields.flat_map(|(number, (_, bytes))| [number.as_bytes(), bytes.as_slice()]).collect();
             self.command("HSET", key, &fields);
         }
-        match expires.filter(|_| written.has_parts) {
-            Some(expires) => self.command("PEXPIREAT", key, &[expires.as_bytes()]),
-            None if written.has_parts => self.command("PERSIST", key, &[]),
+        match written.parts_until {
+            Some(Some(until)) => self.command("PEXPIREAT", key, &[until.to_string().as_bytes()]),
+            Some(None) => self.command("PERSIST", key, &[]),
             None => {}
         }
     }

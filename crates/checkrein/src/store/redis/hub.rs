@@ -51,6 +51,8 @@ pub(super) struct Hub {
     pub(super) side: Mutex<Link>,
     /// Where the look after leases goes on.
     pub(super) next_tag: AtomicUsize,
+    /// Where the sweep of an index goes on.
+    pub(super) swept: Mutex<HashMap<Name, String>>,
     keeping_house: AtomicBool,
     state: Mutex<State>,
     came: Condvar,
@@ -87,6 +89,7 @@ impl Hub {
             owed: Mutex::default(),
             side,
             next_tag: AtomicUsize::new(0),
+            swept: Mutex::default(),
             keeping_house: AtomicBool::new(false),
             state: Mutex::new(State { queue, busy, lanes, cache, workers: 0, asleep: 0 }),
             came: Condvar::default(),

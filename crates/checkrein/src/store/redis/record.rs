@@ -156,6 +156,8 @@ pub(super) struct Rec {
     pub(super) expires: Option<i64>,
     /// Parts on the server.
     parts: Vec<u64>,
+    /// When the server forgets the parts, as far as that is known; within it `None` for never.
+    parts_until: Option<Option<i64>>,
     pub(super) dirty: bool,
     /// It did not exist and is counted in its index when it is written.
     pub(super) is_new: bool,
@@ -170,6 +172,8 @@ pub(super) struct Written {
     pub(super) put_parts: Vec<(u64, Vec<u8>)>,
     pub(super) drop_parts: Vec<u64>,
     pub(super) has_parts: bool,
+    /// When the server is to forget the parts, if it does not know; within it `None` for never.
+    pub(super) parts_until: Option<Option<i64>>,
 }
 
 fn damaged(key: &str, why: Damaged) -> StoreError {
@@ -214,6 +218,7 @@ impl Rec {
             permit: 0,
             expires: None,
             parts: Vec::new(),
+            parts_until: None,
             dirty: false,
             is_new: false,
         }
@@ -314,8 +319,28 @@ impl Rec {
             until.nanos().div_euclid(1_000_000) + 2
         });
         self.expires = written.expires;
+        if written.has_parts {
+            written.parts_until = self.keep_parts(written.expires, now);
+        } else {
+            self.parts_until = None;
+        }
         self.key = key;
         written
+    }
+
+    /// Parts outlive the head; what has to be said about it. Twice as long, so that it has not to be said each time.
+    fn keep_parts(&mut self, expires: Option<i64>, now: Option<Now>) -> Option<Option<i64>> {
+        let enough = match (self.parts_until, expires) {
+            (None, _) | (Some(Some(_)), None) => false,
+            (Some(None), expires) => expires.is_none(),
+            (Some(Some(until)), Some(expires)) => until >= expires,
+        };
+        if enough {
+            return None;
+        }
+        let now = now.map_or(0, |now| now.latest.nanos().div_euclid(1_000_000));
+        self.parts_until = Some(expires.map(|expires| expires.saturating_add(expires.saturating_sub(now))));
+        self.parts_until
     }
 
     fn head(&self, key: &str, has_parts: bool) -> Vec<u8> {
