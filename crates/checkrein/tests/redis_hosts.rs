@@ -93,6 +93,20 @@ fn child(job: &str, url: &str) -> u64 {
             }
             allowed
         }
+        // One caller each, as fast as it goes: whoever comes too late again and again must get its turn.
+        "turns" => {
+            let deadline = Duration::from_secs(2);
+            let options = RedisOptions { deadline, ..RedisOptions::default() };
+            let engine = Engine::builder().redis(RedisStore::open(url, options).unwrap()).build();
+            let policy = compile(&engine, vec![limit(u64::MAX, Span::from_secs(5)), budget(u64::MAX >> 1)]);
+            let end = Instant::now() + Duration::from_secs(5);
+            let mut allowed = 0;
+            while Instant::now() < end {
+                assert!(call(&engine, &policy, "hot"));
+                allowed += 1;
+            }
+            allowed
+        }
         other => panic!("no such job: {other}"),
     }
 }
@@ -141,6 +155,18 @@ fn eight_processes_on_one_key_admit_exactly_what_one_would() {
     let allowed: u64 = children.into_iter().map(|child| total(&output(child))).sum();
     // 4,000 calls: the budget of 2,500 is the smaller one, and no call is refused for any other reason.
     assert_eq!(allowed, 2_500);
+}
+
+#[test]
+fn nobody_is_kept_from_a_key_that_all_want() {
+    if servers::missing() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let children: Vec<Child> = (0..8).map(|_| start("turns", &server.url())).collect();
+    let allowed: Vec<u64> = children.into_iter().map(|child| total(&output(child))).collect();
+    assert!(allowed.iter().all(|allowed| *allowed > 0), "{allowed:?}");
+    println!("{allowed:?}");
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Hub {
         let mut request = Request::new(Script::Commit, tag);
         request.key(name::permit_key(prefix, tag, number).as_bytes());
         request.key(name::due_key(prefix, tag).as_bytes());
-        for arg in ["", "", "1", "0", "", "1", "ZREM", "2"] {
+        for arg in ["", "", "1", "0", "", "", "1", "ZREM", "2"] {
             request.arg(arg.as_bytes());
         }
         request.arg(number.to_string().as_bytes());
@@ -274,7 +274,7 @@ impl Hub {
                 request.key(record.key.as_bytes());
                 request.key(format!("{}:h", record.key).as_bytes());
                 request.key(name::index_key(&prefix, index.tag, index.kind, index.family).as_bytes());
-                ["", "", "1", "0"].iter().for_each(|arg| request.arg(arg.as_bytes()));
+                ["", "", "1", "0", ""].iter().for_each(|arg| request.arg(arg.as_bytes()));
                 request.arg(&record.version.expected());
                 for arg in ["0", "DEL", "1", "0", "DEL", "2", "1", "ZREM", "3"] {
                     request.arg(arg.as_bytes());
