@@ -111,34 +111,34 @@ fn a_file_with_several_problems() {
         "80",
         &["policy", "check"],
         &expect![[r#"
-        exit 1
-        -- stdout
-        -- stderr
-        policy_float_money: money as a float: `50.00`
-          --> checkrein.toml:4:9
-        4 | limit = 50.00
-          |         ^^^^^
-          hint: floats are not exact: write `"50.00 usd"`
+            exit 1
+            -- stdout
+            -- stderr
+            policy_float_money: money as a float: `50.00`
+              --> checkrein.toml:4:9
+            4 | limit = 50.00
+              |         ^^^^^
+              hint: floats are not exact: write `"50.00 usd"`
 
-        policy_unknown_field: unknown field `limts`
-          --> checkrein.toml:7:1
-        7 | limts = [{ max_calls = 10, window = "1h" }]
-          | ^^^^^
-          hint: did you mean `limits`?
+            policy_unknown_field: unknown field `limts`
+              --> checkrein.toml:7:1
+            7 | limts = [{ max_calls = 10, window = "1h" }]
+              | ^^^^^
+              hint: did you mean `limits`?
 
-        policy_unknown_name: no budget is named `taem`
-          --> checkrein.toml:8:21
-        8 | budgets = [{ name = "taem", cost = "0.30 usd" }]
-          |                     ^^^^^^
-          hint: known: `team`
+            policy_unknown_name: no budget is named `taem`
+              --> checkrein.toml:8:21
+            8 | budgets = [{ name = "taem", cost = "0.30 usd" }]
+              |                     ^^^^^^
+              hint: known: `team`
 
-        expression_syntax: the expression does not parse: unexpected end
-          --> checkrein.toml:9:24
-        9 | rules = ["args.amount >"]
-          |                          ^
+            expression_syntax: the expression does not parse: unexpected end
+              --> checkrein.toml:9:24
+            9 | rules = ["args.amount >"]
+              |                        ^
 
-        4 problems
-    "#]],
+            4 problems
+        "#]],
     );
     check(
         "checkrein.toml",
@@ -146,39 +146,39 @@ fn a_file_with_several_problems() {
         "40",
         &["policy", "check"],
         &expect![[r#"
-        exit 1
-        -- stdout
-        -- stderr
-        policy_float_money: money as a float:
-        `50.00`
-          --> checkrein.toml:4:9
-        4 | limit = 50.00
-          |         ^^^^^
-          hint: floats are not exact: write
-          `"50.00 usd"`
+            exit 1
+            -- stdout
+            -- stderr
+            policy_float_money: money as a float:
+            `50.00`
+              --> checkrein.toml:4:9
+            4 | limit = 50.00
+              |         ^^^^^
+              hint: floats are not exact: write
+              `"50.00 usd"`
 
-        policy_unknown_field: unknown field
-        `limts`
-          --> checkrein.toml:7:1
-        7 | limts = [{ max_calls = 10, window =
-          | ^^^^^
-          hint: did you mean `limits`?
+            policy_unknown_field: unknown field
+            `limts`
+              --> checkrein.toml:7:1
+            7 | limts = [{ max_calls = 10, window =
+              | ^^^^^
+              hint: did you mean `limits`?
 
-        policy_unknown_name: no budget is named
-        `taem`
-          --> checkrein.toml:8:21
-        8 | { name = "taem", cost = "0.30 usd" }
-          |          ^^^^^^
-          hint: known: `team`
+            policy_unknown_name: no budget is named
+            `taem`
+              --> checkrein.toml:8:21
+            8 | { name = "taem", cost = "0.30 usd" }
+              |          ^^^^^^
+              hint: known: `team`
 
-        expression_syntax: the expression does
-        not parse: unexpected end
-          --> checkrein.toml:9:24
-        9 | rules = ["args.amount >"]
-          |                          ^
+            expression_syntax: the expression does
+            not parse: unexpected end
+              --> checkrein.toml:9:24
+            9 | rules = ["args.amount >"]
+              |                        ^
 
-        4 problems
-    "#]],
+            4 problems
+        "#]],
     );
     check(
         "checkrein.toml",
@@ -358,38 +358,38 @@ fn help() {
         "100",
         &["policy", "check", "--help"],
         &expect![[r#"
-        exit 0
-        -- stdout
-        Check a policy file, and tell everything that is wrong with it
+            exit 0
+            -- stdout
+            Check a policy file, and tell everything that is wrong with it
 
-        Usage: checkrein policy check [OPTIONS] [FILE]
+            Usage: checkrein policy check [OPTIONS] [FILE]
 
-        Arguments:
-          [FILE]
-                  The policy file
+            Arguments:
+              [FILE]
+                      The policy file
 
-        Options:
-              --output <OUTPUT>
-                  What to print
+            Options:
+                  --output <OUTPUT>
+                      What to print
 
-                  Possible values:
-                  - text: For people
-                  - json: For programs: nothing but JSON on standard output
+                      Possible values:
+                      - text: For people
+                      - json: For programs: nothing but JSON on standard output
           
-                  [default: text]
+                      [default: text]
 
-          -h, --help
-                  Print help (see a summary with '-h')
+              -h, --help
+                      Print help (see a summary with '-h')
 
-        Examples:
-          checkrein policy check
-          checkrein policy check checkrein.toml --output json
+            Examples:
+              checkrein policy check
+              checkrein policy check checkrein.toml --output json
 
-        Without FILE it is `checkrein.toml`, or `[tool.checkrein]` of `pyproject.toml`, in the current
-        directory.
-        Exit code 1 when something is wrong with the file, 2 when there is none.
-        -- stderr
-    "#]],
+            Without FILE it is `checkrein.toml`, or `[tool.checkrein]` of `pyproject.toml`, in the current
+            directory.
+            Exit code 1 when something is wrong with the file, 2 when there is none.
+            -- stderr
+        "#]],
     );
     check(
         "",
