@@ -329,6 +329,238 @@ fn the_policy_of_a_project_and_its_absence() {
     );
 }
 
+const ACTION: &str = r#"{"name": "stripe.refund", "args": {"amount": 5}, "tenant": "acme"}"#;
+
+/// Explains an action by the valid policy, and compares all that a shell sees.
+fn check_explained(action: &str, arguments: &[&str], expected: &Expect) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("checkrein.toml"), VALID).unwrap();
+    std::fs::write(directory.path().join("action.json"), action).unwrap();
+    let arguments = [&["policy", "explain", "action.json"], arguments].concat();
+    let output = run(directory.path(), "60", &arguments);
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(!format!("{out}{err}").contains(['\u{1b}', '\u{202e}']), "{out:?} {err:?}");
+    let code = output.status.code().unwrap();
+    expected.assert_eq(&format!("exit {code}\n-- stdout\n{out}-- stderr\n{err}"));
+}
+
+#[test]
+fn an_action_is_explained() {
+    check_explained(
+        ACTION,
+        &[],
+        &expect![[r#"
+        exit 0
+        -- stdout
+        allow: stripe.refund
+          pass: rule `args.amount > 0`
+          pass: breaker `stripe`
+          pass: limit `stripe.*.rate`
+            limit 100 calls
+          pass: budget `team`
+            limit 50 usd
+        -- stderr
+    "#]],
+    );
+    check_explained(
+        ACTION,
+        &["--output", "json"],
+        &expect![[r#"
+        exit 0
+        -- stdout
+        {
+          "gates": [
+            {
+              "kind": "rule",
+              "limit": null,
+              "mode": "enforce",
+              "name": "args.amount > 0",
+              "pass": true,
+              "reasons": []
+            },
+            {
+              "kind": "breaker",
+              "limit": null,
+              "mode": "enforce",
+              "name": "stripe",
+              "pass": true,
+              "reasons": []
+            },
+            {
+              "kind": "limit",
+              "limit": "100 calls",
+              "mode": "enforce",
+              "name": "stripe.*.rate",
+              "pass": true,
+              "reasons": []
+            },
+            {
+              "kind": "budget",
+              "limit": "50 usd",
+              "mode": "enforce",
+              "name": "team",
+              "pass": true,
+              "reasons": []
+            }
+          ],
+          "reasons": [],
+          "tool": "stripe.refund",
+          "verdict": "allow"
+        }
+        -- stderr
+    "#]],
+    );
+    check_explained(
+        r#"{"name": "stripe.refund", "args": {"amount": -5}}"#,
+        &[],
+        &expect![[r#"
+            exit 1
+            -- stdout
+            block: stripe.refund
+              refuse: rule `args.amount > 0`
+                rule_violated: a rule refuses these arguments: args.amount > 0
+              not asked: breaker `stripe`
+              not asked: limit `stripe.*.rate`
+              refuse: budget `team`
+                invalid_action: the action is malformed: the key `action.tenant` has no value
+            -- stderr
+        "#]],
+    );
+    check_explained(
+        r#"{"name": "other\u001b[2J\u202e"}"#,
+        &[],
+        &expect![[r#"
+        exit 1
+        -- stdout
+        block: other\u{1b}[2J\u{202e}
+          unknown_tool: no policy covers this tool: no section covers it
+        -- stderr
+    "#]],
+    );
+    check_explained(
+        r#"{"name": "other\u001b[2J\u202e"}"#,
+        &["--output", "json"],
+        &expect![[r#"
+        exit 1
+        -- stdout
+        {
+          "gates": [],
+          "reasons": [
+            {
+              "code": "unknown_tool",
+              "message": "no policy covers this tool: no section covers it"
+            }
+          ],
+          "tool": "other\u001b[2J\u202e",
+          "verdict": "block"
+        }
+        -- stderr
+    "#]],
+    );
+}
+
+#[test]
+fn what_is_no_action_is_wrong_use() {
+    check_explained(
+        r#"{"name": "a", "name": "b"}"#,
+        &[],
+        &expect![[r#"
+        exit 2
+        -- stdout
+        -- stderr
+        error: `action.json`: key `name` repeats at byte 14
+        hint: see `checkrein policy explain --help` for an example
+    "#]],
+    );
+    check_explained(
+        r#"{"tool\u001b[2J": "a"}"#,
+        &[],
+        &expect![[r#"
+        exit 2
+        -- stdout
+        -- stderr
+        error: unknown member `tool\u{1b}[2J`
+        hint: see `checkrein policy explain --help` for an example
+    "#]],
+    );
+    check_explained(
+        r#"{"name": 5}"#,
+        &[],
+        &expect![[r#"
+        exit 2
+        -- stdout
+        -- stderr
+        error: `name` is no text
+        hint: see `checkrein policy explain --help` for an example
+    "#]],
+    );
+    check_explained(
+        r#"{}"#,
+        &[],
+        &expect![[r#"
+        exit 2
+        -- stdout
+        -- stderr
+        error: the action has no `name`
+        hint: see `checkrein policy explain --help` for an example
+    "#]],
+    );
+    check_explained(
+        ACTION,
+        &["--policy", "none.toml"],
+        &expect![[r#"
+        exit 2
+        -- stdout
+        -- stderr
+        error: policy_unreadable: the file cannot be read: No such file or
+        directory (os error 2)
+          --> none.toml
+          hint: check its name and permissions
+    "#]],
+    );
+}
+
+#[test]
+fn sections_that_cannot_work_together_are_found() {
+    let text = "version = 1\n[tools.'*']\nfacts = [{ arg = '/a', kind = 'k' }]\n\
+        [tools.x]\nfacts = [{ arg = '/b', kind = 'k' }]\n";
+    check(
+        "checkrein.toml",
+        text,
+        "60",
+        &["policy", "check"],
+        &expect![[r#"
+        exit 1
+        -- stdout
+        -- stderr
+        error: x: two gates named `k` count on the same records
+    "#]],
+    );
+    check(
+        "checkrein.toml",
+        text,
+        "60",
+        &["policy", "check", "--output", "json"],
+        &expect![[r#"
+        exit 1
+        -- stdout
+        {
+          "file": "checkrein.toml",
+          "more": 0,
+          "problems": [
+            {
+              "code": "policy_error",
+              "hint": null,
+              "message": "x: two gates named `k` count on the same records"
+            }
+          ],
+          "valid": false
+        }
+        -- stderr
+    "#]],
+    );
+}
+
 #[test]
 fn help() {
     check(
@@ -337,20 +569,21 @@ fn help() {
         "100",
         &["policy", "--help"],
         &expect![[r#"
-        exit 0
-        -- stdout
-        Check a policy file
+            exit 0
+            -- stdout
+            Check a policy file, and explain what it says
 
-        Usage: checkrein policy <COMMAND>
+            Usage: checkrein policy <COMMAND>
 
-        Commands:
-          check  Check a policy file, and tell everything that is wrong with it
-          help   Print this message or the help of the given subcommand(s)
+            Commands:
+              check    Check a policy file, and tell everything that is wrong with it
+              explain  Show what every gate says to one action
+              help     Print this message or the help of the given subcommand(s)
 
-        Options:
-          -h, --help  Print help
-        -- stderr
-    "#]],
+            Options:
+              -h, --help  Print help
+            -- stderr
+        "#]],
     );
     check(
         "",

@@ -37,6 +37,8 @@ pub struct Limit {
     pub window: Window,
     /// What must pass between two calls; zero for no cooldown.
     pub cooldown: Span,
+    /// The calls are repetitions of one another: one too many is a loop, and time does not mend it.
+    pub repeats: bool,
 }
 
 /// At most so many admissions, ever, until the counter is reset.

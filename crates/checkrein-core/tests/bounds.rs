@@ -51,6 +51,7 @@ fn policy(max_calls: u64, cooldown: i64) -> Policy {
         max_calls,
         window: Window::Rolling(Span::from_nanos(WINDOW)),
         cooldown: Span::from_nanos(cooldown),
+        repeats: false,
     };
     let gate = Gate { name: "limit".into(), mode: Mode::Enforce, check: Check::Limit(limit) };
     Policy::new(vec![gate], Leases::default()).unwrap()

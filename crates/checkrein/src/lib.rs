@@ -17,3 +17,8 @@ pub use engine::Engine;
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// And those of the page on the policy file.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/reference/policy.md")]
+struct PolicyPage;

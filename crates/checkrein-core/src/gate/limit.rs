@@ -37,7 +37,10 @@ pub(crate) fn refuse(
         push(Code::Cooldown, Retry::After(newest.after(limit.cooldown).since(now)), detail);
     }
     let count = meter.count();
-    if count >= limit.max_calls {
+    if count >= limit.max_calls && limit.repeats {
+        let detail = Detail::Calls { count, limit: limit.max_calls, window: limit.window };
+        push(Code::LoopDetected, Retry::Never, detail);
+    } else if count >= limit.max_calls {
         let detail = Detail::Calls { count, limit: limit.max_calls, window: limit.window };
         push(Code::RateLimited, free_at(meter, limit, count, now, period_end), detail);
     }

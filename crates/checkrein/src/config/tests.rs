@@ -8,6 +8,8 @@ use expect_test::{Expect, ExpectFile, expect, expect_file};
 use super::*;
 
 mod agreement;
+mod documents;
+mod policies;
 
 fn cases(kind: &str) -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases/policy").join(kind);

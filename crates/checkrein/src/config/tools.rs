@@ -37,6 +37,15 @@ pub(super) fn read(reader: &mut Reader<'_>, pattern: Pattern, of: &DeTable<'_>) 
         timeout: reader.span(of, "timeout", false),
         opens: text(of, "on_store_error").map(|(word, _)| word == "open"),
     };
+    for (number, fact) in section.facts.iter().enumerate() {
+        if section.facts.iter().take(number).any(|other| other.kind == fact.kind)
+            && let Some((_, place)) = tables(of, "facts").nth(number).and_then(|fact| text(fact, "kind"))
+        {
+            let message = format!("two facts of the kind `{}`", fact.kind);
+            let hint = "name kinds after what was read: `payment`, `customer`".to_owned();
+            reader.problems.add("policy_contradiction", place, message, hint);
+        }
+    }
     if section.opens == Some(true)
         && let Some((_, place)) = text(of, "on_store_error")
         && !(section.gates() == 1 && section.limits.len() == 1)

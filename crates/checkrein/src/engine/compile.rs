@@ -156,8 +156,27 @@ impl Engine {
                     max_calls: *max_calls,
                     window: window.window(),
                     cooldown: *cooldown,
+                    repeats: false,
                 };
                 (Check::Limit(limit), window.calendar().cloned())
+            }
+            GateSpecKind::Repetition { key, same_call, keep } => {
+                let (name, window) = (format!("loop:{}", spec.name), WindowSpec::Rolling(*keep));
+                let limit = Limit {
+                    family: self.family(
+                        RecordKind::Meter,
+                        &name,
+                        Some(Unit::Calls),
+                        Some(&window),
+                        Span::ZERO,
+                    )?,
+                    key: KeySlot(*key),
+                    max_calls: u64::from(same_call.saturating_sub(1)),
+                    window: window.window(),
+                    cooldown: Span::ZERO,
+                    repeats: true,
+                };
+                (Check::Limit(limit), None)
             }
             GateSpecKind::Budget { key, limit, unit, window, cost, charge, hard } => {
                 let name = format!("budget:{}", spec.name);
@@ -178,7 +197,7 @@ impl Engine {
     }
 
     /// The family of a definition; the same one for the same definition.
-    fn family(
+    pub(crate) fn family(
         &self,
         kind: RecordKind,
         name: &str,

@@ -96,6 +96,15 @@ pub enum GateSpecKind {
         /// What must pass between two calls.
         cooldown: Span,
     },
+    /// A loop guard: the call of this number for one key is refused, and those after it.
+    Repetition {
+        /// Which key: a run and everything that makes two calls the same.
+        key: u16,
+        /// The number of the first call that is refused.
+        same_call: u32,
+        /// How long a call is remembered.
+        keep: Span,
+    },
     /// A budget.
     Budget {
         /// Which key.
@@ -140,6 +149,9 @@ pub(super) fn describe(gates: &[GateSpec], leases: Leases) -> String {
             GateSpecKind::Limit { key, max_calls, window: over, cooldown } => {
                 format!("limit of key {key}: {max_calls} calls {}, cooldown {cooldown}", window(over))
             }
+            GateSpecKind::Repetition { key, same_call, keep } => {
+                format!("loop guard of key {key}: call {same_call} refused, calls kept {keep}")
+            }
             GateSpecKind::Budget { key, limit, unit, window: over, cost, charge, hard } => format!(
                 "budget of key {key}: {limit} {unit} {}, cost {cost} {}{}",
                 window(over),
@@ -165,6 +177,7 @@ impl GateSpecKind {
             Self::Breaker { .. } => "breaker",
             Self::Attempts { .. } => "attempts",
             Self::Limit { .. } => "limit",
+            Self::Repetition { .. } => "loop guard",
             Self::Budget { .. } => "budget",
         }
     }

@@ -111,6 +111,10 @@ pub fn random_gates(random: &mut Random) -> Vec<GateSpec> {
             add(name, GateSpecKind::Limit { key: random.below(2) as u16, max_calls, window, cooldown });
         }
     }
+    if random.once_in(4) {
+        let (same_call, keep) = (2 + random.below(20) as u32, Span::from_secs(30));
+        add("loop", GateSpecKind::Repetition { key: 1, same_call, keep });
+    }
     for name in ["run", "team"] {
         if random.once_in(2) {
             let (limit, window) = (Amount::from_units(random.below(60)), window(random));

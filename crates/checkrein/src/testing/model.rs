@@ -233,6 +233,13 @@ impl Model {
                     reasons.push((Code::RateLimited, retry));
                 }
             }
+            GateSpecKind::Repetition { key, same_call, keep } => {
+                let events = self.events.get(&record(gate, call, *key)).cloned().unwrap_or_default();
+                let earlier = in_window(&events, &WindowSpec::Rolling(*keep), now).len();
+                if earlier as u64 + 1 >= u64::from(*same_call) {
+                    reasons.push((Code::LoopDetected, Retry::Never));
+                }
+            }
             GateSpecKind::Budget { key, limit, window, cost, .. } => {
                 let events = self.events.get(&record(gate, call, *key)).cloned().unwrap_or_default();
                 let found = in_window(&events, window, now);
@@ -276,7 +283,9 @@ impl Model {
                 }
                 open.circuits.push((name, *changes, (*max_fails, *reset, *probes)));
             }
-            GateSpecKind::Attempts { key, .. } | GateSpecKind::Limit { key, .. } => {
+            GateSpecKind::Attempts { key, .. }
+            | GateSpecKind::Limit { key, .. }
+            | GateSpecKind::Repetition { key, .. } => {
                 self.spend(record(gate, call, *key), now, Amount::ONE);
             }
             GateSpecKind::Budget { key, cost, charge, .. } => {
@@ -428,6 +437,7 @@ impl Model {
                 (*key, window.clone())
             }
             GateSpecKind::Attempts { key, .. } => (*key, WindowSpec::Lifetime),
+            GateSpecKind::Repetition { key, keep, .. } => (*key, WindowSpec::Rolling(*keep)),
             _ => return None,
         };
         let events = self.events.get(&record(gate, call, key)).cloned().unwrap_or_default();

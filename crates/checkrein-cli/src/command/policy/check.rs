@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use checkrein::config::PolicyFile;
+use checkrein::Engine;
+use checkrein::config::{Policies, PolicyError, PolicyFile};
 use serde_json::json;
 
 use super::{columns, exit_of, inert_json, load, record};
-use crate::command::inert;
+use crate::command::{inert, print_error};
 use crate::{Exit, Output};
 
 /// Check a policy file, and tell everything that is wrong with it
@@ -44,6 +45,14 @@ impl Check {
                 return Ok(exit_of(&error));
             }
         };
+        if let Err(error) = Policies::new(Engine::new(), file.clone()) {
+            // Sections that are right on their own may not work together.
+            match self.output {
+                Output::Json => writeln!(to, "{}", inert_json(&unworkable(&file, &error)))?,
+                Output::Text => print_error(&inert(&error.to_string()), None),
+            }
+            return Ok(Exit::Found);
+        }
         match self.output {
             Output::Json => writeln!(to, "{}", inert_json(&valid(&file)))?,
             Output::Text => write_valid(&mut to, &file)?,
@@ -65,6 +74,11 @@ fn tools(file: &PolicyFile) -> (usize, usize) {
 
 fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unworkable(file: &PolicyFile, error: &PolicyError) -> serde_json::Value {
+    let problem = json!({ "code": "policy_error", "message": error.to_string(), "hint": null });
+    json!({ "file": file.name(), "valid": false, "problems": [problem], "more": 0 })
 }
 
 fn valid(file: &PolicyFile) -> serde_json::Value {

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::Exit;
 
 mod check;
+mod explain;
 
-/// Check a policy file
+/// Check a policy file, and explain what it says
 #[derive(clap::Args)]
 pub(crate) struct Policy {
     #[command(subcommand)]
@@ -19,12 +20,14 @@ pub(crate) struct Policy {
 #[derive(clap::Subcommand)]
 enum Verb {
     Check(check::Check),
+    Explain(explain::Explain),
 }
 
 impl Policy {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         match &self.verb {
             Verb::Check(check) => check.run(),
+            Verb::Explain(explain) => explain.run(),
         }
     }
 }

@@ -1,0 +1,227 @@
+//! From the sections that cover a tool to its gates: those of all sections add up, and only scalars are replaced.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use checkrein_core::amount::Unit;
+use checkrein_core::policy::{Charge, Mode};
+use checkrein_core::time::Span;
+
+use super::model::{Proof, RuleGate, Sections, TakenCost, ToolSection};
+use super::sections::lineage;
+use crate::engine::{GateSpec, GateSpecKind, WindowSpec};
+use crate::expression::Expression;
+
+/// How long a call is remembered by a loop guard: longer than a run lasts.
+const LOOP_KEPT: Span = Span::from_secs(86_400);
+/// A cooldown alone is a limit that nobody reaches.
+const NEVER_REACHED: u64 = 1 << 32;
+
+/// Where the key of a gate comes from.
+#[derive(Clone, Debug)]
+pub(super) enum KeySource {
+    /// One record for everybody.
+    Everybody,
+    /// An expression.
+    Expression(Arc<Expression>),
+    /// The run or session, and the value at a place in the arguments.
+    Fact(String),
+    /// The run or session, and the digest of the request.
+    SameCall,
+}
+
+/// The gates of a tool, and where what they ask for comes from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Resolved {
+    pub(super) gates: Vec<GateSpec>,
+    pub(super) keys: Vec<KeySource>,
+    pub(super) costs: Vec<(TakenCost, Unit)>,
+    pub(super) rules: Vec<RuleGate>,
+    pub(super) once: Vec<Arc<Expression>>,
+    pub(super) proves: Vec<Proof>,
+    pub(super) timeout: Option<Span>,
+    pub(super) opens: bool,
+}
+
+impl Sections {
+    /// The gates of a tool from all sections that cover it; nothing when none does.
+    pub(super) fn resolve(&self, tool: &str) -> Option<Resolved> {
+        let covering: Vec<&ToolSection> =
+            self.tools.iter().filter(|section| section.pattern.covers(tool)).collect();
+        if covering.is_empty() {
+            return None;
+        }
+        let mut resolved = Resolved::default();
+        for section in &covering {
+            resolved.section(self, section);
+        }
+        resolved.budgets(self, &covering);
+        // The most specific section comes last.
+        resolved.timeout = covering.iter().rev().find_map(|section| section.timeout);
+        let opens = covering.iter().rev().find_map(|section| section.opens).unwrap_or_default();
+        resolved.opens = opens && matches!(resolved.gates.as_slice(), [only] if is_rate(only));
+        Some(resolved)
+    }
+}
+
+fn is_rate(gate: &GateSpec) -> bool {
+    matches!(gate.kind, GateSpecKind::Limit { .. })
+}
+
+impl Resolved {
+    fn key(&mut self, source: KeySource) -> u16 {
+        self.keys.push(source);
+        u16::try_from(self.keys.len().saturating_sub(1)).unwrap_or(u16::MAX)
+    }
+
+    fn key_of(&mut self, expression: Option<&Arc<Expression>>) -> u16 {
+        self.key(
+            expression
+                .map_or(KeySource::Everybody, |expression| KeySource::Expression(Arc::clone(expression))),
+        )
+    }
+
+    /// Adds a gate; a second one that would count on the records of the first is numbered.
+    fn gate(&mut self, name: &str, mode: Mode, kind: GateSpecKind) {
+        let same_kind = |gate: &GateSpec| std::mem::discriminant(&gate.kind) == std::mem::discriminant(&kind);
+        let taken: BTreeSet<&str> =
+            self.gates.iter().filter(|gate| same_kind(gate)).map(|gate| gate.name.as_str()).collect();
+        let mut unique = name.to_owned();
+        let mut number = 1_u32;
+        while taken.contains(unique.as_str()) && !matches!(kind, GateSpecKind::Rule { .. }) {
+            number = number.saturating_add(1);
+            unique = format!("{name}#{number}");
+        }
+        self.gates.push(GateSpec { name: unique, mode, kind });
+    }
+
+    fn section(&mut self, sections: &Sections, section: &ToolSection) {
+        let own = section.mode.unwrap_or(sections.mode);
+        let pattern = section.pattern.as_str();
+        for rule in &section.rules {
+            let verdict = u16::try_from(self.rules.len()).unwrap_or(u16::MAX);
+            self.rules.push(rule.clone());
+            self.gate(&rule.name, rule.mode.unwrap_or(own), GateSpecKind::Rule { verdict });
+        }
+        for fact in &section.facts {
+            if self.knows_fact(&fact.argument, &fact.kind, fact.mode.unwrap_or(own)) {
+                continue;
+            }
+            let key = self.key(KeySource::Fact(fact.argument.clone()));
+            // Facts are found by their kind, so that its name is not numbered: two of them are one too many.
+            let kind = GateSpecKind::Fact { key };
+            self.gates.push(GateSpec { name: fact.kind.clone(), mode: fact.mode.unwrap_or(own), kind });
+        }
+        if let Some(once) = &section.once {
+            self.once.push(Arc::clone(&once.key));
+            let (keep_result, keep_key) = (once.keep_result, once.keep_key);
+            // Once is enforced whatever the mode.
+            self.gate(
+                &format!("{pattern}.once"),
+                Mode::Enforce,
+                GateSpecKind::Once { keep_result, keep_key },
+            );
+        }
+        if let Some(name) = &section.breaker {
+            self.breaker(sections, name, own);
+        }
+        if let Some(attempts) = &section.attempts {
+            let key = self.key_of(attempts.key.as_ref());
+            let kind = GateSpecKind::Attempts { key, max: u64::from(attempts.max) };
+            self.gate(&format!("{pattern}.attempts"), attempts.mode.unwrap_or(own), kind);
+        }
+        for limit in &section.limits {
+            let key = self.key_of(limit.key.as_ref());
+            let label = limit.key.as_ref().map(|key| format!("[{}]", key.text())).unwrap_or_default();
+            let what = if limit.max_calls.is_some() { "rate" } else { "cooldown" };
+            let name = limit.name.clone().unwrap_or_else(|| format!("{pattern}.{what}{label}"));
+            let (max_calls, window) = match &limit.max_calls {
+                Some((max, window)) => (u64::from(*max), window.clone()),
+                None => (NEVER_REACHED, WindowSpec::Rolling(limit.cooldown)),
+            };
+            let kind = GateSpecKind::Limit { key, max_calls, window, cooldown: limit.cooldown };
+            self.gate(&name, limit.mode.unwrap_or(own), kind);
+        }
+        if let Some(repetition) = &section.repetition {
+            let key = self.key(KeySource::SameCall);
+            let kind = GateSpecKind::Repetition { key, same_call: repetition.same_call, keep: LOOP_KEPT };
+            self.gate(&format!("{pattern}.loop"), repetition.mode.unwrap_or(own), kind);
+        }
+        self.proves.extend(section.proves.iter().cloned());
+    }
+
+    /// Whether another section asks for the same fact already; it then holds in the stricter mode of both.
+    fn knows_fact(&mut self, argument: &str, kind: &str, mode: Mode) -> bool {
+        let keys = &self.keys;
+        let same = |gate: &&mut GateSpec| match gate.kind {
+            GateSpecKind::Fact { key } => {
+                let source = keys.get(usize::from(key));
+                gate.name == kind && matches!(source, Some(KeySource::Fact(known)) if known == argument)
+            }
+            _ => false,
+        };
+        let known = self.gates.iter_mut().find(same);
+        known.map(|gate| gate.mode = stricter(gate.mode, mode)).is_some()
+    }
+
+    /// Breakers of one name are one breaker: a second section only makes it hold more strictly.
+    fn breaker(&mut self, sections: &Sections, name: &str, own: Mode) {
+        let Some(breaker) = sections.breakers.get(name) else { return };
+        let mode = breaker.mode.unwrap_or(own);
+        let known =
+            |gate: &&mut GateSpec| matches!(gate.kind, GateSpecKind::Breaker { .. }) && gate.name == name;
+        if let Some(gate) = self.gates.iter_mut().find(known) {
+            gate.mode = stricter(gate.mode, mode);
+            return;
+        }
+        let key = self.key_of(breaker.key.as_ref());
+        let kind = GateSpecKind::Breaker {
+            key,
+            max_fails: breaker.max_fails,
+            reset: breaker.reset,
+            probes: breaker.probes,
+            probe_lease: breaker.probe_lease,
+        };
+        self.gate(name, mode, kind);
+    }
+
+    /// Budgets and their parents, each once: what a call takes from it the most specific section says.
+    fn budgets(&mut self, sections: &Sections, covering: &[&ToolSection]) {
+        for section in covering.iter().rev() {
+            let own = section.mode.unwrap_or(sections.mode);
+            for take in &section.takes {
+                let Some(unit) = sections.budgets.get(&take.budget).map(|budget| budget.unit) else {
+                    continue;
+                };
+                let cost = u16::try_from(self.costs.len()).unwrap_or(u16::MAX);
+                self.costs.push((take.cost.clone(), unit));
+                for name in lineage(&sections.budgets, &take.budget).unwrap_or_default() {
+                    let Some(budget) = sections.budgets.get(&name) else { continue };
+                    let mode = take.mode.or(budget.mode).unwrap_or(own);
+                    let known = |gate: &&mut GateSpec| {
+                        matches!(gate.kind, GateSpecKind::Budget { .. }) && gate.name == name
+                    };
+                    if let Some(gate) = self.gates.iter_mut().find(known) {
+                        gate.mode = stricter(gate.mode, mode);
+                        continue;
+                    }
+                    let key = self.key_of(budget.key.as_ref());
+                    let kind = GateSpecKind::Budget {
+                        key,
+                        limit: budget.limit,
+                        unit,
+                        window: budget.window.clone(),
+                        cost,
+                        charge: Charge::Fixed,
+                        hard: budget.hard,
+                    };
+                    self.gate(&name, mode, kind);
+                }
+            }
+        }
+    }
+}
+
+fn stricter(one: Mode, other: Mode) -> Mode {
+    if one == Mode::Enforce { one } else { other }
+}

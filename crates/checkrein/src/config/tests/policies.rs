@@ -1,0 +1,258 @@
+//! Policy files at work.
+
+use checkrein_core::admission::{Action, Verdict};
+use checkrein_core::amount::Amount;
+use checkrein_core::json::{Limits, Value, read_str};
+
+use crate::clock::{Clock, FakeClock};
+use crate::config::{Call, Policies, PolicyFile};
+use crate::engine::Engine;
+
+fn file(text: &str) -> PolicyFile {
+    let text = format!("version = 1\n{text}");
+    PolicyFile::parse("checkrein.toml", &text, false).unwrap_or_else(|error| panic!("{}", error.report(100)))
+}
+
+fn policies(text: &str) -> Policies {
+    let clock = Clock::fake(FakeClock::default());
+    Policies::new(Engine::builder().clock(clock).build(), file(text)).unwrap()
+}
+
+fn json(text: &str) -> Value {
+    read_str(text, &Limits::default()).unwrap()
+}
+
+/// What a call of `ann` in run `r1` is answered: `allow`, or the codes and gates of its reasons.
+fn ask(policies: &Policies, tool: &str, arguments: &str) -> String {
+    ask_as(policies, tool, arguments, Action { user: "ann", run: "r1", ..Action::default() })
+}
+
+fn ask_as(policies: &Policies, tool: &str, arguments: &str, action: Action<'_>) -> String {
+    let arguments = json(arguments);
+    let call = Call { tenant: "acme", action: Action { name: tool, ..action }, arguments: &arguments };
+    let (peeked, _) = policies.peek(&call);
+    let admission = policies.admit(&call).admission;
+    assert_eq!(peeked.reasons, admission.reasons, "peek and admit agree");
+    let observed: Vec<String> =
+        admission.observed.iter().map(|reason| format!("(observed {})", reason.code.word())).collect();
+    let mut said = match admission.verdict {
+        Verdict::Allow => vec!["allow".to_owned()],
+        Verdict::Replay(_) => vec!["replay".to_owned()],
+        Verdict::Block => {
+            admission.reasons.iter().map(|reason| format!("{}@{}", reason.code.word(), reason.gate)).collect()
+        }
+    };
+    said.extend(observed);
+    said.join(" ")
+}
+
+#[test]
+fn an_unknown_tool_is_refused_unless_the_file_says_otherwise() {
+    assert_eq!(ask(&policies(""), "search", "{}"), "unknown_tool@policy");
+    assert_eq!(ask(&policies("defaults.decision = 'allow'"), "search", "{}"), "allow");
+    assert_eq!(ask(&policies("tools.'*' = {}"), "search", "{}"), "allow");
+}
+
+#[test]
+fn gates_of_all_sections_add_up() {
+    let policies = policies(
+        "[tools.'*']\nrules = ['!has(args.secret)']\n\
+         [tools.'db.*']\nlimits = [{ max_calls = 2, window = '1h' }]\ntimeout = '9s'\n\
+         [tools.'db.read']\nrules = ['args.rows < 100']\ntimeout = '5s'\n\
+         [tools.'db.*.slow']\n",
+    );
+    assert_eq!(
+        ask(&policies, "db.read", r#"{"rows": 500, "secret": 1}"#).matches("rule_violated").count(),
+        2
+    );
+    assert_eq!(ask(&policies, "db.read", r#"{"rows": 5}"#), "allow");
+    // A limit of a pattern counts all the tools it covers together.
+    assert_eq!(ask(&policies, "db.write", "{}"), "allow");
+    assert_eq!(ask(&policies, "db.read", r#"{"rows": 5}"#), "rate_limited@db.*.rate");
+    let timeout = |tool: &str| policies.for_action(tool).unwrap().unwrap().timeout().unwrap().to_string();
+    assert_eq!((timeout("db.read"), timeout("db.write")), ("5s".to_owned(), "9s".to_owned()));
+    assert_eq!(ask(&policies, "mail", "{}"), "allow");
+}
+
+#[test]
+fn budgets_take_from_their_parents_in_one_step() {
+    let policies = policies(
+        "[budgets.company]\nlimit = '1 usd'\n\
+         [budgets.user]\nkey = 'action.user'\nlimit = '0.60 usd'\nparent = 'company'\n\
+         [budgets.tokens]\nkey = 'action.run'\nlimit = '100 tokens'\n\
+         [tools.'*']\nbudgets = [{ name = 'user', cost = '0.10 usd' }]\n\
+         [tools.pay]\nbudgets = [{ name = 'user', cost = { cel = 'args.cents * 10000000' } }, \
+         { name = 'tokens', cost = { cel = 'args.tokens' } }]\n",
+    );
+    let pay = |user, cents: i64, tokens: i64| {
+        let arguments = format!(r#"{{"cents": {cents}, "tokens": {tokens}}}"#);
+        ask_as(&policies, "pay", &arguments, Action { user, run: "r", ..Action::default() })
+    };
+    assert_eq!(pay("ann", 60, 60), "allow");
+    assert_eq!(pay("ann", 1, 1), "budget_exceeded@user");
+    assert_eq!(pay("bob", 50, 50), "budget_exceeded@company budget_exceeded@tokens");
+    // The refusals took nothing from any of the three.
+    assert_eq!(pay("bob", 40, 40), "allow");
+    assert_eq!(pay("cleo", 0, 0), "allow");
+    assert_eq!(pay("cleo", -1, 0), "invalid_action@user invalid_action@company");
+    assert_eq!(pay("", 0, 0), "invalid_action@user");
+    let (_, meters) = policies.peek(&Call {
+        tenant: "acme",
+        action: Action { name: "pay", user: "bob", run: "r", ..Action::default() },
+        arguments: &json(r#"{"cents": 0, "tokens": 0}"#),
+    });
+    let spent = |name: &str| meters.iter().find(|meter| &*meter.gate == name).unwrap().spent;
+    assert_eq!(spent("company"), Amount::ONE);
+    assert_eq!(spent("tokens"), Amount::from_units(100));
+}
+
+#[test]
+fn a_cost_without_a_value_says_why() {
+    let policies = policies(
+        "[budgets.b]\nlimit = '1 usd'\n[tools.pay]\nbudgets = [{ name = 'b', cost = { cel = 'args.cents' } }]",
+    );
+    let arguments = json("{}");
+    let call =
+        Call { tenant: "", action: Action { name: "pay", ..Action::default() }, arguments: &arguments };
+    let message = policies.admit(&call).admission.reasons[0].message().into_owned();
+    assert_eq!(message, "the action is malformed: the cost `args.cents`: `args.cents` is missing");
+}
+
+#[test]
+fn the_same_call_again_and_again_is_a_loop() {
+    let policies = policies("[tools.'*']\nloop = { same_call = 3 }");
+    for _ in 0..2 {
+        assert_eq!(ask(&policies, "search", r#"{"q": "x", "n": 1}"#), "allow");
+    }
+    // The order of members and the spelling of numbers make no other call.
+    assert_eq!(ask(&policies, "search", r#"{"n": 1.0, "q": "x"}"#), "loop_detected@*.loop");
+    assert_eq!(ask(&policies, "search", r#"{"q": "y", "n": 1}"#), "allow");
+    assert_eq!(ask(&policies, "find", r#"{"q": "x", "n": 1}"#), "allow");
+    let other = Action { run: "r2", ..Action::default() };
+    assert_eq!(ask_as(&policies, "search", r#"{"q": "x", "n": 1}"#, other), "allow");
+    let nobody = Action::default();
+    assert_eq!(ask_as(&policies, "search", r#"{"q": "x", "n": 1}"#, nobody), "invalid_action@*.loop");
+}
+
+#[test]
+fn facts_are_proved_by_results_of_the_same_run() {
+    let policies = policies(
+        "[tools.read]\nproves = [{ kind = 'payment', pointer = '/payments/0/id' }]\n\
+         [tools.refund]\nfacts = [{ arg = '/payment_id', kind = 'payment' }]\n",
+    );
+    assert_eq!(ask(&policies, "refund", r#"{"payment_id": "p1"}"#), "missing_fact@payment");
+    let nothing = json("{}");
+    let action = Action { name: "read", run: "r1", ..Action::default() };
+    let read = Call { tenant: "acme", action, arguments: &nothing };
+    assert_eq!(policies.prove(&read, &json(r#"{"payments": []}"#)).unwrap(), 0);
+    assert_eq!(policies.prove(&read, &json(r#"{"payments": [{"id": "p1"}]}"#)).unwrap(), 1);
+    assert_eq!(ask(&policies, "refund", r#"{"payment_id": "p1"}"#), "allow");
+    assert_eq!(ask(&policies, "refund", r#"{"payment_id": "p2"}"#), "missing_fact@payment");
+    assert_eq!(ask(&policies, "refund", "{}"), "invalid_action@payment");
+    let other = Action { run: "r2", ..Action::default() };
+    assert_eq!(ask_as(&policies, "refund", r#"{"payment_id": "p1"}"#, other), "missing_fact@payment");
+}
+
+#[test]
+fn modes_count_per_gate_then_per_section_then_for_all() {
+    let text = "defaults.mode = 'observe'\n\
+         [tools.a]\nrules = ['false']\nlimits = [{ max_calls = 0, window = '1h', mode = 'enforce' }]\n\
+         [tools.b]\nmode = 'enforce'\nrules = [{ check = 'false', mode = 'observe' }, '1 > 2']\n\
+         [tools.c]\nrules = ['false']\nonce = { key = \"'k'\" }\n";
+    let policies = policies(text);
+    assert_eq!(ask(&policies, "a", "{}"), "rate_limited@a.rate (observed rule_violated)");
+    assert_eq!(ask(&policies, "b", "{}"), "rule_violated@1 > 2 (observed rule_violated)");
+    assert_eq!(ask(&policies, "c", "{}"), "allow (observed rule_violated)");
+    // Once holds in observe mode too.
+    assert_eq!(ask(&policies, "c", "{}"), "in_progress@c.once (observed rule_violated)");
+}
+
+#[test]
+fn rules_are_asked_when_they_apply_and_errors_refuse() {
+    let policies = policies(
+        "[tools.a]\nrules = [{ when = 'args.big', check = 'args.ok', message = 'big ones must be ok' }]",
+    );
+    assert_eq!(ask(&policies, "a", r#"{"big": false}"#), "allow");
+    assert_eq!(ask(&policies, "a", r#"{"big": true, "ok": false}"#), "rule_violated@args.ok");
+    assert_eq!(ask(&policies, "a", r#"{"big": true}"#), "rule_error@args.ok");
+    assert_eq!(ask(&policies, "a", "{}"), "rule_error@args.ok");
+    assert_eq!(ask(&policies, "a", r#"{"big": "yes"}"#), "rule_error@args.ok");
+}
+
+#[test]
+fn sections_that_cannot_work_together_refuse_the_tool() {
+    let policies =
+        policies("[tools.'a*']\nonce = { key = 'args.k' }\n[tools.'*b']\nonce = { key = 'args.k' }");
+    assert_eq!(ask(&policies, "ab", r#"{"k": "x"}"#), "policy_error@policy");
+    assert_eq!(ask(&policies, "a", r#"{"k": "x"}"#), "allow");
+}
+
+#[test]
+fn another_file_takes_over_all_at_once_and_keeps_the_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkrein.toml");
+    let limit =
+        |max: u32| format!("version = 1\n[tools.a]\nlimits = [{{ max_calls = {max}, window = '1h' }}]\n");
+    let policies = policies("[tools.a]\nlimits = [{ max_calls = 1, window = '1h' }]");
+    assert_eq!(ask(&policies, "a", "{}"), "allow");
+    assert_eq!(ask(&policies, "a", "{}"), "rate_limited@a.rate");
+    let before = policies.digest();
+    for broken in
+        ["version = 1\n[tools.a]\nlimits = [{ max_ca", "", "version = 1\n[tools.a]\nbreaker = 'none'\n"]
+    {
+        std::fs::write(&path, broken).unwrap();
+        policies.reload(&path).unwrap_err();
+        assert_eq!(policies.digest(), before);
+        assert_eq!(ask(&policies, "a", "{}"), "rate_limited@a.rate");
+    }
+    std::fs::write(&path, limit(2)).unwrap();
+    policies.reload(&path).unwrap();
+    assert_ne!(policies.digest(), before);
+    assert_eq!(ask(&policies, "a", "{}"), "allow");
+    assert_eq!(ask(&policies, "a", "{}"), "rate_limited@a.rate");
+}
+
+#[test]
+fn every_decision_is_by_one_file_while_files_are_replaced() {
+    let by = |word: &str| {
+        file(&format!(
+            "[tools.a]\nrules = [{{ check = 'false', name = '{word}' }}, {{ check = 'false', name = '{word}' }}]"
+        ))
+    };
+    let policies = Policies::new(Engine::new(), by("one")).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let arguments = json("{}");
+                    let action = Action { name: "a", ..Action::default() };
+                    let call = Call { tenant: "", action, arguments: &arguments };
+                    let reasons = policies.admit(&call).admission.reasons;
+                    assert_eq!(reasons.len(), 2);
+                    assert_eq!(reasons[0].gate, reasons[1].gate);
+                }
+            });
+        }
+        for round in 0..200 {
+            policies.replace(by(if round % 2 == 0 { "two" } else { "one" })).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_thousand_tools_are_one_file() {
+    use std::fmt::Write as _;
+    let mut text = String::from("[budgets.team]\nkey = 'action.tenant'\nlimit = '50 usd'\nwindow = '1d'\n");
+    for tool in 0..1_000 {
+        write!(
+            text,
+            "[tools.'service.tool{tool}']\nrules = ['args.amount > {tool}']\n\
+             limits = [{{ key = 'action.user', max_calls = 10, window = '1h' }}]\n\
+             budgets = [{{ name = 'team', cost = '0.01 usd' }}]\n"
+        )
+        .unwrap();
+    }
+    let policies = policies(&text);
+    assert_eq!(ask(&policies, "service.tool7", r#"{"amount": 8}"#), "allow");
+    assert_eq!(ask(&policies, "service.tool7", r#"{"amount": 7}"#), "rule_violated@args.amount > 7");
+}
