@@ -312,6 +312,12 @@ impl Permit {
 
 #[pymethods]
 impl Permit {
+    /// How long a coroutine waits for the store, in seconds.
+    #[getter]
+    fn _patience_s(&self) -> f64 {
+        self.guard()._patience_s()
+    }
+
     /// The arguments the tool is to run on, when containers among them were copied.
     #[getter]
     fn args<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyTuple>> {

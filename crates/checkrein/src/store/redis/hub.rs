@@ -44,6 +44,8 @@ pub(super) struct Hub {
     pub(super) estimates: Mutex<HashMap<Tag, Estimate>>,
     /// Tags that the store knows of.
     pub(super) tags: Mutex<HashSet<Tag>>,
+    /// So many families, in the order of their numbers, are written down on the server.
+    pub(super) defined: AtomicUsize,
     /// What has to be done as soon as the server can be had: outcomes that could not be committed when they came, and
     /// the end of permits that nobody has, because it was not known whether their admission was committed.
     pub(super) owed: Mutex<VecDeque<Planned>>,
@@ -84,6 +86,7 @@ impl Hub {
             open: Mutex::default(),
             estimates: Mutex::default(),
             tags: Mutex::default(),
+            defined: AtomicUsize::new(0),
             owed: Mutex::default(),
             side,
             next_tag: AtomicUsize::new(0),
@@ -307,6 +310,7 @@ impl Hub {
         self.estimates.lock().remove(&tag);
         // A server that has lost everything is told again.
         self.tags.lock().remove(&tag);
+        self.defined.store(0, Ordering::Release);
     }
 
     /// A permit that was opened elsewhere, so that its lease can be seen to.
