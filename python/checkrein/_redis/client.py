@@ -24,18 +24,16 @@ class Script:
         self._files = files
         self._loaded: tuple[bytes, bytes] | None = None
 
-    @property
-    def loaded(self) -> tuple[bytes, bytes]:
-        """The digest and the text; read from the package when they are first needed."""
-        if self._loaded is None:
-            folder = resources.files(__package__) / "lua"
-            text = b"\n".join((folder / name).read_bytes() for name in self._files)
-            self._loaded = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode(), text
+    def _load(self) -> tuple[bytes, bytes]:
+        """Read the text from the package when it is first needed, and name its digest."""
+        folder = resources.files(__package__) / "lua"
+        text = b"\n".join((folder / name).read_bytes() for name in self._files)
+        self._loaded = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode(), text
         return self._loaded
 
     def run(self, client: Any, keys: Sequence[bytes], argument: bytes) -> Any:
         """Run it in one round trip; in two where the server does not know it yet."""
-        digest, text = self.loaded
+        digest, text = self._loaded or self._load()
         try:
             return client.execute_command("EVALSHA", digest, len(keys), *keys, argument)
         except Exception as error:
@@ -45,7 +43,7 @@ class Script:
 
     async def run_async(self, client: Any, keys: Sequence[bytes], argument: bytes) -> Any:
         """`run`, awaited."""
-        digest, text = self.loaded
+        digest, text = self._loaded or self._load()
         try:
             return await client.execute_command("EVALSHA", digest, len(keys), *keys, argument)
         except Exception as error:

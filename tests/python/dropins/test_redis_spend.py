@@ -36,12 +36,13 @@ TEN = Budget(Decimal("10.00"), window=3600)
 HOSTILE = ["{}", "{a}", "*", "a b", "a\0b", "a:b", "", "é\ud800", "x" * (1 << 20)]
 
 
-@pytest.fixture(params=["bytes", "str", "cluster", "cluster of str"])
+@pytest.fixture(params=["bytes", "str", "str of RESP3", "cluster", "cluster of str"])
 def client(request: pytest.FixtureRequest) -> Any:
     """Each kind of client that a store takes."""
     fixture = "redis_cluster" if "cluster" in request.param else "redis_server"
     where: Server | Cluster = request.getfixturevalue(fixture)
-    opened = where.client(decode_responses="str" in request.param)
+    protocol = 3 if "RESP3" in request.param else 2
+    opened = where.client(decode_responses="str" in request.param, protocol=protocol)
     yield opened
     opened.close()
 
