@@ -236,7 +236,11 @@ fn what_cannot_be_is_said_without_secrets() {
         (&["doctor"], "redis://:s3cr3t-w0rd@h:port", "a port in the URL"),
         (&["once", "list"], &file, "`--prefix` is for stores on a server"),
         (&["doctor", "--prefix", "a{b}"], &server, "the prefix"),
-        (&["doctor", "--accept-epoch", "--prefix", "checkrein"], &file, "`--accept-epoch` is for stores on a server"),
+        (
+            &["doctor", "--accept-epoch", "--prefix", "checkrein"],
+            &file,
+            "`--accept-epoch` is for stores on a server",
+        ),
         (&["doctor", "--yes"], &server, "--accept-epoch"),
         (&["doctor", "--help"], &server, ""),
     ] {

@@ -45,33 +45,25 @@ pub(crate) fn denied(py: Python<'_>, code: Code, decision: Bound<'_, PyAny>) -> 
 }
 
 /// Whether the logger `checkrein` shows refusals; a logger that cannot say does not. A Ctrl-C of the time that the
-/// decision took arrives here, at the first line of Python; it is not the logger's.
-pub(crate) fn is_debugging(py: Python<'_>) -> bool {
+/// decision took arrives here, at the first line of Python: it is not the logger's, and is returned.
+pub(crate) fn is_debugging(py: Python<'_>) -> PyResult<bool> {
     const DEBUG: u8 = 10;
     let logger = LOGGER.get_or_try_init(py, || {
         py.import("logging")?.call_method1("getLogger", ("checkrein",)).map(Bound::unbind)
     });
     let asked = logger.and_then(|logger| logger.bind(py).call_method1("isEnabledFor", (DEBUG,))?.is_truthy());
-    asked.unwrap_or_else(|error| {
-        interrupt_again(py, &error);
-        false
+    asked.or_else(|error| {
+        if error.is_instance_of::<pyo3::exceptions::PyException>(py) { Ok(false) } else { Err(error) }
     })
-}
-
-/// Has Ctrl-C come again at the next instruction, if that is what an error is.
-fn interrupt_again(py: Python<'_>, error: &PyErr) -> bool {
-    let is_interrupt = error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py);
-    if is_interrupt {
-        // SAFETY: the interpreter is attached; a flag is set that the main thread looks at between two instructions.
-        unsafe { pyo3::ffi::PyErr_SetInterrupt() };
-    }
-    is_interrupt
 }
 
 /// Reports an exception of a listener, where the call has to go on. Ctrl-C comes again where the call can end.
 #[cold]
 pub(crate) fn unraisable(py: Python<'_>, error: PyErr, owner: &Bound<'_, PyAny>) {
-    if !interrupt_again(py, &error) {
+    if error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) {
+        // SAFETY: the interpreter is attached; a flag is set that the main thread looks at between two instructions.
+        unsafe { pyo3::ffi::PyErr_SetInterrupt() };
+    } else {
         error.write_unraisable(py, Some(owner));
     }
 }

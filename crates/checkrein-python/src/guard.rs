@@ -425,7 +425,7 @@ impl Guard {
             Decided::Blocked(decision) => {
                 let code = decision.first_code().unwrap_or(Code::PolicyError);
                 let decision = Bound::new(py, *decision)?.into_any();
-                if error::is_debugging(py) {
+                if error::is_debugging(py)? {
                     self.owner.bind(py).call_method1("_refused", (decision.clone(),))?;
                 }
                 if listening {

@@ -222,6 +222,10 @@ impl Permit {
             ended => ended,
         };
         if let Err(problem) = &ended {
+            if matches!(problem, SettleError::Store(_)) {
+                // The store goes on trying: another outcome must not overtake this one.
+                self.open.store(false, Ordering::Release);
+            }
             self.guard().warn(py, &format!("the outcome was not recorded: {problem}"));
         }
         ended
