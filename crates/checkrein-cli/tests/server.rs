@@ -232,7 +232,7 @@ fn what_cannot_be_is_said_without_secrets() {
         (&["doctor"][..], server.as_str(), "nothing listens"),
         (&["once", "list"], &server, "nothing listens"),
         (&["ledger", "tail"], &server, "not a store in a file"),
-        (&["backup", "copy.db"], &server, "not a store in a file"),
+        (&["backup", "--out", "copy.db"], &server, "not a store in a file"),
         (&["doctor"], "redis://:s3cr3t-w0rd@h:port", "a port in the URL"),
         (&["once", "list"], &file, "`--prefix` is for stores on a server"),
         (&["doctor", "--prefix", "a{b}"], &server, "the prefix"),

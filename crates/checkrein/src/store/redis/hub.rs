@@ -131,8 +131,13 @@ impl Hub {
         drop(state);
         let seconds = self.options.deadline.as_secs_f32();
         let text = format!("the Redis server has not answered within {seconds} s");
-        let unknown =
-            if queued.is_some() { StoreError::NotCommitted(text) } else { StoreError::Unknown(text) };
+        let unknown = if let Some(job) = &queued {
+            let error = StoreError::NotCommitted(text);
+            self.owe_outcomes(job, &error);
+            error
+        } else {
+            StoreError::Unknown(text)
+        };
         ticket.give_up().filter(|_| queued.is_none()).unwrap_or(Err(unknown))
     }
 
@@ -232,6 +237,9 @@ impl Hub {
             match outcome {
                 Ok(()) => replies.extend(jobs.into_iter().zip(tried.results.into_iter().map(Ok))),
                 Err(error) => {
+                    for job in &jobs {
+                        self.owe_outcomes(job, &error);
+                    }
                     replies
                         .extend(jobs.into_iter().map(|job| (job, Err::<Vec<StepResult>, _>(error.clone()))));
                 }
@@ -253,6 +261,14 @@ impl Hub {
             {
                 self.owe([Planned { step: Self::not_started(permit.number()), names }]);
             }
+        }
+    }
+
+    /// Actions that have ended are told of as soon as the server can be had. What cannot be read never can.
+    fn owe_outcomes(&self, job: &Job, error: &StoreError) {
+        if !matches!(error, StoreError::Damaged(_)) {
+            let outcomes = job.steps.iter().filter(|planned| matches!(planned.step, Step::Finish(..)));
+            self.owe(outcomes.cloned());
         }
     }
 

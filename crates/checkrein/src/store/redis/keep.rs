@@ -65,11 +65,14 @@ impl Hub {
     /// What is due without anybody asking. Whatever cannot be done now is tried again the next time.
     pub(super) fn keep_house(self: &Arc<Self>) {
         self.expire_own();
-        let owed: Vec<Planned> = self.owed.lock().drain(..).collect();
-        for planned in owed {
+        let mut owed = std::mem::take(&mut *self.owed.lock());
+        while let Some(planned) = owed.pop_front() {
             // What cannot be done now is owed again; whatever is refused has been done, or can no longer be.
-            if let (Some(name), Step::Finish(..)) = (planned.names.first(), &planned.step) {
-                let _ = self.run(name.tag, vec![planned]);
+            let Some(tag) = planned.names.first().map(|name| name.tag) else { continue };
+            if self.run(tag, vec![planned]).is_err() {
+                // The rest could not be done either.
+                self.owe(owed);
+                break;
             }
         }
         let mut tags: Vec<Tag> = self.tags.lock().iter().copied().collect();

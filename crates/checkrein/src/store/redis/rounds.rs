@@ -159,7 +159,7 @@ impl Hub {
         lane.standing(Tag::STORE, deadline).map_err(not_committed)?;
         let mut request = Request::new(Script::Commit, Tag::STORE);
         request.key(name::families_key(&self.options.prefix).as_bytes());
-        ["", "", "0", "0"].iter().for_each(|arg| request.arg(arg.as_bytes()));
+        ["", "", "0", "0", ""].iter().for_each(|arg| request.arg(arg.as_bytes()));
         let definitions: Vec<Vec<u8>> =
             families.iter().skip(done).map(|(_, known)| known.key.to_bytes()).collect();
         for members in definitions.chunks(MEMBERS) {
