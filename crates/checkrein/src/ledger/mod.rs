@@ -25,5 +25,5 @@ pub use error::LedgerError;
 pub use export::{Exported, Scope, export};
 pub use host::{Drafts, HostLedger};
 pub use sealer::{Ground, Make, Moment, OwnConnection, Row, SealOptions, Sealed, Sealer, seal};
-pub use verify::verify_file;
+pub use verify::{verify_file, verify_with};
 pub use witness::Witness;
