@@ -153,6 +153,25 @@ impl Window {
     }
 }
 
+/// The time of a step, as far as it is known: a store whose clock is another machine's knows two bounds of it.
+///
+/// What has left a window is judged by the earlier one and what happens now is stamped with the later one, so that
+/// whatever the true time is, no interval sees more than its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// It is not earlier than this.
+    pub earliest: Timestamp,
+    /// It is not later than this.
+    pub latest: Timestamp,
+}
+
+impl From<Timestamp> for Now {
+    #[inline]
+    fn from(now: Timestamp) -> Self {
+        Self { earliest: now, latest: now }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

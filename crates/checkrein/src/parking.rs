@@ -4,6 +4,8 @@
 //! not the threads, and walks through freed stacks as soon as it waits for anything: seen with the writer's thread of the
 //! parent, which nearly always waits. The standard library's wait in the memory of the lock itself.
 
+#[cfg(feature = "redis")]
+use std::sync::TryLockError;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -18,6 +20,16 @@ impl<T> Mutex<T> {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, if nobody has it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

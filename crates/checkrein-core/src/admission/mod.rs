@@ -18,7 +18,7 @@ use crate::gate::once::{Keep, OnceVerdict, Operation};
 use crate::meter::{Meter, MeterError};
 use crate::permit::{Hold, Permit, PermitPhase};
 use crate::policy::{Charge, Check, Gate, Limit, Mode, Policy};
-use crate::time::{Timestamp, Window};
+use crate::time::{Now, Timestamp, Window};
 
 mod plan;
 mod settle;
@@ -96,6 +96,13 @@ fn stamp(meter: Option<&Meter>, now: Timestamp) -> Timestamp {
     meter.and_then(Meter::newest).map_or(now, |newest| newest.max(now))
 }
 
+/// The time by which a meter forgets. Where only bounds are known it must not follow the stamps: these are ahead of the
+/// true time.
+#[inline]
+fn horizon(meter: &Meter, now: Now) -> Timestamp {
+    if now.earliest == now.latest { stamp(Some(meter), now.latest) } else { now.earliest }
+}
+
 #[inline]
 fn period_end(inputs: &Inputs<'_>, gate: usize) -> Timestamp {
     inputs.period_ends.get(gate).copied().unwrap_or(Timestamp::MIN)
@@ -106,10 +113,11 @@ fn period_end(inputs: &Inputs<'_>, gate: usize) -> Timestamp {
 /// action holds until it is finished; `None` when it holds nothing.
 pub fn admit<R: Records>(
     plan: Plan<'_>,
-    now: Timestamp,
+    now: impl Into<Now>,
     records: &mut R,
     peek: bool,
 ) -> (Admission, Option<Permit>) {
+    let now = now.into();
     let Plan { policy, inputs, mut reasons, mut observed } = plan;
     let mut index = 0;
     for (position, gate) in policy.gates().iter().enumerate() {
@@ -164,7 +172,7 @@ fn check<R: Records>(
     gate: &Gate,
     inputs: &Inputs<'_>,
     period_end: Timestamp,
-    now: Timestamp,
+    now: Now,
     index: usize,
     records: &mut R,
     reasons: &mut Vec<Reason>,
@@ -176,13 +184,13 @@ fn check<R: Records>(
     match &gate.check {
         Check::Rule(_) => {}
         Check::Fact(_) => {
-            if !records.fact(index).is_some_and(|fact| fact.holds(now)) {
+            if !records.fact(index).is_some_and(|fact| fact.holds(now.latest)) {
                 reasons.push(reason(Code::MissingFact, Retry::Unknown, Detail::None));
             }
         }
         Check::Once(_) => {
             let (_, digest) = inputs.once?;
-            match records.operation(index).map_or(OnceVerdict::Run, |op| op.verdict(digest, now)) {
+            match records.operation(index).map_or(OnceVerdict::Run, |op| op.verdict(digest, now.earliest)) {
                 OnceVerdict::Run => {}
                 OnceVerdict::Replay(result) => return Some(result),
                 OnceVerdict::Refuse(code, retry) => {
@@ -195,8 +203,8 @@ fn check<R: Records>(
         Check::Breaker(spec) => {
             let thresholds = Thresholds::from(spec);
             if let Some(breaker) = records.breaker(index) {
-                breaker.advance(now, thresholds);
-                if let Some(retry) = breaker.refusal(now, thresholds) {
+                breaker.advance(now.earliest, thresholds);
+                if let Some(retry) = breaker.refusal(now.earliest, thresholds) {
                     let text = Detail::Text(breaker.phase().name().into());
                     reasons.push(reason(Code::CircuitOpen, retry, text));
                 }
@@ -214,7 +222,7 @@ fn check<R: Records>(
         }
         Check::Limit(limit) => match records.meter(index) {
             Some(meter) => {
-                let now = stamp(Some(meter), now);
+                let now = horizon(meter, now);
                 meter.advance(now, limit.window, period_end);
                 if let Some(broken) = closed(gate, Some(meter)) {
                     reasons.push(broken);
@@ -223,7 +231,7 @@ fn check<R: Records>(
                 }
             }
             None if limit.max_calls == 0 => {
-                limit::refuse(&Meter::new(), limit, &gate.name, now, period_end, reasons);
+                limit::refuse(&Meter::new(), limit, &gate.name, now.latest, period_end, reasons);
             }
             None => {}
         },
@@ -233,7 +241,7 @@ fn check<R: Records>(
                 |meter: &Meter, now| budget::refuse(meter, budget, cost, &gate.name, now, period_end);
             match records.meter(index) {
                 Some(meter) => {
-                    let now = stamp(Some(meter), now);
+                    let now = horizon(meter, now);
                     meter.advance(now, budget.window, period_end);
                     if let Some(broken) = closed(gate, Some(meter)) {
                         reasons.push(broken);
@@ -245,7 +253,7 @@ fn check<R: Records>(
                     }
                 }
                 None if !budget::fits(&Meter::new(), budget, cost) => {
-                    reasons.push(refuse(&Meter::new(), now))
+                    reasons.push(refuse(&Meter::new(), now.latest))
                 }
                 None => {}
             }
@@ -275,9 +283,10 @@ fn closed(gate: &Gate, meter: Option<&Meter>) -> Option<Reason> {
 fn take<R: Records>(
     policy: &Policy,
     inputs: &Inputs<'_>,
-    now: Timestamp,
+    bounds: Now,
     records: &mut R,
 ) -> Result<Option<Permit>, MeterError> {
+    let now = bounds.latest;
     let mut permit = policy.settles().then(|| {
         let (phase, lease) = if inputs.start {
             (PermitPhase::Started, policy.leases().started)
@@ -318,11 +327,11 @@ fn take<R: Records>(
             }
             Check::Limit(limit) => {
                 let meter = records.make_meter(index).ok_or(NO_RECORD)?;
-                let stamp = stamp(Some(meter), now);
+                let (stamp, horizon) = (stamp(Some(meter), now), horizon(meter, bounds));
                 if meter.newest().is_none() {
                     meter.advance(stamp, limit.window, period_end(inputs, position));
                 }
-                if gate.mode == Mode::Observe && !limit::fits(meter, limit, stamp) {
+                if gate.mode == Mode::Observe && !limit::fits(meter, limit, horizon) {
                     meter.force(stamp, Amount::ONE, limit.window)?;
                 } else {
                     meter.record(stamp, Amount::ONE, limit.window)?;
@@ -370,7 +379,8 @@ fn within(meter: &mut Meter, limit: Amount) -> Result<(), MeterError> {
 }
 
 /// Where the meters of a plan stand, in the order of the gates. Reads only.
-pub fn status<R: Records>(plan: &Plan<'_>, now: Timestamp, records: &mut R) -> Vec<MeterStatus> {
+pub fn status<R: Records>(plan: &Plan<'_>, now: impl Into<Now>, records: &mut R) -> Vec<MeterStatus> {
+    let now = now.into();
     let mut index = 0;
     let mut all = Vec::new();
     for (position, gate) in plan.policy.gates().iter().enumerate() {
@@ -392,7 +402,7 @@ pub fn status<R: Records>(plan: &Plan<'_>, now: Timestamp, records: &mut R) -> V
         };
         let (mut spent, mut held) = (Amount::ZERO, Amount::ZERO);
         if let Some(meter) = records.meter(index) {
-            meter.advance(stamp(Some(meter), now), window, period_end(plan.inputs, position));
+            meter.advance(horizon(meter, now), window, period_end(plan.inputs, position));
             (spent, held) = (meter.spent(), meter.held());
         }
         let (kind, gate) = (gate.check.kind(), Arc::clone(&gate.name));

@@ -4,9 +4,9 @@ use crate::gate::breaker::Health;
 use crate::gate::once::OperationState;
 use crate::meter::MeterError;
 use crate::permit::{Outcome, Permit, PermitPhase, Settlement};
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 
-use super::{Records, stamp};
+use super::{Records, horizon, stamp};
 
 /// Why a permit could not be moved on; nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +37,12 @@ impl PermitError {
 ///
 /// # Errors
 /// The permit is not reserved.
-pub fn start<R: Records>(permit: &mut Permit, now: Timestamp, records: &mut R) -> Result<(), PermitError> {
+pub fn start<R: Records>(
+    permit: &mut Permit,
+    now: impl Into<Now>,
+    records: &mut R,
+) -> Result<(), PermitError> {
+    let now = now.into().latest;
     if permit.phase != PermitPhase::Reserved || now >= permit.lease_until {
         return Err(PermitError::Finished);
     }
@@ -51,7 +56,8 @@ pub fn start<R: Records>(permit: &mut Permit, now: Timestamp, records: &mut R) -
 ///
 /// # Errors
 /// The action has started.
-pub fn release<R: Records>(permit: &Permit, now: Timestamp, records: &mut R) -> Result<(), PermitError> {
+pub fn release<R: Records>(permit: &Permit, now: impl Into<Now>, records: &mut R) -> Result<(), PermitError> {
+    let now = now.into();
     if permit.phase != PermitPhase::Reserved {
         return Err(PermitError::Started);
     }
@@ -68,9 +74,11 @@ pub fn finish<R: Records>(
     permit: &mut Permit,
     settlement: &Settlement<'_>,
     period_ends: &[Timestamp],
-    now: Timestamp,
+    now: impl Into<Now>,
     records: &mut R,
 ) -> Result<bool, PermitError> {
+    let bounds = now.into();
+    let now = bounds.latest;
     if settlement.outcome != Outcome::FailedClean {
         for (hold, position) in permit.holds.iter().zip(0..) {
             let actual = settlement.actual.get(position).copied().unwrap_or(hold.amount);
@@ -86,7 +94,7 @@ pub fn finish<R: Records>(
         permit.lease_until = now.after(permit.leases.in_doubt);
         return Ok(!permit.holds.is_empty() || permit.operation.is_some());
     }
-    settle(permit, settlement, period_ends, now, records)?;
+    settle(permit, settlement, period_ends, bounds, records)?;
     Ok(false)
 }
 
@@ -110,15 +118,16 @@ fn settle<R: Records>(
     permit: &Permit,
     settlement: &Settlement<'_>,
     period_ends: &[Timestamp],
-    now: Timestamp,
+    bounds: Now,
     records: &mut R,
 ) -> Result<(), PermitError> {
+    let now = bounds.latest;
     report(permit, settlement.health, now, records);
     for (hold, position) in permit.holds.iter().zip(0..) {
         let Some(meter) = records.meter(usize::from(hold.record)) else { continue };
-        let stamp = stamp(Some(meter), now);
+        let (stamp, horizon) = (stamp(Some(meter), now), horizon(meter, bounds));
         let end = period_ends.get(position).copied().unwrap_or(Timestamp::MIN);
-        meter.advance(stamp, hold.window, end);
+        meter.advance(horizon, hold.window, end);
         if settlement.outcome == Outcome::FailedClean {
             meter.release(hold.amount)?;
         } else {
@@ -142,11 +151,12 @@ fn settle<R: Records>(
 /// As [`finish`].
 pub fn expire<R: Records>(
     permit: &mut Permit,
-    now: Timestamp,
+    now: impl Into<Now>,
     period_ends: &[Timestamp],
     records: &mut R,
 ) -> Result<bool, PermitError> {
-    if now < permit.lease_until {
+    let now = now.into();
+    if now.earliest < permit.lease_until {
         return Ok(true);
     }
     if permit.phase == PermitPhase::Reserved {

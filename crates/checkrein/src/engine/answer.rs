@@ -4,7 +4,7 @@ use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::store::sqlite::Results;
+use crate::store::Results;
 
 /// A result that comes later, for those who await it.
 #[derive(Debug, Default)]

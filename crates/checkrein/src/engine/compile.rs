@@ -101,6 +101,10 @@ impl Engine {
             compiled.push(Gate { name: spec.name.into(), mode: spec.mode, check });
         }
         let policy = Policy::new(compiled, leases)?;
+        #[cfg(feature = "redis")]
+        if let Backend::Redis(store) = &self.0.store {
+            store.object_to(&policy)?;
+        }
         let calendar_of =
             |gate: &Gate| gate.check.record().and_then(|(_, family, _)| calendars.get(&family).cloned());
         let calendars =
@@ -201,6 +205,12 @@ impl Engine {
             }
             Backend::Sqlite(store) => {
                 let family = store.family(key.clone(), cooldown)?;
+                families.insert(key, family);
+                Ok(family)
+            }
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => {
+                let family = store.family(&key, cooldown)?;
                 families.insert(key, family);
                 Ok(family)
             }

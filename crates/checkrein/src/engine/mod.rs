@@ -26,8 +26,12 @@ use answer::Answer;
 use crate::clock::Clock;
 use crate::store::durable::FamilyKey;
 use crate::store::memory::MemoryStore;
-use crate::store::sqlite::{Results, SqliteStore};
-use crate::store::{Cursor, OwnedInputs, OwnedSettlement, Page, PermitId, Step, StepResult, StoreError};
+#[cfg(feature = "redis")]
+use crate::store::redis::RedisStore;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{
+    Cursor, OwnedInputs, OwnedSettlement, Page, PermitId, Results, Step, StepResult, StoreError,
+};
 
 /// The live keys per tenant and gate, unless the builder says otherwise.
 pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -66,6 +70,8 @@ struct Inner {
 enum Backend {
     Memory(MemoryStore),
     Sqlite(SqliteStore),
+    #[cfg(feature = "redis")]
+    Redis(RedisStore),
 }
 
 /// Why a permit could not be moved on.
@@ -95,6 +101,8 @@ pub struct EngineBuilder {
     clock: Option<Clock>,
     max_keys: Option<usize>,
     sqlite: Option<SqliteStore>,
+    #[cfg(feature = "redis")]
+    redis: Option<RedisStore>,
 }
 
 impl EngineBuilder {
@@ -119,8 +127,22 @@ impl EngineBuilder {
         self
     }
 
+    /// Keeps the records on this Redis server instead of in memory. Its clock and its cap count then.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis(mut self, store: RedisStore) -> Self {
+        self.redis = Some(store);
+        self
+    }
+
     /// The engine.
     pub fn build(self) -> Engine {
+        #[cfg(feature = "redis")]
+        if let Some(store) = self.redis {
+            let clock = store.clock().clone();
+            let families = Mutex::default();
+            return Engine(Arc::new(Inner { store: Backend::Redis(store), clock, families }));
+        }
         let (store, clock) = match self.sqlite {
             Some(store) => {
                 let clock = store.clock().clone();
@@ -162,15 +184,24 @@ impl Engine {
     pub fn memory(&self) -> Option<&MemoryStore> {
         match &self.0.store {
             Backend::Memory(store) => Some(store),
-            Backend::Sqlite(_) => None,
+            _ => None,
         }
     }
 
     /// The engine's store, if it is a SQLite file.
     pub fn sqlite(&self) -> Option<&SqliteStore> {
         match &self.0.store {
-            Backend::Memory(_) => None,
             Backend::Sqlite(store) => Some(store),
+            _ => None,
+        }
+    }
+
+    /// The engine's store, if it is a Redis server.
+    #[cfg(feature = "redis")]
+    pub fn redis(&self) -> Option<&RedisStore> {
+        match &self.0.store {
+            Backend::Redis(store) => Some(store),
+            _ => None,
         }
     }
 
@@ -180,6 +211,9 @@ impl Engine {
         match &self.0.store {
             Backend::Memory(_) => "D0",
             Backend::Sqlite(_) => "D2",
+            // What a server keeps of its own is its owner's to say; it survives us.
+            #[cfg(feature = "redis")]
+            Backend::Redis(_) => "D1",
         }
     }
 
@@ -191,7 +225,7 @@ impl Engine {
     /// Whether a decision may wait for a disk: then it must not be made on an event loop, nor with a lock held that
     /// others need meanwhile.
     pub fn waits(&self) -> bool {
-        self.sqlite().is_some()
+        self.memory().is_none()
     }
 
     /// Decides an action over all its gates and takes what it needs. [`Inputs::period_ends`] is filled in here.
@@ -207,7 +241,7 @@ impl Engine {
     /// any other is behind a box. A store that cannot answer is a refusal of the code `store_error`.
     #[inline]
     pub fn decide(&self, policy: &Arc<CompiledPolicy>, inputs: &Inputs<'_>) -> Decided {
-        let Backend::Memory(store) = &self.0.store else { return self.decide_on_disk(policy, inputs) };
+        let Backend::Memory(store) = &self.0.store else { return self.decide_elsewhere(policy, inputs) };
         let now = self.now();
         store.expire_due(now);
         if let Some(limit) = &policy.only_limit
@@ -219,7 +253,7 @@ impl Engine {
     }
 
     #[cold]
-    fn decide_on_disk(&self, policy: &Arc<CompiledPolicy>, inputs: &Inputs<'_>) -> Decided {
+    fn decide_elsewhere(&self, policy: &Arc<CompiledPolicy>, inputs: &Inputs<'_>) -> Decided {
         let step = Step::Admit(Arc::clone(policy), OwnedInputs::from(inputs));
         decided(self.run_one(step))
     }
@@ -228,7 +262,7 @@ impl Engine {
     pub fn peek(&self, policy: &Arc<CompiledPolicy>, inputs: &Inputs<'_>) -> (Admission, Vec<MeterStatus>) {
         let store = match &self.0.store {
             Backend::Memory(store) => store,
-            Backend::Sqlite(_) => {
+            _ => {
                 let step = Step::Peek(Arc::clone(policy), OwnedInputs::from(inputs));
                 return match self.run_one(step) {
                     Ok(StepResult::Peeked(admission, status)) => (admission, status),
@@ -264,18 +298,31 @@ impl Engine {
                 then(Ok(steps.iter().map(|step| store.run(step, now)).collect()));
             }
             Backend::Sqlite(store) => store.run_then(steps, then),
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => store.run_then(steps, then),
         }
     }
 
     /// Runs one step and waits for it.
     fn run_one(&self, step: Step) -> Result<StepResult, StoreError> {
+        let lost = || StoreError::Unknown("the store gave no result".to_owned());
         match &self.0.store {
             Backend::Memory(store) => Ok(store.run(&step, self.now())),
-            Backend::Sqlite(store) => {
-                let lost = || StoreError::Unknown("the store gave no result".to_owned());
-                store.run(vec![step])?.pop().ok_or_else(lost)
-            }
+            Backend::Sqlite(store) => store.run(vec![step])?.pop().ok_or_else(lost),
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => store.run(vec![step])?.pop().ok_or_else(lost),
         }
+    }
+
+    /// Has a step run that nobody waits for.
+    fn run_unwaited(&self, step: Step) -> Result<(), StoreError> {
+        match &self.0.store {
+            Backend::Memory(store) => drop(store.run(&step, self.now())),
+            Backend::Sqlite(store) => store.run_unwaited(vec![step])?,
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => store.run_unwaited(vec![step])?,
+        }
+        Ok(())
     }
 
     fn settled(result: Result<StepResult, StoreError>) -> Result<(), SettleError> {
@@ -300,7 +347,7 @@ impl Engine {
     pub fn start(&self, permit: PermitId) -> Result<(), SettleError> {
         match &self.0.store {
             Backend::Memory(store) => Ok(store.start(permit, self.now())?),
-            Backend::Sqlite(_) => Self::settled(self.run_one(Step::Start(permit))),
+            _ => Self::settled(self.run_one(Step::Start(permit))),
         }
     }
 
@@ -311,7 +358,7 @@ impl Engine {
     pub fn release(&self, permit: PermitId) -> Result<(), SettleError> {
         match &self.0.store {
             Backend::Memory(store) => Ok(store.release(permit, self.now())?),
-            Backend::Sqlite(_) => Self::settled(self.run_one(Step::Release(permit))),
+            _ => Self::settled(self.run_one(Step::Release(permit))),
         }
     }
 
@@ -323,14 +370,14 @@ impl Engine {
     pub fn finish(&self, permit: PermitId, settlement: &Settlement<'_>) -> Result<(), SettleError> {
         match &self.0.store {
             Backend::Memory(store) => Ok(store.finish(permit, settlement, self.now())?),
-            Backend::Sqlite(store) => {
+            _ => {
                 let settlement = OwnedSettlement {
                     outcome: settlement.outcome.clone(),
                     health: settlement.health,
                     actual: settlement.actual.to_vec(),
                 };
                 if permit.is_light() {
-                    return Ok(store.run_unwaited(vec![Step::Finish(permit, settlement)])?);
+                    return Ok(self.run_unwaited(Step::Finish(permit, settlement))?);
                 }
                 Self::settled(self.run_one(Step::Finish(permit, settlement)))
             }
@@ -377,6 +424,8 @@ impl Engine {
         match &self.0.store {
             Backend::Memory(store) => Ok(store.reset_all(kind, family)),
             Backend::Sqlite(store) => store.reset_all(kind, family),
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => store.reset_all(kind, family),
         }
     }
 
@@ -388,6 +437,8 @@ impl Engine {
         match &self.0.store {
             Backend::Memory(store) => Ok(store.scan(kind, after, limit, self.now())),
             Backend::Sqlite(store) => store.scan(kind, after, limit),
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => store.scan(kind, &after, limit),
         }
     }
 
@@ -403,6 +454,8 @@ impl Engine {
                 Ok(store.collect(now))
             }
             Backend::Sqlite(store) => store.collect(),
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => store.collect(),
         }
     }
 }

@@ -19,6 +19,8 @@ use checkrein_core::time::Timestamp;
 mod action;
 pub mod durable;
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod sqlite;
 
 pub use action::{OwnedAction, OwnedInputs};
@@ -97,6 +99,9 @@ pub enum StepResult {
     /// A record that the step needs cannot be read; nothing was changed.
     Failed(StoreError),
 }
+
+/// What steps came to.
+pub type Results = Result<Vec<StepResult>, StoreError>;
 
 /// Why a batch did not commit. Never vague about whether it may have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -18,7 +18,7 @@ use checkrein_core::time::{Span, Timestamp};
 use parking_lot::Mutex;
 
 use super::durable::{Durable, FamilyKey, KeepArguments, LedgerOptions, Options, ProcessInfo, Report};
-use super::{Cursor, OwnedSettlement, Page, Step, StepResult, StoreError};
+use super::{Cursor, OwnedSettlement, Page, Results, Step, StepResult, StoreError};
 use crate::clock::Clock;
 use crate::ledger::{LedgerError, Sealer};
 
@@ -36,7 +36,6 @@ mod writer;
 pub(crate) use clock::since_boot;
 pub use examine::{Examination, Process, examine};
 pub use place::path_of;
-pub use queue::Results;
 pub use restore::{Restoration, restore};
 pub use tables::SqliteTables;
 

@@ -7,11 +7,8 @@ use std::time::{Duration, Instant};
 use super::tables::SqliteTables;
 use crate::parking::{Condvar, Mutex};
 use crate::store::durable::Durable;
-use crate::store::{Step, StepResult, StoreError};
+use crate::store::{Results, Step, StoreError};
 use checkrein_core::time::Timestamp;
-
-/// What steps came to.
-pub type Results = Result<Vec<StepResult>, StoreError>;
 
 /// Work with the store to itself, in the writer's thread.
 pub(super) type Call = Box<dyn FnOnce(&mut Durable, &mut SqliteTables, Timestamp) + Send>;

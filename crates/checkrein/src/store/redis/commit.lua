@@ -1,0 +1,36 @@
+-- KEYS     the records, then every other key that is written
+-- ARGV     earliest, latest (microseconds; empty: the time is given), records, caps,
+--          the version of each record (empty: there is none), for each cap the index's key and the most it may have,
+--          then the writes: for each the number of arguments, the command, its key, the arguments
+-- returns  the time, when everything was written; otherwise nothing was, and it returns why, the time, and every record:
+--          1 the time is not within the bounds, 2 a version is another one, 2 + i the i-th index is full
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local records, caps = tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local function refuse(why)
+  local all = {why, now}
+  for i = 1, records do
+    local head = redis.call('GET', KEYS[i])
+    all[2 * i + 1] = head
+    all[2 * i + 2] = head and string.byte(head, 10) == 1 and redis.call('HGETALL', KEYS[i] .. ':h')
+  end
+  return all
+end
+
+if ARGV[1] ~= '' and (now < tonumber(ARGV[1]) or now > tonumber(ARGV[2])) then return refuse(1) end
+for i = 1, records do
+  if redis.call('GETRANGE', KEYS[i], 0, 8) ~= ARGV[4 + i] then return refuse(2) end
+end
+local at = 5 + records
+for i = 1, caps do
+  if redis.call('ZCARD', KEYS[tonumber(ARGV[at])]) > tonumber(ARGV[at + 1]) then return refuse(2 + i) end
+  at = at + 2
+end
+local last = #ARGV
+while at <= last do
+  local count = tonumber(ARGV[at])
+  redis.call(ARGV[at + 1], KEYS[tonumber(ARGV[at + 2])], unpack(ARGV, at + 3, at + 2 + count))
+  at = at + 3 + count
+end
+return now

@@ -1,0 +1,352 @@
+//! A key set: jobs that share records, decided one after the other and committed by one script.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use checkrein_core::policy::RecordKind;
+use checkrein_core::time::{Now, Timestamp};
+use redis::Value as Reply;
+
+use super::job::Job;
+use super::link::{Arguments, Request};
+use super::name;
+use super::record::{Fate, Name, Rec, Value, Version};
+use super::script::Script;
+use super::stage::{Setting, Stage};
+use crate::store::{StepResult, StoreError};
+
+/// Jobs with the records that they need.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) jobs: Vec<Job>,
+    /// For each job and step the places of its records.
+    places: Vec<Vec<Vec<usize>>>,
+    pub(super) records: Vec<Rec>,
+    /// So many records were here before the first try; those after them were made by it.
+    base: usize,
+    /// Indexes that have no room for another record.
+    full: Vec<Name>,
+    pub(super) attempts: u32,
+    /// Of the last try.
+    pub(super) tried: Tried,
+}
+
+/// What a try came to, if the server takes it.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    pub(super) results: Vec<Vec<StepResult>>,
+    pub(super) opened: Vec<(u64, Timestamp)>,
+    pub(super) moved: Vec<(u64, Option<Timestamp>)>,
+    id: u64,
+    /// The records that it writes, by place, with the versions that they had.
+    written: Vec<(usize, Version)>,
+    /// The server does not take it later than this, in microseconds since 1970.
+    pub(super) fence: Option<i64>,
+    caps: Vec<Name>,
+}
+
+/// What the server said to a try.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// Everything is written.
+    Committed,
+    /// The time was outside of the bounds.
+    Late,
+    /// Somebody else has written one of the records.
+    Conflict,
+    /// An index is full.
+    Full(Name),
+}
+
+/// How a try is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How<'a> {
+    pub(super) setting: Setting<'a>,
+    /// The time is the engine's own: the server does not look at its clock and forgets nothing by it.
+    pub(super) is_given: bool,
+    pub(super) max_keys: usize,
+    /// The id of this write.
+    pub(super) id: u64,
+}
+
+impl Group {
+    /// Jobs in their order, with what is remembered of their records.
+    pub(super) fn new(jobs: Vec<Job>, mut recall: impl FnMut(Name) -> Rec) -> Self {
+        let (mut records, mut known): (Vec<Rec>, HashMap<Name, usize>) = (Vec::new(), HashMap::new());
+        let mut place = |name: Name| {
+            *known.entry(name).or_insert_with(|| {
+                records.push(recall(name));
+                records.len() - 1
+            })
+        };
+        let of_job = |job: &Job, place: &mut dyn FnMut(Name) -> usize| {
+            job.steps.iter().map(|step| step.names.iter().map(|name| place(*name)).collect()).collect()
+        };
+        let places = jobs.iter().map(|job| of_job(job, &mut place)).collect();
+        let base = records.len();
+        Self { jobs, places, records, base, full: Vec::new(), attempts: 0, tried: Tried::default() }
+    }
+
+    /// The earliest time by which one of its callers wants an answer.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.jobs.iter().map(|job| job.deadline).min()
+    }
+
+    /// Decides everything, and writes down what the server has to do about it.
+    pub(super) fn attempt(&mut self, how: &How<'_>, number: &mut dyn FnMut() -> u64) -> Request {
+        self.attempts += 1;
+        self.records.truncate(self.base);
+        let mut stage = Stage {
+            setting: how.setting,
+            records: &mut self.records,
+            full: &self.full,
+            opened: Vec::new(),
+            moved: Vec::new(),
+        };
+        let mut results = Vec::with_capacity(self.jobs.len());
+        for (job, places) in self.jobs.iter().zip(&self.places) {
+            let steps = job.steps.iter().zip(places);
+            results.push(steps.map(|(step, places)| stage.step(step, places, number)).collect());
+        }
+        let (opened, moved) = (stage.opened, stage.moved);
+        self.tried = Tried { results, opened, moved, id: how.id, ..Tried::default() };
+        self.request(how)
+    }
+
+    fn request(&mut self, how: &How<'_>) -> Request {
+        let Now { earliest, latest } = how.setting.now;
+        let (tag, prefix) = (how.setting.tag, how.setting.prefix);
+        let mut request = Request::new(Script::Commit, tag);
+        let versions: Vec<Vec<u8>> = self.records.iter().map(|record| record.version.expected()).collect();
+        self.records.iter().for_each(|record| request.key(record.key.as_bytes()));
+        let mut writes =
+            Writes { keys: Vec::new(), first: self.records.len() + 1, args: Arguments::default() };
+        let mut puts = Writes { keys: Vec::new(), first: 0, args: Arguments::default() };
+        let mut made: BTreeMap<Name, i64> = BTreeMap::new();
+        for (place, record) in self.records.iter_mut().enumerate().filter(|(_, record)| record.dirty) {
+            let before = record.version;
+            let keeping = how.setting.families.keeping(record.name.family);
+            let is_new = std::mem::take(&mut record.is_new) && before.id == 0;
+            let key = record.key.clone();
+            let lease = lease_of(record);
+            let written = record.write(how.id, keeping, (!how.is_given).then_some(how.setting.now));
+            self.tried.written.push((place, before));
+            let expires = written.expires.map(|expires| expires.to_string());
+            if written.has_parts || !written.drop_parts.is_empty() {
+                writes.parts(&key, &written, expires.as_deref());
+            }
+            if record.name.kind == RecordKind::Permit {
+                let due = writes.key(name::due_key(prefix, tag));
+                let member = (record.name.record as u64).to_string();
+                match lease {
+                    Some(lease) => {
+                        writes.command("ZADD", due, &[lease.to_string().as_bytes(), member.as_bytes()])
+                    }
+                    None => writes.command("ZREM", due, &[member.as_bytes()]),
+                }
+            } else if is_new && written.head.is_some() {
+                let Name { kind, family, .. } = record.name;
+                let index = writes.key(name::index_key(prefix, tag, kind, family));
+                writes.command("ZADD", index, &[b"0", record.name.member().as_bytes()]);
+                *made.entry(Name { record: 0, ..record.name }).or_default() += 1;
+            }
+            match (&written.head, &expires) {
+                (None, _) => puts.command("DEL", place + 1, &[]),
+                (Some(head), None) => puts.command("SET", place + 1, &[head]),
+                (Some(head), Some(expires)) => {
+                    puts.command("SET", place + 1, &[head, b"PXAT", expires.as_bytes()]);
+                }
+            }
+        }
+        let cap_keys: Vec<(usize, i64)> = made
+            .iter()
+            .map(|(index, count)| {
+                let key = writes.key(name::index_key(prefix, tag, index.kind, index.family));
+                (key, how.max_keys as i64 - count)
+            })
+            .collect();
+        self.tried.caps = made.into_keys().collect();
+        writes.keys.iter().for_each(|key| request.key(key.as_bytes()));
+        if how.is_given {
+            request.arg(b"");
+            request.arg(b"");
+        } else {
+            let fence = latest.nanos().div_euclid(1_000);
+            self.tried.fence = Some(fence);
+            request.number(earliest.nanos().div_euclid(1_000) - 1);
+            request.number(fence);
+        }
+        request.number(versions.len() as i64);
+        request.number(cap_keys.len() as i64);
+        versions.iter().for_each(|version| request.arg(version));
+        for (key, most) in cap_keys {
+            request.number(key as i64);
+            request.number(most);
+        }
+        // What may find a key of another kind comes before what cannot fail: nothing is half written.
+        request.args(&writes.args);
+        request.args(&puts.args);
+        request
+    }
+
+    /// Reads what the server said, and takes over the records that it sent.
+    ///
+    /// # Errors
+    /// A record that cannot be read, or a reply that no script of ours gives.
+    pub(super) fn hear(&mut self, reply: &Reply, prefix: &str) -> Result<(Said, i64), StoreError> {
+        let strange = || StoreError::Unknown("the server gave an answer that is none".to_owned());
+        match reply {
+            Reply::Int(now) => Ok((Said::Committed, *now)),
+            Reply::Array(parts) => {
+                let [Reply::Int(why), Reply::Int(now), records @ ..] = parts.as_slice() else {
+                    return Err(strange());
+                };
+                self.install(records, prefix)?;
+                let said = match why {
+                    1 => Said::Late,
+                    2 => Said::Conflict,
+                    cap => {
+                        let cap = usize::try_from(cap - 3).ok().and_then(|cap| self.tried.caps.get(cap));
+                        Said::Full(cap.copied().ok_or_else(strange)?)
+                    }
+                };
+                Ok((said, *now))
+            }
+            _ => Err(strange()),
+        }
+    }
+
+    /// Nothing new is made in this index.
+    pub(super) fn is_full(&mut self, index: Name) {
+        self.full.push(index);
+    }
+
+    /// Replaces the records by those that the server has.
+    fn install(&mut self, replies: &[Reply], prefix: &str) -> Result<(), StoreError> {
+        self.records.truncate(self.base);
+        for (record, reply) in self.records.iter_mut().zip(replies.chunks(2)) {
+            *record = read(record.name, prefix, reply)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what is known of the records.
+    pub(super) fn forget(&mut self, prefix: &str) {
+        self.records.truncate(self.base);
+        for record in &mut self.records {
+            *record = Rec::absent(record.name, prefix);
+        }
+    }
+
+    /// Asks for all records that the last try was about.
+    pub(super) fn look(&self, setting: &Setting<'_>) -> Request {
+        let mut request = Request::new(Script::Look, setting.tag);
+        self.records.iter().for_each(|record| request.key(record.key.as_bytes()));
+        request.arg(b"get");
+        request
+    }
+
+    /// What became of a try that got no reply, by what the server has now. Takes the records over when it was not done.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub(super) fn fate(&mut self, replies: &[Reply], prefix: &str) -> Result<Fate, StoreError> {
+        let (mut fates, mut gone) = (Vec::new(), false);
+        for &(place, before) in &self.tried.written {
+            let (Some(record), Some(reply)) = (self.records.get(place), replies.chunks(2).nth(place)) else {
+                continue;
+            };
+            let now = read(record.name, prefix, reply)?;
+            let removed = record.version.id == 0;
+            match now.version.id {
+                // Somebody else may have removed it: it counts where nothing else says more.
+                0 if removed && before.id != 0 => gone = true,
+                0 if before.id == 0 => fates.push(Fate::Open),
+                _ => fates.push(now.version.fate_of(self.tried.id, before)),
+            }
+        }
+        // One script writes all or nothing: whatever one record shows is true of all.
+        let fate = [Fate::Done, Fate::Lost, Fate::Forgotten].into_iter().find(|fate| fates.contains(fate));
+        let fate = fate.unwrap_or(if gone && fates.is_empty() { Fate::Done } else { Fate::Open });
+        if fate != Fate::Done {
+            self.install(replies, prefix)?;
+        }
+        Ok(fate)
+    }
+
+    /// Whether the last try writes anything.
+    pub(super) fn writes(&self) -> bool {
+        !self.tried.written.is_empty()
+    }
+}
+
+/// The end of an open permit's lease, as a score in milliseconds.
+fn lease_of(record: &Rec) -> Option<i64> {
+    match &record.value {
+        Some(Value::Permit(open)) => Some(open.permit.lease_until.nanos().div_euclid(1_000_000) + 1),
+        _ => None,
+    }
+}
+
+/// A record out of a reply: its head and its parts.
+pub(super) fn read(name: Name, prefix: &str, reply: &[Reply]) -> Result<Rec, StoreError> {
+    let Some(Reply::BulkString(head)) = reply.first() else { return Ok(Rec::absent(name, prefix)) };
+    let mut parts = BTreeMap::new();
+    if let Some(Reply::Array(fields)) = reply.get(1) {
+        for pair in fields.chunks(2) {
+            let [Reply::BulkString(number), Reply::BulkString(bytes)] = pair else { continue };
+            let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+            parts.extend(number.map(|number: u64| (number, bytes.clone())));
+        }
+    }
+    Rec::read(name, prefix, head, &parts)
+}
+
+/// Commands of a commit, with the keys that they need.
+struct Writes {
+    keys: Vec<String>,
+    /// The number of the first of them.
+    first: usize,
+    args: Arguments,
+}
+
+impl Writes {
+    /// The number of a key, added if need be.
+    fn key(&mut self, key: String) -> usize {
+        let known = self.keys.iter().position(|known| *known == key);
+        self.first
+            + known.unwrap_or_else(|| {
+                self.keys.push(key);
+                self.keys.len() - 1
+            })
+    }
+
+    fn command(&mut self, command: &str, key: usize, args: &[&[u8]]) {
+        self.args.number(args.len() as i64);
+        self.args.arg(command.as_bytes());
+        self.args.number(key as i64);
+        args.iter().for_each(|arg| self.args.arg(arg));
+    }
+
+    fn parts(&mut self, key: &str, written: &super::record::Written, expires: Option<&str>) {
+        let key = self.key(format!("{key}:h"));
+        if !written.drop_parts.is_empty() {
+            let numbers: Vec<String> = written.drop_parts.iter().map(u64::to_string).collect();
+            let numbers: Vec<&[u8]> = numbers.iter().map(String::as_bytes).collect();
+            self.command("HDEL", key, &numbers);
+        }
+        if !written.put_parts.is_empty() {
+            let numbers: Vec<String> =
+                written.put_parts.iter().map(|(number, _)| number.to_string()).collect();
+            let fields = numbers.iter().zip(&written.put_parts);
+            let fields: Vec<&[u8]> =
+                fields.flat_map(|(number, (_, bytes))| [number.as_bytes(), bytes.as_slice()]).collect();
+            self.command("HSET", key, &fields);
+        }
+        match expires.filter(|_| written.has_parts) {
+            Some(expires) => self.command("PEXPIREAT", key, &[expires.as_bytes()]),
+            None if written.has_parts => self.command("PERSIST", key, &[]),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Which incarnation of a server the records of a tag are known to be from.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::node::LOOK_EVERY;
+use crate::store::redis::name::Tag;
+
+/// The most tags that are kept in mind. Beyond it those that are in order are learned again when they are next used.
+const MOST: usize = 65_536;
+
+/// What the epoch key of a tag says: an incarnation, and how it came there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// The first user of the tag wrote it.
+    First,
+    /// A person accepted it.
+    Accepted,
+    /// A process that knew this incarnation found the key gone: what was known of the tag is lost.
+    Lost,
+}
+
+impl Mark {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Accepted => "accepted",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// The key's value for the first user of a tag. One that remembers the tag from another incarnation is not the first:
+/// its key is gone, so what it counted is gone as well, and everybody is told.
+pub(super) fn first(remembered: Option<&str>, incarnation: &str) -> String {
+    match remembered {
+        Some(other) if other != incarnation => value(other, Mark::Lost),
+        _ => value(incarnation, Mark::First),
+    }
+}
+
+/// The key's value when a person has accepted an incarnation.
+pub(super) fn accepted(incarnation: &str) -> String {
+    value(incarnation, Mark::Accepted)
+}
+
+/// The value to put in the place of one that somebody wrote who did not know what had been lost; none if it is right.
+pub(super) fn correction(remembered: Option<&str>, incarnation: &str, found: &str) -> Option<String> {
+    let other = remembered.filter(|other| *other != incarnation)?;
+    (found == value(incarnation, Mark::First)).then(|| value(other, Mark::Lost))
+}
+
+/// Whether the key says that this incarnation is the one.
+pub(super) fn is_accepted(incarnation: &str, found: &str) -> bool {
+    found == value(incarnation, Mark::First) || found == value(incarnation, Mark::Accepted)
+}
+
+fn value(incarnation: &str, mark: Mark) -> String {
+    format!("{incarnation} {}", mark.word())
+}
+
+/// What this process knows of a tag.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// Where it was last used.
+    pub(super) incarnation: Arc<str>,
+    /// What the key said, and when; none if nobody has asked.
+    pub(super) standing: Option<(bool, Instant)>,
+    /// The key was seen to say something else since.
+    pub(super) stale: bool,
+}
+
+/// The tags that this process has used.
+#[derive(Debug, Default)]
+pub(super) struct Tags(HashMap<Tag, Known>);
+
+impl Tags {
+    pub(super) fn get(&self, tag: Tag) -> Option<&Known> {
+        self.0.get(&tag)
+    }
+
+    pub(super) fn set(&mut self, tag: Tag, known: Known) {
+        if self.0.len() >= MOST && !self.0.contains_key(&tag) {
+            self.0.retain(|_, known| matches!(known.standing, Some((false, _))));
+            if self.0.len() >= MOST {
+                self.0.clear();
+            }
+        }
+        self.0.insert(tag, known);
+    }
+
+    /// Whether it is time to read the key again.
+    pub(super) fn is_old(&self, tag: Tag) -> bool {
+        self.get(tag).and_then(|known| known.standing).is_some_and(|(_, read)| read.elapsed() >= LOOK_EVERY)
+    }
+
+    /// What the key says by now. If it no longer says that all is well, nothing runs before somebody has asked for the
+    /// standing.
+    pub(super) fn saw(&mut self, tag: Tag, accepted: bool) {
+        if let Some(known) = self.0.get_mut(&tag) {
+            known.stale |= !accepted && matches!(known.standing, Some((true, _)));
+            known.standing = Some((accepted, Instant::now()));
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The Redis store: the gates of many hosts, decided in one round trip.
+//!
+//! Records are remembered in each process with the id of their last write. A decision is made on them here, by the same
+//! core as everywhere, and one script on the server compares the ids, and the server's time with the bounds that the
+//! decision was made for, and writes everything or nothing. When somebody else has written meanwhile, the script returns
+//! what is there and the decision is made again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use checkrein_core::key::Family;
+use checkrein_core::policy::{Policy, RecordKind};
+use checkrein_core::time::Span;
+use parking_lot::Mutex;
+
+use super::durable::FamilyKey;
+use super::{Cursor, Page, Results, Step, StepResult, StoreError};
+use crate::clock::Clock;
+
+mod address;
+mod families;
+mod group;
+mod hub;
+mod job;
+mod keep;
+mod link;
+mod name;
+mod record;
+mod rounds;
+mod script;
+mod stage;
+mod time;
+
+use address::Address;
+use hub::Hub;
+use job::{Plan, Planned, Reply};
+pub use link::ServerInfo;
+use name::Tag;
+
+/// How long a decision may take before it is a refusal.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(500);
+/// What every key begins with.
+pub const DEFAULT_PREFIX: &str = "checkrein";
+
+/// How a Redis store is opened.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// What every key begins with: two stores on one server with different prefixes know nothing of each other.
+    pub prefix: String,
+    /// How long a decision may take before it is a refusal of the code `store_error`.
+    pub deadline: Duration,
+    /// The most live keys per tenant and gate.
+    pub max_keys: usize,
+    /// Decide on once keys and hard budgets although the server is replicated, and a failover would lose what it
+    /// acknowledged last.
+    pub accept_failover_loss: bool,
+    /// The time, for tests: by default it is the server's, and what is idle expires there.
+    pub clock: Option<Clock>,
+    /// How often leases are looked after.
+    pub housekeeping: Duration,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self {
+            prefix: DEFAULT_PREFIX.to_owned(),
+            deadline: DEFAULT_DEADLINE,
+            max_keys: crate::engine::DEFAULT_MAX_KEYS,
+            accept_failover_loss: false,
+            clock: None,
+            housekeeping: Duration::from_millis(500),
+        }
+    }
+}
+
+/// A store on a Redis or Valkey server. Cheap to clone; all clones, and all stores opened in a process on one URL with
+/// the same options, share their connections.
+#[derive(Clone, Debug)]
+pub struct RedisStore(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    shown: String,
+    clock: Clock,
+    generation: Generation,
+}
+
+/// The hub of one process, and that of a child which it forked.
+#[derive(Debug)]
+struct Generation {
+    hub: Arc<Hub>,
+    next: OnceLock<Box<Generation>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let mut generation = Some(&self.generation);
+        while let Some(this) = generation {
+            this.hub.close();
+            generation = this.next.get().map(|next| &**next);
+        }
+    }
+}
+
+/// The stores that this process has open.
+static OPEN: Mutex<BTreeMap<(Address, String), Weak<Shared>>> = Mutex::new(BTreeMap::new());
+
+impl RedisStore {
+    /// Opens a store on a server.
+    ///
+    /// # Errors
+    /// A URL that is none, a server that cannot be had within the deadline, refuses us, or must not be used; the error
+    /// says why and what to do.
+    pub fn open(url: &str, options: RedisOptions) -> Result<Self, StoreError> {
+        let address = Address::parse(url)?;
+        // Options are part of the name: they change what a decision comes to.
+        let name = (address.clone(), format!("{options:?}"));
+        let sharing = options.clock.is_none();
+        if sharing
+            && let Some(open) = OPEN.try_lock_for(options.deadline)
+            && let Some(shared) = open.get(&name).and_then(Weak::upgrade)
+        {
+            return Ok(Self(shared));
+        }
+        let clock = options.clock.clone().unwrap_or_default();
+        let shown = address.to_string();
+        let hub = Arc::new(Hub::new(address, options.clone(), seed()?));
+        hub.join()?;
+        hub.start();
+        let generation = Generation { hub, next: OnceLock::new() };
+        let shared = Arc::new(Shared { shown, clock, generation });
+        if sharing && let Some(mut open) = OPEN.try_lock_for(options.deadline) {
+            open.retain(|_, shared| shared.strong_count() > 0);
+            open.insert(name, Arc::downgrade(&shared));
+        }
+        Ok(Self(shared))
+    }
+
+    /// Where it is, without secrets.
+    pub fn shown(&self) -> &str {
+        &self.0.shown
+    }
+
+    /// About the time of day, for what is not decided by it.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The hub of this process: a child has connections, records and permits of its own.
+    fn hub(&self) -> Result<&Arc<Hub>, StoreError> {
+        let (mut this, pid) = (&self.0.generation, std::process::id());
+        while this.hub.pid != pid {
+            if let Some(next) = this.next.get() {
+                this = next;
+                continue;
+            }
+            let hub = Arc::new(Hub::new(this.hub.address.clone(), this.hub.options.clone(), seed()?));
+            // A thread of the parent that is not here may hold this lock for ever.
+            let families = this.hub.families.try_lock().map(|families| Arc::clone(&families));
+            let Some(families) = families else {
+                let text =
+                    "this process was forked while a policy was compiled; compile it again in the child";
+                return Err(StoreError::NotCommitted(text.to_owned()));
+            };
+            *hub.families.lock() = families;
+            hub.join()?;
+            hub.start();
+            this = this.next.get_or_init(|| Box::new(Generation { hub, next: OnceLock::new() }));
+        }
+        Ok(&this.hub)
+    }
+
+    /// Commits steps in their order, and waits for it. Those of one tenant are committed together.
+    ///
+    /// # Errors
+    /// Nothing was committed, or nobody knows whether it was.
+    pub fn run(&self, steps: Vec<Step>) -> Results {
+        let hub = self.hub()?;
+        hub.expire_own();
+        let mut results = Vec::with_capacity(steps.len());
+        for part in self.parts(hub, steps)? {
+            match part {
+                Part::Answer(result) => results.push(result),
+                Part::Job(tag, steps) => results.extend(hub.run(tag, steps)?),
+            }
+        }
+        Ok(results)
+    }
+
+    /// Commits steps without waiting: `then` is called from a worker's thread. It must not wait for anything.
+    pub fn run_then(&self, steps: Vec<Step>, then: Box<dyn FnOnce(Results) + Send>) {
+        let parts = self.hub().and_then(|hub| Ok((hub, self.parts(hub, steps)?)));
+        match parts {
+            Err(error) => then(Err(error)),
+            Ok((hub, parts)) => run_parts(Arc::clone(hub), parts.into(), Vec::new(), then),
+        }
+    }
+
+    /// Commits steps with nobody waiting.
+    ///
+    /// # Errors
+    /// The store is closed.
+    pub fn run_unwaited(&self, steps: Vec<Step>) -> Result<(), StoreError> {
+        let hub = self.hub()?;
+        for part in self.parts(hub, steps)? {
+            if let Part::Job(tag, steps) = part {
+                hub.run_unwaited(tag, steps);
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps of one tenant in a row are one job.
+    fn parts(&self, hub: &Arc<Hub>, steps: Vec<Step>) -> Result<Vec<Part>, StoreError> {
+        let families = Arc::clone(&hub.families.lock());
+        let mut parts: Vec<Part> = Vec::with_capacity(1);
+        for step in steps {
+            let (tag, planned) = match job::plan(step, &families, &hub.open) {
+                Plan::Answer(result) => {
+                    parts.push(Part::Answer(result));
+                    continue;
+                }
+                Plan::On(tag, planned) => (tag, planned),
+            };
+            let planned = match (&planned.step, planned.names.as_slice()) {
+                (Step::Resolve(..), [operation]) => {
+                    let names = hub.names_to_resolve(*operation)?;
+                    Planned { names, ..planned }
+                }
+                _ => planned,
+            };
+            match parts.last_mut() {
+                Some(Part::Job(last, steps)) if *last == tag => steps.push(planned),
+                _ => parts.push(Part::Job(tag, vec![planned])),
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The number of a family's definition in this process.
+    pub(crate) fn family(&self, key: &FamilyKey, cooldown: Span) -> Result<Family, StoreError> {
+        let hub = self.hub()?;
+        let (family, _) = Arc::make_mut(&mut hub.families.lock()).intern(key, cooldown);
+        Ok(family)
+    }
+
+    /// Why a policy must not be decided by on this store: it promises what a failover would break.
+    pub(crate) fn object_to(&self, policy: &Policy) -> Result<(), StoreError> {
+        let hub = self.hub()?;
+        if !stage::must_last(policy) || hub.options.accept_failover_loss {
+            return Ok(());
+        }
+        let deadline = std::time::Instant::now() + hub.options.deadline;
+        let standing = hub.side_lane().standing(Tag::STORE, deadline).map_err(rounds::not_committed)?;
+        if standing.replicated { Err(StoreError::NotCommitted(stage::REPLICATED.to_owned())) } else { Ok(()) }
+    }
+
+    /// Says for every tenant that the server is to be trusted as it is now, and ends the safe mode.
+    ///
+    /// # Errors
+    /// The store is not to be had; what was accepted until then stays so.
+    pub fn accept_epoch(&self) -> Result<(), StoreError> {
+        self.hub()?.accept_epoch()
+    }
+
+    /// What is known of the servers.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn servers(&self) -> Result<Vec<ServerInfo>, StoreError> {
+        let hub = self.hub()?;
+        let deadline = std::time::Instant::now() + hub.options.deadline;
+        hub.side_lane().servers(deadline).map_err(rounds::not_committed)
+    }
+
+    /// The tenants' tags whose server is not the one that was accepted.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn unaccepted(&self) -> Result<Vec<String>, StoreError> {
+        self.hub()?.unaccepted()
+    }
+
+    /// At most `limit` records of a kind after a cursor, and where to go on; `None` at the end.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn scan(&self, kind: RecordKind, after: &Cursor, limit: usize) -> Result<Page, StoreError> {
+        self.hub()?.scan(kind, after, limit)
+    }
+
+    /// Resets every record of a family; returns how many.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn reset_all(&self, kind: RecordKind, family: Family) -> Result<usize, StoreError> {
+        self.hub()?.reset_all(kind, family)
+    }
+
+    /// Removes every idle record; returns how many.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn collect(&self) -> Result<usize, StoreError> {
+        self.hub()?.collect()
+    }
+}
+
+/// Part of what a caller asks for: steps that are committed together, or what one comes to without the server.
+enum Part {
+    Job(Tag, Vec<Planned>),
+    Answer(StepResult),
+}
+
+/// Runs parts one after the other, each when the one before is done.
+fn run_parts(
+    hub: Arc<Hub>,
+    mut parts: std::collections::VecDeque<Part>,
+    mut results: Vec<StepResult>,
+    then: Box<dyn FnOnce(Results) + Send>,
+) {
+    loop {
+        match parts.pop_front() {
+            None => return then(Ok(results)),
+            Some(Part::Answer(result)) => results.push(result),
+            Some(Part::Job(tag, steps)) => {
+                let next = Arc::clone(&hub);
+                let reply = Reply::then(Box::new(move |done| match done {
+                    Err(error) => then(Err(error)),
+                    Ok(done) => {
+                        results.extend(done);
+                        run_parts(next, parts, results, then);
+                    }
+                }));
+                return hub.run_then(tag, steps, reply);
+            }
+        }
+    }
+}
+
+/// Where the ids of a process's writes begin.
+fn seed() -> Result<u64, StoreError> {
+    let mut seed = [0; 8];
+    match getrandom::fill(&mut seed) {
+        Ok(()) => Ok(u64::from_ne_bytes(seed)),
+        Err(_) => Err(StoreError::NotCommitted("the machine gives no random numbers".to_owned())),
+    }
+}

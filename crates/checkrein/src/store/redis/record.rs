@@ -1,0 +1,419 @@
+//! Records as they lie on the server: a head with a version and the tuple it is named by, and parts of what outgrew it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use checkrein_core::codec::{Damaged, Reader, Record as _, Write as _};
+use checkrein_core::gate::breaker::Breaker;
+use checkrein_core::gate::fact::Fact;
+use checkrein_core::gate::once::Operation;
+use checkrein_core::key::KeyRef;
+use checkrein_core::meter::Meter;
+use checkrein_core::permit::Permit;
+use checkrein_core::policy::RecordKind;
+use checkrein_core::time::{Now, Span, Timestamp, Window};
+use sha2::{Digest as _, Sha256};
+
+use super::name::{self, Tag};
+use crate::store::StoreError;
+
+/// Which record: the same on every host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Name {
+    pub(super) tag: Tag,
+    pub(super) kind: RecordKind,
+    /// The digest of the family's definition; zero for a permit.
+    pub(super) family: u64,
+    /// The digest of tenant and key; the number of a permit.
+    pub(super) record: u128,
+}
+
+impl Name {
+    pub(super) const fn permit(tag: Tag, number: u64) -> Self {
+        Self { tag, kind: RecordKind::Permit, family: 0, record: number as u128 }
+    }
+
+    pub(super) fn key(&self, prefix: &str) -> String {
+        match self.kind {
+            RecordKind::Permit => name::permit_key(prefix, self.tag, self.record as u64),
+            _ => name::record_key(prefix, self.tag, self.kind, self.family, self.record),
+        }
+    }
+
+    /// The member of its index.
+    pub(super) fn member(&self) -> String {
+        format!("{:032x}", self.record)
+    }
+}
+
+/// An admitted action that has not ended: what it holds, on which records.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    /// Its records, in the order of the policy's gates.
+    pub(super) records: Vec<Name>,
+    pub(super) permit: Permit,
+}
+
+/// What a record says.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Meter(Meter),
+    Breaker(Breaker),
+    Operation(Operation),
+    Fact(Fact),
+    Permit(Open),
+}
+
+/// Which write a record is from, and those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Version {
+    /// The write's id; zero where there is no record.
+    pub(super) id: u64,
+    /// How many writes there have been.
+    pub(super) writes: u64,
+    /// Ids of the writes before, the latest first, cut to 32 bits.
+    pub(super) recent: [u32; RECENT],
+}
+
+/// So many earlier writes are remembered in a record.
+const RECENT: usize = 4;
+const FORMAT: u8 = 1;
+/// Format and id: what the commit script compares.
+const COMPARED: usize = 9;
+const SUM: usize = 8;
+
+/// What is known of a write that got no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It was done.
+    Done,
+    /// The record is as it was before: it has not been done yet.
+    Open,
+    /// Other writes came in its place: it was not done and cannot be any more.
+    Lost,
+    /// Too many others have come since to say.
+    Forgotten,
+}
+
+impl Version {
+    const fn cut(id: u64) -> u32 {
+        (id >> 32) as u32
+    }
+
+    fn next(self, id: u64) -> Self {
+        let [first, second, third, _] = self.recent;
+        let recent = [Self::cut(self.id), first, second, third];
+        Self { id, writes: self.writes + 1, recent }
+    }
+
+    /// What the commit script compares with; empty where there must be no record.
+    pub(super) fn expected(self) -> Vec<u8> {
+        if self.id == 0 {
+            return Vec::new();
+        }
+        let mut bytes = Vec::with_capacity(COMPARED);
+        bytes.push(FORMAT);
+        bytes.extend_from_slice(&self.id.to_le_bytes());
+        bytes
+    }
+
+    /// What became of the write `id` over `before`, when the record is at this version now.
+    pub(super) fn fate_of(self, id: u64, before: Self) -> Fate {
+        if self.id == id {
+            Fate::Done
+        } else if self.id == before.id {
+            Fate::Open
+        } else if self.id == 0 {
+            // Removed, or expired: by whom and over what cannot be seen.
+            Fate::Forgotten
+        } else if self.recent.contains(&Self::cut(id)) {
+            Fate::Done
+        } else if self.writes > before.writes && self.writes - before.writes <= RECENT as u64 + 1 {
+            Fate::Lost
+        } else {
+            Fate::Forgotten
+        }
+    }
+}
+
+/// A record, or the knowledge that there is none, as one process has it.
+#[derive(Debug)]
+pub(super) struct Rec {
+    pub(super) name: Name,
+    /// Its key on the server.
+    pub(super) key: Box<str>,
+    pub(super) value: Option<Value>,
+    /// On the server; what is not written yet has none of its own.
+    pub(super) version: Version,
+    /// Tenant and key.
+    pub(super) tuple: (Box<[u8]>, Box<[u8]>),
+    /// The window of its family, and the longest cooldown that any policy gave it: it is kept that long, also by a process
+    /// that knows no such gate.
+    pub(super) keep: (Window, Span),
+    /// Of an operation: the permit of its run.
+    pub(super) permit: u64,
+    /// When the server forgets it, in milliseconds since 1970.
+    pub(super) expires: Option<i64>,
+    /// Parts on the server.
+    parts: Vec<u64>,
+    pub(super) dirty: bool,
+    /// It did not exist and is counted in its index when it is written.
+    pub(super) is_new: bool,
+}
+
+/// The writes of one record, as arguments of the commit script.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// `None` removes it.
+    pub(super) head: Option<Vec<u8>>,
+    pub(super) expires: Option<i64>,
+    pub(super) put_parts: Vec<(u64, Vec<u8>)>,
+    pub(super) drop_parts: Vec<u64>,
+    pub(super) has_parts: bool,
+}
+
+fn damaged(key: &str, why: Damaged) -> StoreError {
+    StoreError::Damaged(format!("`{key}`: {why}"))
+}
+
+fn sum(key: &str, part: Option<u64>, bytes: &[u8]) -> [u8; SUM] {
+    let mut hasher = Sha256::new();
+    hasher.update((key.len() as u64).to_be_bytes());
+    hasher.update(key);
+    hasher.update(part.map_or(u64::MAX, |part| part).to_be_bytes());
+    hasher.update(bytes);
+    let digest: [u8; 32] = hasher.finalize().into();
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
+fn open<'a>(key: &str, part: Option<u64>, bytes: &'a [u8]) -> Result<&'a [u8], Damaged> {
+    let (body, found) = bytes.split_last_chunk::<SUM>().ok_or(Damaged::Short)?;
+    match body.first() {
+        None => Err(Damaged::Short),
+        // Told apart from damage, so that it is clear who has to be updated.
+        Some(&format) if part.is_none() && format != FORMAT => Err(Damaged::Version(format)),
+        _ if sum(key, part, body) == *found => Ok(body),
+        _ => Err(Damaged::Value("its check sum does not fit")),
+    }
+}
+
+impl Rec {
+    /// The knowledge that there is no such record.
+    pub(super) fn absent(name: Name, prefix: &str) -> Self {
+        Self::none(name, name.key(prefix).into())
+    }
+
+    fn none(name: Name, key: Box<str>) -> Self {
+        Self {
+            name,
+            key,
+            value: None,
+            version: Version::default(),
+            tuple: Default::default(),
+            keep: (Window::Lifetime, Span::ZERO),
+            permit: 0,
+            expires: None,
+            parts: Vec::new(),
+            dirty: false,
+            is_new: false,
+        }
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// Bytes that no version of this library wrote under this key, or a later one did.
+    pub(super) fn read(
+        name: Name,
+        prefix: &str,
+        head: &[u8],
+        parts: &BTreeMap<u64, Vec<u8>>,
+    ) -> Result<Self, StoreError> {
+        let key = name.key(prefix);
+        Self::read_from(name, &key, head, parts).map_err(|why| damaged(&key, why))
+    }
+
+    fn read_from(
+        name: Name,
+        key: &str,
+        head: &[u8],
+        parts: &BTreeMap<u64, Vec<u8>>,
+    ) -> Result<Self, Damaged> {
+        let mut bytes = Reader::new(open(key, None, head)?, FORMAT)?;
+        let id = bytes.take(8)?.first_chunk().copied().map_or(0, u64::from_le_bytes);
+        let has_parts = bytes.flag()?;
+        let writes = bytes.small()?;
+        let mut recent = [0; RECENT];
+        for slot in &mut recent {
+            *slot = bytes.take(4)?.first_chunk().copied().map_or(0, u32::from_le_bytes);
+        }
+        let (keep, permit) = ((bytes.window()?, bytes.span()?), bytes.small()?);
+        let tuple = (bytes.blob()?.into(), bytes.blob()?.into());
+        let body = bytes.blob()?;
+        bytes.end()?;
+        let part = |number: u64| match parts.get(&number) {
+            Some(bytes) if has_parts => open(key, Some(number), bytes),
+            _ => Err(Damaged::Value("a part of it is missing")),
+        };
+        let value = match name.kind {
+            RecordKind::Meter => {
+                let chunks: Result<Vec<&[u8]>, Damaged> = Meter::needed_chunks(body)?.map(part).collect();
+                Value::Meter(Meter::decode(body, chunks?)?)
+            }
+            RecordKind::Operation => {
+                let mut missing = None;
+                let result = || part(0).map(Arc::from).map_err(|why| missing = Some(why)).ok();
+                let operation = Operation::decode(body, result);
+                Value::Operation(missing.map_or(operation, Err)?)
+            }
+            RecordKind::Breaker => Value::Breaker(Breaker::decode(body)?),
+            RecordKind::Fact => Value::Fact(Fact::decode(body)?),
+            RecordKind::Permit => Value::Permit(Open::decode(name.tag, body)?),
+        };
+        let version = Version { id, writes, recent };
+        let parts = if has_parts { parts.keys().copied().collect() } else { Vec::new() };
+        Ok(Self { value: Some(value), version, tuple, keep, permit, parts, ..Self::none(name, key.into()) })
+    }
+
+    /// When it may be forgotten.
+    pub(super) fn expires_at(&self) -> Timestamp {
+        let (window, cooldown) = self.keep;
+        match &self.value {
+            Some(Value::Meter(meter)) => meter.expires(window, cooldown),
+            Some(Value::Breaker(breaker)) => breaker.expires(),
+            Some(Value::Operation(operation)) => operation.expires(),
+            Some(Value::Fact(fact)) => fact.expires,
+            Some(Value::Permit(_)) => Timestamp::MAX,
+            None => Timestamp::MIN,
+        }
+    }
+
+    /// The bytes of what has changed, under the id of the write that takes them to the server.
+    pub(super) fn write(&mut self, id: u64, keeping: Option<(Window, Span)>, now: Option<Now>) -> Written {
+        self.dirty = false;
+        if let Some((window, cooldown)) = keeping {
+            self.keep = (window, self.keep.1.max(cooldown));
+        }
+        let expires_at = self.expires_at();
+        let forgotten = matches!(&self.value, Some(Value::Meter(_))) && expires_at == Timestamp::MIN;
+        if self.value.is_none() || forgotten {
+            let written = Written { drop_parts: std::mem::take(&mut self.parts), ..Written::default() };
+            *self = Self::none(self.name, std::mem::take(&mut self.key));
+            return written;
+        }
+        let key = std::mem::take(&mut self.key);
+        let mut written = Written::default();
+        self.write_parts(&key, &mut written);
+        written.has_parts = !self.parts.is_empty();
+        self.version = self.version.next(id);
+        written.head = Some(self.head(&key, written.has_parts));
+        written.expires = now.filter(|_| expires_at != Timestamp::MAX).map(|now| {
+            // A breaker that says nothing is not worth making again with each call.
+            let least = if self.name.kind == RecordKind::Breaker { 60 } else { 1 };
+            let until = expires_at.max(now.latest.after(Span::from_secs(least)));
+            until.nanos().div_euclid(1_000_000) + 2
+        });
+        self.expires = written.expires;
+        self.key = key;
+        written
+    }
+
+    fn head(&self, key: &str, has_parts: bool) -> Vec<u8> {
+        let mut out = Vec::with_capacity(160);
+        out.push(FORMAT);
+        out.extend_from_slice(&self.version.id.to_le_bytes());
+        out.flag(has_parts);
+        out.number(self.version.writes.into());
+        self.version.recent.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+        out.window(self.keep.0);
+        out.span(self.keep.1);
+        out.number(self.permit.into());
+        out.blob(&self.tuple.0);
+        out.blob(&self.tuple.1);
+        let mut body = Vec::with_capacity(96);
+        match &self.value {
+            Some(Value::Meter(meter)) => meter.encode_head(&mut body),
+            Some(Value::Breaker(breaker)) => breaker.encode(&mut body),
+            Some(Value::Operation(operation)) => operation.encode(&mut body),
+            Some(Value::Fact(fact)) => fact.encode(&mut body),
+            Some(Value::Permit(open)) => open.encode(&mut body),
+            None => {}
+        }
+        out.blob(&body);
+        let sum = sum(key, None, &out);
+        out.extend_from_slice(&sum);
+        out
+    }
+
+    /// Chunks of a meter that changed, a stored result that came, and those that went.
+    fn write_parts(&mut self, key: &str, written: &mut Written) {
+        let (live, changed) = match &self.value {
+            Some(Value::Meter(meter)) => (meter.chunks(), meter.changed_chunks()),
+            Some(Value::Operation(operation)) => {
+                let there = u64::from(operation.result().is_some());
+                let known = u64::from(self.parts.contains(&0));
+                (0..there, known.min(there)..there)
+            }
+            _ => (0..0, 0..0),
+        };
+        written.drop_parts.extend(self.parts.extract_if(.., |number| !live.contains(number)));
+        for number in changed {
+            let mut bytes = Vec::new();
+            match &self.value {
+                Some(Value::Meter(meter)) => meter.encode_chunk(number, &mut bytes),
+                Some(Value::Operation(operation)) => {
+                    operation.result().into_iter().for_each(|result| bytes.extend_from_slice(result));
+                }
+                _ => {}
+            }
+            let sum = sum(key, Some(number), &bytes);
+            bytes.extend_from_slice(&sum);
+            written.put_parts.push((number, bytes));
+            if !self.parts.contains(&number) {
+                self.parts.push(number);
+            }
+        }
+        if let Some(Value::Meter(meter)) = &mut self.value {
+            meter.mark_kept();
+        }
+    }
+
+    /// Says by which tuple the record is named, where it is made.
+    pub(super) fn name_by(&mut self, key: KeyRef<'_>) {
+        if self.value.is_none() {
+            self.tuple = (key.tenant.into(), key.key.into());
+        }
+    }
+}
+
+const KINDS: [RecordKind; 4] =
+    [RecordKind::Meter, RecordKind::Breaker, RecordKind::Operation, RecordKind::Fact];
+
+impl Open {
+    fn encode(&self, out: &mut Vec<u8>) {
+        // A policy has at most 64 gates.
+        out.push(self.records.len() as u8);
+        for record in &self.records {
+            out.push(name::letter(record.kind));
+            out.extend_from_slice(&record.family.to_be_bytes());
+            out.extend_from_slice(&record.record.to_be_bytes());
+        }
+        self.permit.encode(out);
+    }
+
+    fn decode(tag: Tag, bytes: &[u8]) -> Result<Self, Damaged> {
+        let (&count, mut rest) = bytes.split_first().ok_or(Damaged::Short)?;
+        let mut records = Vec::with_capacity(count.into());
+        for _ in 0..count {
+            let (&letter, after) = rest.split_first().ok_or(Damaged::Short)?;
+            let kind = KINDS.into_iter().find(|kind| name::letter(*kind) == letter);
+            let kind = kind.ok_or(Damaged::Value("no such kind of record"))?;
+            let (family, after) = after.split_first_chunk().ok_or(Damaged::Short)?;
+            let (record, after) = after.split_first_chunk().ok_or(Damaged::Short)?;
+            let (family, record) = (u64::from_be_bytes(*family), u128::from_be_bytes(*record));
+            records.push(Name { tag, kind, family, record });
+            rest = after;
+        }
+        Ok(Self { records, permit: Permit::decode(rest)? })
+    }
+}

@@ -1,0 +1,24 @@
+//! The scripts that run on the server. No gate is decided there: they compare, write and read.
+
+/// A script, by its place in the list of those loaded on each server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Script {
+    /// Compare the records' versions, then write; or return what is there.
+    Commit,
+    /// Read records, lists of leases and indexes.
+    Look,
+}
+
+impl Script {
+    pub(super) const ALL: [Self; 2] = [Self::Commit, Self::Look];
+
+    /// Its text for one incarnation of a server. The incarnation is part of it, and so of its digest: a server that has
+    /// started again, or another in its place, does not know the script and runs nothing before it has been looked at.
+    pub(super) fn text(self, run_id: &str) -> String {
+        let body = match self {
+            Self::Commit => include_str!("commit.lua"),
+            Self::Look => include_str!("look.lua"),
+        };
+        format!("-- {run_id}\n{body}")
+    }
+}
