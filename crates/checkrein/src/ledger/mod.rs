@@ -23,7 +23,7 @@ pub use auditgate::export_auditgate;
 pub use database::Database;
 pub use error::LedgerError;
 pub use export::{Exported, Scope, export};
-pub use host::{Drafts, HostLedger};
+pub use host::{Drafts, HostLedger, LedgerAt};
 pub use sealer::{Ground, Make, Moment, OwnConnection, Row, SealOptions, Sealed, Sealer, seal};
 pub use verify::{verify_file, verify_with};
 pub use witness::Witness;

@@ -15,6 +15,7 @@ use super::group::Group;
 use super::job::{Job, OpenPermits, Planned, Reply, Ticket};
 use super::link::Link;
 use super::name::Tag;
+use super::outbox::Outbox;
 use super::record::{Name, Rec, Value};
 use super::time::Estimate;
 use crate::parking::{Condvar, Mutex};
@@ -45,6 +46,8 @@ pub(super) struct Hub {
     state: Mutex<State>,
     came: Condvar,
     pub(super) closed: AtomicBool,
+    /// The host's ledger, if it keeps one.
+    pub(super) outbox: Option<Outbox>,
     pub(super) process: AtomicU64,
     permits: AtomicU64,
     ids: AtomicU64,
@@ -62,7 +65,7 @@ struct State {
 }
 
 impl Hub {
-    pub(super) fn new(address: Address, options: RedisOptions, seed: u64) -> Self {
+    pub(super) fn new(address: Address, options: RedisOptions, seed: u64, outbox: Option<Outbox>) -> Self {
         let lanes = (0..LANES).map(|_| Link::new(address.clone(), &options.prefix)).collect();
         let (queue, busy, cache) = (VecDeque::new(), HashSet::new(), HashMap::new());
         Self {
@@ -77,6 +80,7 @@ impl Hub {
             state: Mutex::new(State { queue, busy, lanes, cache, workers: 0, asleep: 0 }),
             came: Condvar::default(),
             closed: AtomicBool::new(false),
+            outbox,
             process: AtomicU64::new(0),
             permits: AtomicU64::new(0),
             ids: AtomicU64::new(seed),
@@ -141,7 +145,10 @@ impl Hub {
             state.workers = 1;
             drop(state);
             self.start_worker();
+        } else {
+            drop(state);
         }
+        Outbox::start(self);
     }
 
     fn start_worker(self: &Arc<Self>) {
@@ -157,6 +164,9 @@ impl Hub {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.came.notify_all();
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| self.pid == std::process::id()) {
+            outbox.close(self.options.deadline);
+        }
     }
 
     fn work(self: Arc<Self>) {
