@@ -10,6 +10,8 @@ from typing import Any, Final
 
 SERVER: Final = 2.0**53
 """Stands for the server's own time in a script's argument."""
+LATEST: Final = -SERVER
+"""Stands for the latest time that a record has seen."""
 REACH: Final = 4_000_000_000
 """Seconds from zero within which a reading is a time."""
 

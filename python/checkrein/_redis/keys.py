@@ -39,6 +39,11 @@ class Names:
             self._known[identity] = known
         return known
 
+    def tag(self, keys: tuple[bytes, ...]) -> str:
+        """The digest in these keys."""
+        start = len(self._prefix) + 2
+        return keys[0][start : start + DIGITS].decode()
+
     def at(self, tag: str) -> tuple[bytes, ...]:
         """The keys with a digest."""
         return tuple(f"{self._prefix}:{{{tag}}}:{kind}".encode() for kind in self._kinds)

@@ -14,7 +14,7 @@ from checkrein._redis.keys import Names
 
 from .core import Gate, Policy
 
-_CALLS: Final = Script("calls.lua")
+_CALLS: Final = Script("search.lua", "calls.lua")
 _SHAPE: Final = struct.Struct("<3d")
 _NOW: Final = struct.Struct("<d")
 _SERVER_NOW: Final = _NOW.pack(time.SERVER)

@@ -27,6 +27,7 @@ from .emitter import Emitter
 from .engine import Engine
 from .store import (
     AsyncMemoryStore,
+    AsyncRedisStore,
     AsyncStore,
     MemoryStore,
     RedisStore,
@@ -43,6 +44,7 @@ __version__ = "0.3.1"
 __all__ = [
     "MISSING",
     "AsyncMemoryStore",
+    "AsyncRedisStore",
     "AsyncStore",
     "BlockReason",
     "Budget",

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Protocol
 
 from checkrein import _native
-from checkrein._errors import StoreUnavailable
 
 from .core import Budget, Ledger
+from .redis import AsyncRedisStore, RedisStore
+
+__all__ = [
+    "AsyncMemoryStore",
+    "AsyncRedisStore",
+    "AsyncStore",
+    "MemoryStore",
+    "RedisStore",
+    "Reservation",
+    "SpendEvent",
+    "Store",
+]
 
 
 @dataclass(slots=True)
@@ -132,10 +143,3 @@ class AsyncMemoryStore(_native.BudgetGateStore):
     async def clear_all(self) -> None:  # type: ignore[override]
         """Forget every ledger."""
         super().clear_all()
-
-
-class RedisStore:
-    """Records spend in Redis, shared by many processes. Not part of this release."""
-
-    def __init__(self, client: Any, prefix: str = "budgetgate") -> None:
-        raise StoreUnavailable("RedisStore")

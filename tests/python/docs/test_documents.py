@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_servers import Server
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = [
@@ -38,8 +39,13 @@ def test_the_readme_has_examples() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: Server
+) -> None:
     monkeypatch.chdir(tmp_path)
+    # Where a document uses Redis, its reader's server is here.
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    redis_server.client().flushall()
     namespace: dict[str, Any] = {"__name__": "__example__"}
     for line, source in blocks(document):
         run(document, line, source, namespace)

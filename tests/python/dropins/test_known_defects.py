@@ -203,6 +203,8 @@ def test_d13_a_narrower_policy_forgets_nothing() -> None:
 def test_d14_a_client_of_bytes_counts_from_its_first_call(redis_server: Server) -> None:
     for decode in (False, True):
         client = redis_server.client(decode_responses=decode)
+        money = budgetgate.Engine(store=budgetgate.RedisStore(client, fresh_prefix()))
+        assert money.check(LEDGER, Decimal("0.5"), budgetgate.Budget(Decimal(1))).allowed
         engine = actiongate.Engine(store=actiongate.RedisStore(client, fresh_prefix()))
         first = engine.check(GATE, actiongate.Policy(max_calls=1, window=60))
         assert (first.allowed, first.calls_in_window, first.time_since_last) == (True, 1, None)
@@ -259,6 +261,63 @@ def test_d17_a_cooldown_does_not_end_a_lifetime_on_redis(redis_server: Server) -
     engine = actiongate.Engine(store=actiongate.RedisStore(client, prefix))
     assert engine.check(GATE, actiongate.Policy(max_calls=1, window=None, cooldown=1)).allowed
     assert [client.pttl(key) for key in client.scan_iter(match=f"{prefix}*")] == [-1]
+
+
+def test_d20_money_on_redis_is_exact(redis_server: Server) -> None:
+    engine = budgetgate.Engine(store=budgetgate.RedisStore(redis_server.client(), fresh_prefix()))
+    third = budgetgate.Budget(Decimal("0.3"))
+    assert [engine.check(LEDGER, Decimal("0.1"), third).allowed for _ in range(4)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    other, unlimited = budgetgate.Ledger("ns", "eur"), budgetgate.Budget(Decimal("Infinity"))
+    assert engine.check(other, Decimal("NaN"), unlimited).blocked
+    assert (
+        str(engine.check(other, Decimal("12345678901.123456"), unlimited).spent_in_window)
+        == "12345678901.123456"
+    )
+
+
+def test_d21_keys_expire_and_reservations_end_once_on_redis(redis_server: Server) -> None:
+    client, prefix = redis_server.client(), fresh_prefix()
+    engine = budgetgate.Engine(store=budgetgate.RedisStore(client, prefix))
+    budget = budgetgate.Budget(Decimal(1000), window=60)
+    ended: list[str] = []
+
+    def end(name: str, settle: Any) -> None:
+        try:
+            settle(name)
+            ended.append(name)
+        except KeyError:
+            pass
+
+    names = [str(engine.reserve(LEDGER, Decimal(1), budget)[0]) for _ in range(50)]
+    for name in names:
+        rivals = [engine.release, lambda each: engine.commit(each, Decimal(1))]
+        threads = [threading.Thread(target=end, args=(name, rival)) for rival in rivals]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(ended) == sorted(names)
+    left = [client.pttl(key) for key in client.scan_iter(match=f"{prefix}*")]
+    assert len(left) == 1
+    assert left[0] > 0
+
+
+def test_d38_the_async_stores_reserve_on_redis(redis_server: Server) -> None:
+    import redis.asyncio
+
+    async def spend() -> Decimal:
+        async with redis.asyncio.Redis(port=redis_server.port) as client:
+            engine = budgetgate.Engine(async_store=budgetgate.AsyncRedisStore(client, fresh_prefix()))
+            name, _ = await engine.async_reserve(LEDGER, Decimal(4), budgetgate.Budget(Decimal(10)))
+            await engine.async_commit(str(name), Decimal(3))
+            return await engine.async_get_remaining(LEDGER, budgetgate.Budget(Decimal(10)))
+
+    assert asyncio.run(spend()) == 7
 
 
 def test_d22_identities_are_tuples() -> None:

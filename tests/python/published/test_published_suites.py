@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fetch import Unavailable, is_offline, unpacked
 from packages import PACKAGES, Published
+from redis_servers import Server
 
 import checkrein
 
@@ -38,13 +39,14 @@ def sources(package: Published, tmp_path: Path) -> Path:
         pytest.fail(f"{reason}\nSet CHECKREIN_OFFLINE=1 to go without the published suites.")
 
 
-def run(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python where the published names mean our modules."""
+def run(arguments: list[str], directory: Path, redis_url: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Python where the published names mean our modules, and where a server for tests is."""
     ours = Path(checkrein.__file__).parents[1]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ALIAS), str(ours)]),
         "PYTHONIOENCODING": "utf-8",
+        "REDIS_URL": redis_url,
     }
     return subprocess.run(
         [sys.executable, *arguments],
@@ -75,12 +77,12 @@ def test_pytest_files(package: Published, sources: Path) -> None:
     assert re.search(rf"^{package.pytest_passes} passed", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_scripts(package: Published, sources: Path) -> None:
+def test_scripts(package: Published, sources: Path, redis_server: Server) -> None:
     if not package.scripts:
         pytest.skip(f"{package.name} has no files to run")
     hide_their_package(package, sources)
     for script, passes in package.scripts.items():
-        done = run([script], sources)
+        done = run([script], sources, redis_server.url)
         said = done.stdout + done.stderr
         # A demo's own crosses are part of its show; only suites count their cases.
         failed = (
@@ -101,12 +103,14 @@ def python_blocks(readme: str) -> list[str]:
     return [comment_only.sub(r"\1\2\g<indent>pass\n", block + "\n") for block in blocks]
 
 
-def test_readme(package: Published, sources: Path) -> None:
+def test_readme(package: Published, sources: Path, redis_server: Server) -> None:
     if not package.readme_blocks:
         pytest.skip(f"the README of {package.name} has no blocks to run")
     blocks = python_blocks((sources / "README.md").read_text(encoding="utf-8"))
     assert len(blocks) == package.readme_blocks
     blocks = [block for position, block in enumerate(blocks) if position not in package.readme_left_out]
+    # Their example has a server on the usual port; ours is on a free one.
+    blocks = [block.replace("port=6379", f"port={redis_server.port}") for block in blocks]
     hide_their_package(package, sources)
     program = sources / "readme_blocks.py"
     program.write_text("\n".join([package.readme_prelude, *blocks]), encoding="utf-8")

@@ -45,30 +45,6 @@ local function call_at(index)
     end
 end
 
--- The index of the first call stamped at or after `cutoff`, where the one at 0 is not; one behind the last if none is.
-local function first_since(cutoff)
-    local low, step = 0, 1
-    local high = 1
-    while true do
-        local stamp = call_at(high)
-        if not stamp or stamp >= cutoff then
-            break
-        end
-        low, step = high, step * 2
-        high = high + step
-    end
-    while high - low > 1 do
-        local middle = math.floor((low + high) / 2)
-        local stamp = call_at(middle)
-        if stamp and stamp < cutoff then
-            low = middle
-        else
-            high = middle
-        end
-    end
-    return high
-end
-
 -- How many calls the list holds, before anything leaves it.
 local oldest, before = nil, total
 if header then
@@ -93,7 +69,7 @@ end
 if retention > 0 then
     local cutoff = now - retention
     if oldest and oldest < cutoff then
-        redis.call('LTRIM', key, first_since(cutoff), -1)
+        redis.call('LTRIM', key, first_since(call_at, cutoff), -1)
         oldest, before = call_at(0)
         before = before or total
     end
@@ -109,7 +85,7 @@ else
     local cutoff = now - window
     local earlier = before
     if oldest and oldest < cutoff then
-        local _, calls = call_at(first_since(cutoff))
+        local _, calls = call_at(first_since(call_at, cutoff))
         earlier = calls or total
     end
     count = total - earlier + (early_at >= cutoff and early or 0)

@@ -228,6 +228,11 @@ impl Group {
         }
     }
 
+    /// Each job on its own, with nothing remembered.
+    pub(super) fn split(self, prefix: &str) -> impl Iterator<Item = Self> {
+        self.jobs.into_iter().map(move |job| Self::new(vec![job], |name| Rec::absent(name, prefix)))
+    }
+
     /// Nothing new is made in this index.
     pub(super) fn is_full(&mut self, index: Name) {
         self.full.push(index);

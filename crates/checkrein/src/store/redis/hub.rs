@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use checkrein_core::time::Now;
@@ -25,6 +25,10 @@ use crate::store::{OwnedSettlement, PermitId, Results, Step, StepResult, StoreEr
 const LANES: usize = 2;
 /// The most jobs of a batch.
 const BATCH: usize = 128;
+/// More callers than this do not wait at a time.
+const MOST_WAITING: usize = 65_536;
+/// The most that is kept for a server that cannot be had.
+const MOST_OWED: usize = 4_096;
 /// More records than this are not remembered.
 const MAX_CACHED: usize = 65_536;
 /// What a caller waits beyond its deadline for whoever has its job in hand.
@@ -41,8 +45,14 @@ pub(super) struct Hub {
     pub(super) estimates: Mutex<HashMap<Tag, Estimate>>,
     /// Tags that the store knows of.
     pub(super) tags: Mutex<HashSet<Tag>>,
-    /// Permits that nobody has: their admission was not known to be committed when its caller was told.
-    pub(super) orphans: Mutex<VecDeque<(u64, Vec<Name>)>>,
+    /// What has to be done as soon as the server can be had: outcomes that could not be committed when they came, and
+    /// the end of permits that nobody has, because it was not known whether their admission was committed.
+    pub(super) owed: Mutex<VecDeque<Planned>>,
+    /// For what is not a decision.
+    pub(super) side: Mutex<Link>,
+    /// Where the look after leases goes on.
+    pub(super) next_tag: AtomicUsize,
+    keeping_house: AtomicBool,
     state: Mutex<State>,
     came: Condvar,
     pub(super) closed: AtomicBool,
@@ -66,8 +76,9 @@ struct State {
 
 impl Hub {
     pub(super) fn new(address: Address, options: RedisOptions, seed: u64, outbox: Option<Outbox>) -> Self {
-        let lanes = (0..LANES).map(|_| Link::new(address.clone(), &options.prefix)).collect();
+        let lanes: Vec<Link> = (0..LANES).map(|_| Link::new(address.clone(), &options.prefix)).collect();
         let (queue, busy, cache) = (VecDeque::new(), HashSet::new(), HashMap::new());
+        let side = Mutex::new(Link::new(address.clone(), &options.prefix));
         Self {
             pid: std::process::id(),
             address,
@@ -76,7 +87,10 @@ impl Hub {
             open: Mutex::default(),
             estimates: Mutex::default(),
             tags: Mutex::default(),
-            orphans: Mutex::default(),
+            owed: Mutex::default(),
+            side,
+            next_tag: AtomicUsize::new(0),
+            keeping_house: AtomicBool::new(false),
             state: Mutex::new(State { queue, busy, lanes, cache, workers: 0, asleep: 0 }),
             came: Condvar::default(),
             closed: AtomicBool::new(false),
@@ -127,6 +141,13 @@ impl Hub {
     }
 
     fn enqueue(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>, job: Job) {
+        if state.queue.len() >= MOST_WAITING {
+            drop(state);
+            let text = format!("{MOST_WAITING} callers wait for the Redis server already");
+            // Nothing was admitted that somebody would have to have.
+            drop(job.reply.end(Err(StoreError::NotCommitted(text))));
+            return;
+        }
         state.queue.push_back(job);
         if state.asleep > 0 {
             drop(state);
@@ -165,7 +186,20 @@ impl Hub {
         self.closed.store(true, Ordering::Release);
         self.came.notify_all();
         if let Some(outbox) = self.outbox.as_ref().filter(|_| self.pid == std::process::id()) {
+            self.settle_down(Instant::now() + self.options.deadline);
             outbox.close(self.options.deadline);
+        }
+    }
+
+    /// Waits until what was asked for has been done: what it tells the ledger is in the outbox then.
+    fn settle_down(&self, until: Instant) {
+        while Instant::now() < until {
+            let state = self.state.lock();
+            if state.queue.is_empty() && state.busy.is_empty() {
+                return;
+            }
+            drop(state);
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -190,8 +224,10 @@ impl Hub {
             let mut state = self.came.wait_until(state, Instant::now() + pause);
             state.asleep -= 1;
             drop(state);
-            if kept_house.elapsed() >= pause && !self.closed.load(Ordering::Acquire) {
+            let closed = self.closed.load(Ordering::Acquire);
+            if kept_house.elapsed() >= pause && !closed && !self.keeping_house.swap(true, Ordering::AcqRel) {
                 self.keep_house();
+                self.keeping_house.store(false, Ordering::Release);
                 kept_house = Instant::now();
             }
         }
@@ -232,9 +268,16 @@ impl Hub {
             if let StepResult::Admitted(_, Some(permit)) = result
                 && let Some(names) = self.open.lock().names(permit.number())
             {
-                self.orphans.lock().push_back((permit.number(), names));
+                self.owe([Planned { step: Self::not_started(permit.number()), names }]);
             }
         }
+    }
+
+    /// Remembers what has to be done later. What does not fit is in doubt when its lease ends, as after a crash.
+    pub(super) fn owe(&self, steps: impl IntoIterator<Item = Planned>) {
+        let mut owed = self.owed.lock();
+        let room = MOST_OWED.saturating_sub(owed.len());
+        owed.extend(steps.into_iter().take(room));
     }
 
     fn give_back(self: &Arc<Self>, lane: Link) {
@@ -285,6 +328,8 @@ impl Hub {
     pub(super) fn forget(&self, tag: Tag) {
         self.state.lock().cache.retain(|name, _| name.tag != tag);
         self.estimates.lock().remove(&tag);
+        // A server that has lost everything is told again.
+        self.tags.lock().remove(&tag);
     }
 
     /// A permit that was opened elsewhere, so that its lease can be seen to.

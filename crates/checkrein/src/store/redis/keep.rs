@@ -1,6 +1,7 @@
 //! What is not on the way of a decision: leases that end, indexes, lists, and what people do with records.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use checkrein_core::key::{Family, Key, KeyRef};
@@ -19,6 +20,8 @@ use super::rounds::{not_committed, number, one, strange};
 use super::script::Script;
 use crate::store::{Cursor, Page, PermitId, RecordInfo, RecordState, Step, StepResult, StoreError};
 
+/// So many tenants are looked after at a time.
+const TAGS: usize = 32;
 /// So many leases are moved on at a time.
 const DUE: usize = 128;
 /// Members of an index that are looked at in one script.
@@ -62,19 +65,20 @@ impl Hub {
     /// What is due without anybody asking. Whatever cannot be done now is tried again the next time.
     pub(super) fn keep_house(self: &Arc<Self>) {
         self.expire_own();
-        let orphans: Vec<_> = self.orphans.lock().drain(..).collect();
-        for (number, names) in orphans {
-            let Some(tag) = names.first().map(|name| name.tag) else { continue };
-            let step = Self::not_started(number);
-            if self.run(tag, vec![Planned { step, names: names.clone() }]).is_err() {
-                self.orphans.lock().push_back((number, names));
+        let owed: Vec<Planned> = self.owed.lock().drain(..).collect();
+        for planned in owed {
+            // What cannot be done now is owed again; whatever is refused has been done, or can no longer be.
+            if let (Some(name), Step::Finish(..)) = (planned.names.first(), &planned.step) {
+                let _ = self.run(name.tag, vec![planned]);
             }
         }
-        let tags: Vec<Tag> = self.tags.lock().iter().copied().collect();
-        let mut lane = self.side_lane();
-        for tag in tags {
+        let mut tags: Vec<Tag> = self.tags.lock().iter().copied().collect();
+        tags.sort_unstable();
+        let begin = self.next_tag.fetch_add(TAGS, Ordering::Relaxed) % tags.len().max(1);
+        let mut side = self.side.lock();
+        for tag in tags.iter().cycle().skip(begin).take(tags.len().min(TAGS)) {
             // The next time will do.
-            let _ = self.expire_of_others(&mut lane, tag);
+            let _ = self.expire_of_others(&mut side, *tag);
         }
     }
 
@@ -130,7 +134,7 @@ impl Hub {
 
     /// The records that resolving an operation concerns: its own, and its permit's.
     pub(super) fn names_to_resolve(&self, operation: Name) -> Result<Vec<Name>, StoreError> {
-        let (mut lane, deadline) = (self.side_lane(), Instant::now() + self.options.deadline);
+        let (mut lane, deadline) = (self.side.lock(), Instant::now() + self.options.deadline);
         self.meet(&mut lane, operation.tag, deadline)?;
         let mut names = vec![operation];
         let record = self.look(&mut lane, operation, deadline)?;
@@ -453,7 +457,7 @@ impl Hub {
 
     /// Takes a number for this process.
     pub(super) fn join(&self) -> Result<(), StoreError> {
-        let (mut lane, deadline) = (self.side_lane(), Instant::now() + self.options.deadline);
+        let (mut lane, deadline) = (self.side.lock(), Instant::now() + self.options.deadline);
         self.meet(&mut lane, Tag::STORE, deadline)?;
         let mut request = Request::new(Script::Look, Tag::STORE);
         request.key(name::processes_key(&self.options.prefix).as_bytes());
@@ -462,7 +466,7 @@ impl Hub {
         request.arg(fresh_id()?.to_string().as_bytes());
         let reply = one(&mut lane, request, deadline)?;
         let process = reply.get(1).map(number).filter(|process| *process > 0).ok_or_else(strange)?;
-        self.process.store(process.unsigned_abs(), std::sync::atomic::Ordering::Relaxed);
+        self.process.store(process.unsigned_abs(), Ordering::Relaxed);
         if let Some(outbox) = &self.outbox {
             let store = reply.get(2).and_then(text).and_then(ShortId::parse).ok_or_else(strange)?;
             outbox.join(store, process.unsigned_abs())?;

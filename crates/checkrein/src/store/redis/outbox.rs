@@ -199,9 +199,9 @@ impl Outbox {
     fn work(&self, hub: &Arc<Hub>) {
         let (mut lane, mut looked) = (hub.side_lane(), None::<Instant>);
         loop {
-            let mut state = self.state.lock();
-            if state.total < EAGER && !state.closed {
-                state = self.changed.wait_until(state, Instant::now() + hub.options.housekeeping);
+            let (mut state, until) = (self.state.lock(), Instant::now() + hub.options.housekeeping);
+            while state.total < EAGER && !state.closed && Instant::now() < until {
+                state = self.changed.wait_until(state, until);
             }
             let closed = state.closed;
             drop(state);

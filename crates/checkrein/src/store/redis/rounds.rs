@@ -7,6 +7,7 @@ use redis::Value as Reply;
 
 use super::group::{Group, How, Said};
 use super::hub::Hub;
+use super::job::Planned;
 use super::link::{Link, LinkError, Request, Standing};
 use super::name::{self, Tag};
 use super::outbox::Outbox;
@@ -50,6 +51,10 @@ impl Hub {
                         ended.push((group, Ok(())));
                     }
                     Ok(false) => waiting.push(group),
+                    // One record that cannot be read is the trouble of those who need it, not of all.
+                    Err(StoreError::Damaged(_)) if group.jobs.len() > 1 => {
+                        waiting.extend(group.split(&self.options.prefix));
+                    }
                     Err(error) => ended.push((group, Err(error))),
                 }
             }
@@ -229,10 +234,7 @@ impl Hub {
 
     /// Remembers the permits of a try that may have been committed: they are released when that can be seen.
     fn orphan(&self, group: &Group) {
-        let mut orphans = self.orphans.lock();
-        for (number, names) in opened(group) {
-            orphans.push_back((number, names));
-        }
+        self.owe(opened(group).map(|(number, names)| Planned { step: Self::not_started(number), names }));
     }
 
     /// Takes over what a committed try did to permits.

@@ -385,7 +385,10 @@ impl<'a> Stage<'a> {
     }
 
     fn prove(&mut self, places: &[usize], key: KeyRef<'_>, fact: Fact) -> bool {
-        let full = self.full;
+        let (full, now) = (self.full, self.setting.now);
+        // How long it holds is the caller's to say; from when on, the server's clock.
+        let keep = fact.expires.since(fact.proved);
+        let fact = Fact { proved: now.latest, expires: now.earliest.after(keep) };
         let Some(&at) = places.first() else { return false };
         let Some(record) = self.records.get_mut(at) else { return false };
         match &mut record.value {

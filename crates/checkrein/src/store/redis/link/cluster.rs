@@ -34,7 +34,7 @@ impl Slots {
 }
 
 /// The slot of a tag's keys: CRC-16 (XMODEM) of what stands between the braces.
-fn slot(tag: Tag) -> u16 {
+pub(super) fn slot(tag: Tag) -> u16 {
     crc16(tag.to_string().as_bytes()) % SLOTS
 }
 

@@ -1,10 +1,13 @@
 //! Which incarnation of a server the records of a tag are known to be from.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Instant;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::node::LOOK_EVERY;
+use crate::store::redis::address::Address;
 use crate::store::redis::name::Tag;
 
 /// The most tags that are kept in mind. Beyond it those that are in order are learned again when they are next used.
@@ -60,7 +63,7 @@ fn value(incarnation: &str, mark: Mark) -> String {
     format!("{incarnation} {}", mark.word())
 }
 
-/// What this process knows of a tag.
+/// What a link knows of a tag.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     /// Where it was last used.
@@ -71,7 +74,7 @@ pub(super) struct Known {
     pub(super) stale: bool,
 }
 
-/// The tags that this process has used.
+/// The tags that a link has used.
 #[derive(Debug, Default)]
 pub(super) struct Tags(HashMap<Tag, Known>);
 
@@ -102,5 +105,75 @@ impl Tags {
             known.stale |= !accepted && matches!(known.standing, Some((true, _)));
             known.standing = Some((accepted, Instant::now()));
         }
+    }
+}
+
+/// The incarnations that this process has seen tags on, over all links to one store: it is the process that must not
+/// forget what it knew, whichever of its connections finds the key gone.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<HashMap<Tag, Arc<str>>>);
+
+type Stores = BTreeMap<(Address, String), Weak<Memory>>;
+
+static STORES: Mutex<Stores> = Mutex::new(BTreeMap::new());
+
+/// How long to wait for a lock that is only ever held for a moment. In a forked child the thread that held it may not
+/// exist.
+const MOMENT: Duration = Duration::from_millis(20);
+
+impl Memory {
+    pub(super) fn of(address: &Address, prefix: &str) -> Arc<Self> {
+        let Some(mut stores) = STORES.try_lock_for(MOMENT) else { return Arc::default() };
+        let store = (address.clone(), prefix.to_owned());
+        if let Some(memory) = stores.get(&store).and_then(Weak::upgrade) {
+            return memory;
+        }
+        stores.retain(|_, memory| memory.strong_count() > 0);
+        let memory = Arc::default();
+        stores.insert(store, Arc::downgrade(&memory));
+        memory
+    }
+
+    pub(super) fn get(&self, tag: Tag) -> Option<Arc<str>> {
+        self.0.try_lock_for(MOMENT)?.get(&tag).cloned()
+    }
+
+    pub(super) fn set(&self, tag: Tag, incarnation: &Arc<str>) {
+        if let Some(mut tags) = self.0.try_lock_for(MOMENT) {
+            if tags.len() >= MOST && !tags.contains_key(&tag) {
+                tags.clear();
+            }
+            tags.insert(tag, Arc::clone(incarnation));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_first_is_accepted_and_nobody_else() {
+        let first = first(None, "a:1");
+        assert!(is_accepted("a:1", &first));
+        assert!(!is_accepted("b:1", &first));
+        assert!(is_accepted("b:1", &accepted("b:1")));
+        assert!(!is_accepted("a:1", "a:1"));
+        assert!(!is_accepted("a:1", ""));
+    }
+
+    #[test]
+    fn a_key_that_has_gone_is_no_first_use() {
+        let found = first(Some("a:1"), "b:1");
+        assert!(!is_accepted("b:1", &found) && !is_accepted("a:1", &found));
+        assert_eq!(first(Some("b:1"), "b:1"), first(None, "b:1"));
+    }
+
+    #[test]
+    fn a_newcomer_is_corrected_and_a_person_is_not() {
+        assert_eq!(correction(Some("a:1"), "b:1", &first(None, "b:1")).as_deref(), Some("a:1 lost"));
+        assert_eq!(correction(Some("a:1"), "b:1", &accepted("b:1")), None);
+        assert_eq!(correction(Some("b:1"), "b:1", &first(None, "b:1")), None);
+        assert_eq!(correction(None, "b:1", &first(None, "b:1")), None);
     }
 }

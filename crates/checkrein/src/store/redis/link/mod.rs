@@ -23,7 +23,7 @@ mod tls;
 mod wire;
 
 use cluster::Slots;
-use epoch::{Known, Tags};
+use epoch::{Known, Memory, Tags};
 pub use info::ServerInfo;
 use node::{Node, Setup};
 
@@ -145,6 +145,7 @@ pub(super) struct Link {
     route: Route,
     nodes: BTreeMap<Endpoint, Node>,
     tags: Tags,
+    memory: Arc<Memory>,
     process: u32,
 }
 
@@ -161,16 +162,9 @@ impl Link {
             (Kind::Sentinel { .. }, _) => Route::Sentinel(None),
             _ => Route::Cluster(None),
         };
-        let prefix = prefix.to_owned();
-        Self {
-            address,
-            prefix,
-            setup,
-            route,
-            nodes: BTreeMap::new(),
-            tags: Tags::default(),
-            process: std::process::id(),
-        }
+        let memory = Memory::of(&address, prefix);
+        let (prefix, process) = (prefix.to_owned(), std::process::id());
+        Self { address, prefix, setup, route, nodes: BTreeMap::new(), tags: Tags::default(), memory, process }
     }
 
     /// Runs requests, each on the server that keeps its tag, those of one server in one write; replies in their order.
@@ -191,17 +185,38 @@ impl Link {
 
     /// What is known of the server that keeps a tag, looking at it first if need be.
     pub(super) fn standing(&mut self, tag: Tag, deadline: Instant) -> Result<Standing, LinkError> {
-        let (at, info) = self.reach(tag, deadline)?;
-        // Where there are sentinels somebody is ready to put another server in its place.
-        let replicated = info.replicated || matches!(self.route, Route::Sentinel(_));
-        let known = self.tags.get(tag);
-        if let Some(Known { incarnation, standing: Some((accepted, _)), stale: false }) = known
-            && **incarnation == *info.incarnation
-            && (*accepted || !self.tags.is_old(tag))
-        {
-            return Ok(Standing { accepted: *accepted, replicated });
+        if let Some(standing) = self.known(tag) {
+            return Ok(standing);
         }
-        let remembered = known.map(|known| Arc::clone(&known.incarnation));
+        match self.ask_standing(tag, deadline) {
+            Err(LinkError::Changed) => self.ask_standing(tag, deadline),
+            other => other,
+        }
+    }
+
+    /// What is known of it without a word to anybody.
+    fn known(&self, tag: Tag) -> Option<Standing> {
+        let at = match &self.route {
+            Route::One(endpoint) => endpoint,
+            Route::Sentinel(master) => master.as_ref()?,
+            Route::Cluster(slots) => slots.as_ref()?.master(tag)?,
+        };
+        let info = self.nodes.get(at)?.info()?;
+        let Known { incarnation, standing: Some((accepted, _)), stale: false } = self.tags.get(tag)? else {
+            return None;
+        };
+        let holds = **incarnation == *info.incarnation && (*accepted || !self.tags.is_old(tag));
+        holds.then(|| Standing { accepted: *accepted, replicated: self.is_replicated(info) })
+    }
+
+    /// Where there are sentinels somebody is ready to put another server in its place.
+    fn is_replicated(&self, info: &ServerInfo) -> bool {
+        info.replicated || matches!(self.route, Route::Sentinel(_))
+    }
+
+    fn ask_standing(&mut self, tag: Tag, deadline: Instant) -> Result<Standing, LinkError> {
+        let (at, info) = self.reach(tag, deadline)?;
+        let remembered = self.memory.get(tag);
         let key = name::epoch(&self.prefix, tag);
         let first = epoch::first(remembered.as_deref(), &info.incarnation);
         let mut found = self.epoch(&at, &[&["SET", &key, &first, "NX"], &["GET", &key]], deadline)?;
@@ -213,7 +228,7 @@ impl Link {
         }
         let accepted = epoch::is_accepted(&info.incarnation, &found);
         self.remember(tag, &info, Some((accepted, Instant::now())));
-        Ok(Standing { accepted, replicated })
+        Ok(Standing { accepted, replicated: self.is_replicated(&info) })
     }
 
     /// Accepts the server that keeps a tag as it is now: a person says that what it has lost, if anything, does not
@@ -244,7 +259,10 @@ impl Link {
     }
 
     fn remember(&mut self, tag: Tag, info: &ServerInfo, standing: Option<(bool, Instant)>) {
-        let incarnation = Arc::from(info.incarnation.as_str());
+        let incarnation: Arc<str> = Arc::from(info.incarnation.as_str());
+        if standing.is_some() || self.memory.get(tag).is_none() {
+            self.memory.set(tag, &incarnation);
+        }
         self.tags.set(tag, Known { incarnation, standing, stale: false });
     }
 
@@ -554,3 +572,6 @@ fn put(results: &mut [Option<Result<Value, LinkError>>], number: usize, reply: R
         *result = Some(reply);
     }
 }
+
+#[cfg(test)]
+mod tests;

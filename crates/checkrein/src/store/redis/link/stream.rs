@@ -142,19 +142,15 @@ impl Stream {
     }
 
     /// Whether the other end has closed it, or said something that nobody asked for, while it was idle. One system call
-    /// that does not wait: what would otherwise be sent into a closed connection, and be in doubt, is not sent.
+    /// that does not wait: what would otherwise be sent into a closed connection, and be in doubt, is not sent. What TLS
+    /// says by itself comes before the first answer, and its farewell counts as one.
     pub(super) fn is_dead(&self) -> bool {
-        let (read, tls) = match self {
-            Self::Tcp(timed) => (peek(&timed.socket), false),
-            Self::Unix(timed) => (peek(&timed.socket), false),
-            Self::Tls(stream) => (peek(&stream.sock.socket), true),
+        let read = match self {
+            Self::Tcp(timed) => peek(&timed.socket),
+            Self::Unix(timed) => peek(&timed.socket),
+            Self::Tls(stream) => peek(&stream.sock.socket),
         };
-        match read {
-            Ok(0) => true,
-            // TLS has messages of its own between records.
-            Ok(_) => !tls,
-            Err(error) => error != rustix::io::Errno::AGAIN,
-        }
+        read != Err(rustix::io::Errno::AGAIN)
     }
 }
 
