@@ -405,7 +405,7 @@ fn history(engine: &Engine, clock: &FakeClock, seed: u64, settle: &dyn Fn()) {
     let plain = compile(engine, vec![limit(6), budget(30)]);
     let (mut random, mut open) = (Random(seed), Vec::new());
     for _ in 0..120 {
-        let user = [&b"ada"[..], b"bob"][random.below(2) as usize];
+        let user: &[u8] = if random.below(2) == 0 { b"ada" } else { b"bob" };
         match random.below(10) {
             0..=2 => {
                 let key = format!("k{}", random.below(8));

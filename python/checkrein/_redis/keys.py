@@ -10,6 +10,8 @@ _PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 DIGITS: Final = 32
 """Hexadecimal digits of an identity's digest."""
 _REMEMBERED: Final = 1_024
+_SHORT: Final = 1_024
+"""Characters of identities that are worth remembering."""
 
 
 class Names:
@@ -34,6 +36,8 @@ class Names:
         known = self._known.get(identity)
         if known is None:
             known = self.at(digest(parts))
+            if sum(len(part) for part in parts if isinstance(part, str)) > _SHORT:
+                return known
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[identity] = known

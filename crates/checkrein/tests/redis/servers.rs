@@ -222,7 +222,6 @@ impl Server {
     /// Kills it as a crash would (SIGKILL).
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            signal(child.id(), "CONT");
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -44,6 +44,8 @@ use outbox::Outbox;
 
 /// How long a decision may take before it is a refusal.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(500);
+/// A longer prefix is refused: every key begins with it.
+const MOST_PREFIX: usize = 100;
 /// What every key begins with.
 pub const DEFAULT_PREFIX: &str = "checkrein";
 
@@ -78,6 +80,24 @@ impl Default for RedisOptions {
             housekeeping: Duration::from_millis(500),
             ledger: None,
         }
+    }
+}
+
+impl RedisOptions {
+    /// Whether a store can be opened with these.
+    ///
+    /// # Errors
+    /// A prefix that cannot be one; the error says what can.
+    pub fn check(&self) -> Result<(), StoreError> {
+        // Braces would say which part of a key a cluster looks at; stars and brackets are patterns where rights are given.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/".contains(&byte);
+        if (1..=MOST_PREFIX).contains(&self.prefix.len()) && self.prefix.bytes().all(plain) {
+            return Ok(());
+        }
+        let text = format!(
+            "the prefix of a Redis store is not usable: take 1 to {MOST_PREFIX} letters, digits and `.`, `_`, `-`, `:`, `/`"
+        );
+        Err(StoreError::NotCommitted(text))
     }
 }
 
@@ -121,6 +141,7 @@ impl RedisStore {
     /// says why and what to do.
     pub fn open(url: &str, options: RedisOptions) -> Result<Self, StoreError> {
         let address = Address::parse(url)?;
+        options.check()?;
         // Options are part of the name: they change what a decision comes to.
         let name = (address.clone(), format!("{options:?}"));
         let sharing = options.clock.is_none();
@@ -143,6 +164,21 @@ impl RedisStore {
             open.insert(name, Arc::downgrade(&shared));
         }
         Ok(Self(shared))
+    }
+
+    /// Whether a text is meant to be the URL of such a store, right or wrong.
+    pub fn is_url(text: &str) -> bool {
+        let scheme = text.split_once(':').map_or(text, |(scheme, _)| scheme).to_ascii_lowercase();
+        let base = scheme.split_once('+').map_or(scheme.as_str(), |(base, _)| base);
+        matches!(base, "redis" | "rediss" | "valkey" | "valkeys") || text.starts_with("unix://")
+    }
+
+    /// Whether a text is a URL that a store can be opened by.
+    ///
+    /// # Errors
+    /// It is none; the error says what to write, and nothing of the text.
+    pub fn check_url(url: &str) -> Result<(), StoreError> {
+        Ok(Address::parse(url).map(drop)?)
     }
 
     /// Where it is, without secrets.

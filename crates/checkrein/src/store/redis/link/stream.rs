@@ -16,12 +16,17 @@ use crate::store::redis::address::Endpoint;
 /// The most bytes that one exchange may bring: an answer beyond it is not one of ours.
 const MOST_BYTES: u64 = 256 << 20;
 
+/// How many reads there may be when the time is up. An answer that has come is taken, although one waited for another
+/// server's before it.
+const MOST_LATE: u8 = 32;
+
 /// A connected socket that waits until a moment and no longer.
 #[derive(Debug)]
 pub(super) struct Timed<S> {
     socket: S,
     deadline: Instant,
     left: u64,
+    late: u8,
 }
 
 pub(super) trait Socket: Read + Write + std::os::fd::AsFd {
@@ -42,13 +47,17 @@ impl Socket for UnixStream {
 
 impl<S: Socket> Timed<S> {
     fn new(socket: S, deadline: Instant) -> Self {
-        Self { socket, deadline, left: MOST_BYTES }
+        Self { socket, deadline, left: MOST_BYTES, late: MOST_LATE }
     }
 
-    fn wait(&self, reading: bool) -> io::Result<()> {
+    fn until(&mut self, deadline: Instant) {
+        (self.deadline, self.left, self.late) = (deadline, MOST_BYTES, MOST_LATE);
+    }
+
+    fn wait(&mut self, reading: bool) -> io::Result<()> {
         let time = self.deadline.saturating_duration_since(Instant::now());
         if time.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+            self.late = self.late.checked_sub(1).filter(|_| reading).ok_or(io::ErrorKind::TimedOut)?;
         }
         // Less than the system's resolution would mean to wait for ever.
         self.socket.wait(reading, time.max(Duration::from_millis(1)))
@@ -120,7 +129,7 @@ impl Stream {
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock).map_err(|error| {
                 let hint = match error.kind() {
-                    io::ErrorKind::TimedOut => "the server does not answer",
+                    io::ErrorKind::TimedOut => "the server does not answer: is this a TLS port?",
                     io::ErrorKind::InvalidData => "is this a TLS port, and is its certificate from the authority that `ca_cert` names?",
                     _ => "the server closed the connection: is this a TLS port, and does it want a `client_cert`?",
                 };
@@ -132,13 +141,16 @@ impl Stream {
 
     /// From here on everything has to be done by this moment.
     pub(super) fn until(&mut self, deadline: Instant) {
-        let (at, left) = match self {
-            Self::Tcp(timed) => (&mut timed.deadline, &mut timed.left),
-            Self::Unix(timed) => (&mut timed.deadline, &mut timed.left),
-            Self::Tls(stream) => (&mut stream.sock.deadline, &mut stream.sock.left),
-        };
-        *at = deadline;
-        *left = MOST_BYTES;
+        match self {
+            Self::Tcp(timed) => timed.until(deadline),
+            Self::Unix(timed) => timed.until(deadline),
+            Self::Tls(stream) => stream.sock.until(deadline),
+        }
+    }
+
+    /// Whether what is written goes straight to the system: an error then means that nothing was.
+    pub(super) fn is_plain(&self) -> bool {
+        !matches!(self, Self::Tls(_))
     }
 
     /// Whether the other end has closed it, or said something that nobody asked for, while it was idle. One system call
