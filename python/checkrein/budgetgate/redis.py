@@ -55,7 +55,8 @@ class _Spend:
         return bound
 
     def _keys(self, ledger: Ledger) -> tuple[bytes, ...]:
-        return self._names.of(ledger, ledger.namespace, ledger.resource, ledger.principal)
+        known = self._names.known.get(ledger)
+        return known or self._names.of(ledger, ledger.namespace, ledger.resource, ledger.principal)
 
     def _stamp(self, now: float) -> bytes:
         return _SERVER_NOW if self._machine else _NOW.pack(time.micros(now))

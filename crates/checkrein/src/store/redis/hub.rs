@@ -52,6 +52,8 @@ pub(super) struct Hub {
     pub(super) side: Mutex<Link>,
     /// Where the look after leases goes on.
     pub(super) next_tag: AtomicUsize,
+    /// Where the sweep of an index goes on.
+    pub(super) swept: Mutex<HashMap<Name, String>>,
     keeping_house: AtomicBool,
     state: Mutex<State>,
     came: Condvar,
@@ -90,6 +92,7 @@ impl Hub {
             owed: Mutex::default(),
             side,
             next_tag: AtomicUsize::new(0),
+            swept: Mutex::default(),
             keeping_house: AtomicBool::new(false),
             state: Mutex::new(State { queue, busy, lanes, cache, workers: 0, asleep: 0 }),
             came: Condvar::default(),
@@ -300,12 +303,13 @@ impl Hub {
         (self.process.load(Ordering::Relaxed) & 0x1f_ffff) << 32 | number
     }
 
-    /// A new id for a write: never zero, and in all its bits unlike those before (splitmix64).
+    /// A new id for a write: never zero, and in all its bits but the first unlike those before (splitmix64). The first
+    /// tells it from a claim.
     pub(super) fn next_id(&self) -> u64 {
         let mut id = self.ids.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (id ^ (id >> 31)).max(1)
+        ((id ^ (id >> 31)) >> 1).max(1)
     }
 
     /// The bounds of the time for what is sent to a tag now.

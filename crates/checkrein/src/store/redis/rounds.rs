@@ -20,9 +20,8 @@ use crate::store::StoreError;
 /// A group and what became of it.
 pub(super) type Ended = (Group, Result<(), StoreError>);
 
-/// After so many tries in a row a group lets others pass.
-const PATIENT: u32 = 3;
-const MOST_PAUSE: Duration = Duration::from_millis(4);
+/// The longest pause before another try for a record that somebody else has claimed.
+const MOST_PAUSE: Duration = Duration::from_micros(500);
 
 impl Hub {
     /// Runs groups until each is committed or has failed. Those who share nothing go out together.
@@ -33,6 +32,7 @@ impl Hub {
             let (mut sent, mut requests) = (Vec::new(), Vec::new());
             for mut group in waiting.drain(..) {
                 match self.attempt(lane, &mut group) {
+                    Ok(_) if group.is_answered() => ended.push((group, Ok(()))),
                     Ok(request) => {
                         requests.push(request);
                         sent.push(group);
@@ -58,17 +58,18 @@ impl Hub {
                     Err(error) => ended.push((group, Err(error))),
                 }
             }
-            let tries = waiting.iter().map(|group| group.attempts).max().unwrap_or(0);
-            if tries > PATIENT {
+            let tries = waiting.iter().filter(|group| group.is_claimed()).map(|group| group.attempts).max();
+            if let Some(tries) = tries {
+                // The others of the batch wait as well: they came with this one.
                 self.pause(tries);
             }
         }
         ended
     }
 
-    /// Lets others pass: a random part of a pause that grows with the tries.
+    /// Lets whoever has claimed a record pass: a random part of a pause that grows with the tries.
     fn pause(&self, tries: u32) {
-        let most = (Duration::from_micros(20) * tries).min(MOST_PAUSE);
+        let most = (Duration::from_micros(25) * tries).min(MOST_PAUSE);
         let part = self.next_id() % 1_024;
         std::thread::sleep(most * u32::try_from(part).unwrap_or(0) / 1_024);
     }
@@ -130,7 +131,7 @@ impl Hub {
         lane.standing(Tag::STORE, deadline).map_err(not_committed)?;
         let mut request = Request::new(Script::Commit, Tag::STORE);
         request.key(name::tags_key(&self.options.prefix).as_bytes());
-        for arg in ["", "", "0", "0", "1", "SADD", "1"] {
+        for arg in ["", "", "0", "0", "", "1", "SADD", "1"] {
             request.arg(arg.as_bytes());
         }
         request.arg(tag.to_string().as_bytes());

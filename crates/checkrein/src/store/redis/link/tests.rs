@@ -49,7 +49,7 @@ fn look(tag: Tag) -> Request {
 fn write(tag: Tag, value: &[u8]) -> Request {
     let mut request = Request::new(Script::Commit, tag);
     request.key(key(tag).as_bytes());
-    for arg in ["", "", "1", "0", "", "1", "SET", "1"] {
+    for arg in ["", "", "1", "0", "", "", "1", "SET", "1"] {
         request.arg(arg.as_bytes());
     }
     request.arg(value);
