@@ -13,6 +13,7 @@ use super::name;
 use super::record::{Fate, Name, Rec, Value, Version, Written, claim};
 use super::script::Script;
 use super::stage::{Setting, Stage};
+use crate::store::durable::Decided;
 use crate::store::{StepResult, StoreError};
 
 /// Who has come too late so often claims the records.
@@ -50,6 +51,10 @@ pub(super) struct Tried {
     /// The server does not take it later than this, in microseconds since 1970.
     pub(super) fence: Option<i64>,
     caps: Vec<Name>,
+    /// The drafts that it pushes.
+    told: Vec<Vec<u8>>,
+    /// Decisions that change nothing on the server.
+    pub(super) decided: Vec<Decided>,
 }
 
 /// What the server said to a try.
@@ -118,14 +123,16 @@ impl Group {
             full: &self.full,
             opened: Vec::new(),
             moved: Vec::new(),
+            told: Vec::new(),
+            decided: Vec::new(),
         };
         let mut results = Vec::with_capacity(self.jobs.len());
         for (job, places) in self.jobs.iter().zip(&self.places) {
             let steps = job.steps.iter().zip(places);
             results.push(steps.map(|(step, places)| stage.step(step, places, number)).collect());
         }
-        let (opened, moved) = (stage.opened, stage.moved);
-        self.tried = Tried { results, opened, moved, id: how.id, ..Tried::default() };
+        let Stage { opened, moved, told, decided, .. } = stage;
+        self.tried = Tried { results, opened, moved, told, decided, id: how.id, ..Tried::default() };
         self.request(how)
     }
 
@@ -171,6 +178,11 @@ impl Group {
                     puts.command("SET", place + 1, &[head, b"PXAT", expires.as_bytes()]);
                 }
             }
+        }
+        if let Some(drafts) = how.setting.drafts.filter(|_| !self.tried.told.is_empty()) {
+            let outbox = writes.key(name::outbox_key(prefix, tag, drafts.host()));
+            let told: Vec<&[u8]> = self.tried.told.iter().map(Vec::as_slice).collect();
+            writes.command("RPUSH", outbox, &told);
         }
         let cap_keys: Vec<(usize, i64)> = made
             .iter()
@@ -309,6 +321,11 @@ impl Group {
             self.install(replies, prefix)?;
         }
         Ok(fate)
+    }
+
+    /// So many drafts the last try pushed.
+    pub(super) fn told(&self) -> usize {
+        self.tried.told.len()
     }
 
     /// Whether the last try writes anything.
