@@ -6,6 +6,7 @@ __version__: str
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field
+from datetime import timedelta
 from decimal import Decimal
 from os import PathLike
 from typing import Any, ClassVar, Self, final
@@ -931,7 +932,7 @@ class Decision:
         verdict: str,
         reasons: tuple[Reason, ...],
         observed: tuple[Reason, ...],
-        durable: bool = False,
+        durability: str = "D0",
     ) -> Decision: ...
     def __bool__(self) -> bool: ...
     def __hash__(self) -> int: ...
@@ -964,6 +965,10 @@ class EngineBase:
         ledger_arguments: str | None = None,
         ledger_key: str | PathLike[str] | None = None,
         witness: str | None = None,
+        prefix: str | None = None,
+        deadline: str | float | timedelta | None = None,
+        accept_failover_loss: bool | None = None,
+        ledger: str | PathLike[str] | None = None,
     ) -> Self: ...
     @property
     def name(self) -> str: ...

@@ -54,20 +54,27 @@ Listener = Callable[[Event], object]
 
 
 class Engine(_native.EngineBase):
-    """Decides actions, in the memory of this process or in a file that all processes of a machine share.
+    """Decides actions, in the memory of this process, in a file of one machine, or on a server that many hosts share.
 
-    store: `"memory"` (the default) or `"sqlite:PATH"`. All guards of one engine share its records, and so do all
-        engines of one file: budgets, rates and breakers of the same name are the same.
+    store: `"memory"` (the default), `"sqlite:PATH"`, or the URL of a Redis or Valkey server, as `"redis://HOST:PORT"`.
+        All guards of one engine share its records, and so do all engines of one file or server: budgets, rates and
+        breakers of the same name are the same.
     clock: a fake clock, for tests.
     max_keys: how many keys a gate may have alive per tenant.
     tenant: the tenant of actions that name none.
+    prefix: what all keys on the server begin with, `"checkrein"` by default: stores of two prefixes share nothing.
+    deadline: how long a decision may wait for the server, 0.5 seconds by default; then it is a refusal.
+    accept_failover_loss: decide on once keys and hard budgets although the server is replicated, and a failover may
+        lose what it acknowledged last.
+    ledger: the file in which this host keeps its own ledger of what it did on the server.
     ledger_arguments: what the ledger of a file keeps of the arguments of calls: `"full"`, `"digest"` (salted, the
         default) or `"none"`.
     ledger_key: the private key file that signs the ledger; beside the store by default, made at first use.
     witness: a file or URL that gets each signed checkpoint, and is asked at the start whether it saw this ledger.
 
-    An engine belongs to the process that made it; in a forked child it raises `ForkedError`. Raises ConfigError for
-    what cannot work, StoreError for a file that cannot be a store.
+    An engine on a server goes on in forked children, together with its parent. Any other belongs to the process that
+    made it, and raises `ForkedError` in a forked child. Raises ConfigError for what cannot work, StoreError for a file
+    that cannot be a store, or a server that is not to be had.
     """
 
     def __init__(
@@ -81,6 +88,10 @@ class Engine(_native.EngineBase):
         ledger_arguments: Literal["full", "digest", "none"] | None = None,
         ledger_key: str | os.PathLike[str] | None = None,
         witness: str | None = None,
+        prefix: str | None = None,
+        deadline: Duration | None = None,
+        accept_failover_loss: bool | None = None,
+        ledger: str | os.PathLike[str] | None = None,
     ) -> None:
         # The native half reads the arguments in `__new__`.
         self.clock = clock

@@ -14,6 +14,10 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use crate::error;
 use crate::reason::{self, MeterStatus, Reason};
 
+/// The durability of what is in the memory of one process.
+const MEMORY: &str = "D0";
+const DURABILITIES: [&str; 3] = [MEMORY, "D1", "D2"];
+
 /// What an admission said: allowed, or every reason why not.
 #[pyclass(name = "Decision", module = "checkrein", frozen, weakref)]
 pub(crate) struct Decision {
@@ -23,8 +27,8 @@ pub(crate) struct Decision {
     observed: Vec<core::Reason>,
     meters: Vec<core::MeterStatus>,
     tuple: PyOnceLock<Py<PyTuple>>,
-    /// It was committed to a disk, or asked of one.
-    durable: bool,
+    /// How durable what it was decided on is.
+    durability: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +69,13 @@ impl Decision {
             observed,
             meters,
             tuple: PyOnceLock::new(),
-            durable: false,
+            durability: MEMORY,
         }
     }
 
-    /// The same, of a store on a disk or not.
-    pub(crate) fn durable(mut self, durable: bool) -> Self {
-        self.durable = durable;
+    /// The same, of a store of this durability.
+    pub(crate) fn durable(mut self, durability: &'static str) -> Self {
+        self.durability = durability;
         self
     }
 
@@ -155,10 +159,10 @@ impl Decision {
         self.retry() == Retry::Never
     }
 
-    /// How durable the decision is: `D0`, the memory of this process, or `D2`, synced to a disk.
+    /// How durable the decision is: `D0`, the memory of this process; `D1`, that of a server; `D2`, synced to a disk.
     #[getter]
     fn durability(&self) -> &'static str {
-        if self.durable { "D2" } else { "D0" }
+        self.durability
     }
 
     /// What to tell the model: no secrets, and no argument values.
@@ -264,18 +268,18 @@ impl Decision {
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
         let restore = py.get_type::<Self>().getattr("_restore")?;
         let (reasons, observed) = (self.reasons(py)?, self.observed(py)?);
-        Ok((restore, (self.tool(), self.verdict(), reasons, observed, self.durable).into_pyobject(py)?))
+        Ok((restore, (self.tool(), self.verdict(), reasons, observed, self.durability).into_pyobject(py)?))
     }
 
     /// Rebuilds a pickled decision.
     #[staticmethod]
-    #[pyo3(signature = (tool, verdict, reasons, observed, durable = false))]
+    #[pyo3(signature = (tool, verdict, reasons, observed, durability = "D0"))]
     fn _restore(
         tool: &str,
         verdict: &str,
         reasons: Vec<Reason>,
         observed: Vec<Reason>,
-        durable: bool,
+        durability: &str,
     ) -> Self {
         let verdict = match verdict {
             "allow" => Answer::Allow,
@@ -291,7 +295,7 @@ impl Decision {
             observed,
             meters: Vec::new(),
             tuple: PyOnceLock::new(),
-            durable,
+            durability: DURABILITIES.into_iter().find(|word| *word == durability).unwrap_or(MEMORY),
         }
     }
 }

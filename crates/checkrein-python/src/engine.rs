@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use checkrein::clock::{Clock, FakeClock as CoreFakeClock};
 use checkrein::engine::{Engine as CoreEngine, FamilyInfo};
 use checkrein::store::durable::FamilyKey;
-use checkrein::store::sqlite::{SqliteOptions, SqliteStore};
 use checkrein::store::{Cursor, RecordState};
 use checkrein_core::gate::breaker::Phase;
 use checkrein_core::gate::once::OperationState;
@@ -22,11 +21,18 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::convert::{self, Unusable};
 use crate::error;
+use crate::opening::{self, Options};
 use crate::operation::{self, Operation};
 use crate::place;
 
 /// Counts the forks this process is a child of: an engine of another count was made by a parent.
 static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// The count of this process: what was admitted under another one is a parent's to end.
+#[inline]
+pub(crate) fn generation() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
 
 /// Called by Python in every forked child.
 #[pyfunction]
@@ -74,13 +80,15 @@ pub(crate) struct Shared {
     /// Outcomes that nobody waited for and that were not committed.
     pub(crate) unrecorded: AtomicU64,
     born: u32,
+    /// Its records are on a server: parent and child go on with them together.
+    is_shared: bool,
 }
 
 impl Shared {
-    /// Whether this process was forked from the one that made the engine.
+    /// Whether this process was forked from the one that made the engine, and must not go on with it.
     #[inline]
     pub(crate) fn is_foreign(&self) -> bool {
-        self.born != FORKS.load(Ordering::Relaxed)
+        self.born != generation() && !self.is_shared
     }
 }
 
@@ -148,7 +156,7 @@ impl EngineBase {
     #[new]
     #[pyo3(signature = (
         store = None, clock = None, *, max_keys = None, name = "default", tenant = "", ledger_arguments = None,
-        ledger_key = None, witness = None
+        ledger_key = None, witness = None, prefix = None, deadline = None, accept_failover_loss = None, ledger = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "one Python signature")]
     fn new(
@@ -161,36 +169,30 @@ impl EngineBase {
         ledger_arguments: Option<&str>,
         ledger_key: Option<PathBuf>,
         witness: Option<String>,
+        prefix: Option<String>,
+        deadline: Option<&Bound<'_, PyAny>>,
+        accept_failover_loss: Option<bool>,
+        ledger: Option<PathBuf>,
     ) -> PyResult<Self> {
+        let deadline = deadline.map(|deadline| opening::read_deadline(py, deadline)).transpose()?;
+        let arguments = ledger_arguments.map(|word| place::arguments_of(py, word)).transpose()?;
         let clock = clock.map(|clock| read_clock(py, clock)).transpose()?;
         let max_keys = max_keys.map(|count| read_max_keys(py, count)).transpose()?;
-        let mut builder = CoreEngine::builder();
-        let arguments = ledger_arguments.map(|word| place::arguments_of(py, word)).transpose()?;
-        let engine = match place::file_of(py, store)? {
-            None if arguments.is_some() || ledger_key.is_some() || witness.is_some() => {
-                let hint = "give the engine a file: store=\"sqlite:PATH\"";
-                return Err(error::config(py, "an engine in memory keeps no ledger", "ledger", hint));
-            }
-            None => {
-                if let Some(clock) = clock {
-                    builder = builder.clock(clock);
-                }
-                if let Some(count) = max_keys {
-                    builder = builder.max_keys(count);
-                }
-                builder.build()
-            }
-            Some(path) => {
-                let mut options =
-                    SqliteOptions { clock, key: ledger_key, witness, ..SqliteOptions::default() };
-                options.max_keys = max_keys.unwrap_or(options.max_keys);
-                options.ledger = arguments.or(options.ledger);
-                let opened = py.detach(|| SqliteStore::open(&path, options));
-                builder.sqlite(opened.map_err(|problem| error::unopened(py, &path, problem))?).build()
-            }
+        let options = Options {
+            clock,
+            max_keys,
+            arguments,
+            key: ledger_key,
+            witness,
+            prefix,
+            deadline,
+            accept_failover_loss,
+            ledger,
         };
+        let engine = opening::open(py, place::of(py, store)?, options)?;
         let (listening, unrecorded) = (AtomicBool::new(false), AtomicU64::new(0));
-        let shared = Shared { listening, unrecorded, born: FORKS.load(Ordering::Relaxed) };
+        let shared =
+            Shared { listening, unrecorded, born: generation(), is_shared: engine.redis().is_some() };
         Ok(Self {
             engine: Held::new(engine),
             shared: Arc::new(shared),
@@ -199,9 +201,12 @@ impl EngineBase {
         })
     }
 
-    /// Where its records are: `memory`, or `sqlite:` and the file.
+    /// Where its records are: `memory`, `sqlite:` and the file, or a server's URL without its secrets.
     #[getter]
     fn store(&self) -> String {
+        if let Some(store) = self.engine.redis() {
+            return store.shown().to_owned();
+        }
         self.engine
             .sqlite()
             .map_or_else(|| "memory".to_owned(), |store| format!("sqlite:{}", store.path().display()))
@@ -213,7 +218,7 @@ impl EngineBase {
         self.engine.keeps_ledger()
     }
 
-    /// Whether its decisions wait for a disk.
+    /// Whether its decisions wait for a disk or a server.
     #[getter]
     fn _waits(&self) -> bool {
         self.engine.waits()

@@ -128,7 +128,7 @@ pub(crate) fn unopened(py: Python<'_>, path: &Path, problem: StoreError) -> PyEr
 
 fn store_text(py: Python<'_>, text: &str) -> PyErr {
     let admission = Admission::store_error(Code::StoreError, text);
-    let decision = Decision::block(&std::sync::Arc::from("store"), admission.reasons).durable(true);
+    let decision = Decision::block(&std::sync::Arc::from("store"), admission.reasons);
     match decision.into_pyobject(py) {
         Ok(decision) => denied(py, Code::StoreError, decision.into_any()),
         Err(error) => error,

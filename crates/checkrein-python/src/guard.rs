@@ -50,8 +50,10 @@ pub(crate) struct Guard {
     pub(crate) hooks: Hooks,
     /// The records of its once gate, and the gate's name.
     pub(crate) once: Option<(Family, Arc<str>)>,
-    /// Its decisions may wait for a disk.
+    /// Its decisions may wait for a disk or a server.
     pub(crate) waits: bool,
+    /// How durable its decisions are.
+    durability: &'static str,
     /// It waits, and its calls run on event loops: whatever need not be waited for is not.
     pub(crate) on_loop: bool,
     /// A store that cannot answer lets calls through: it is a single rate limit whose owner wants that.
@@ -105,6 +107,7 @@ impl Guard {
             hooks: described.hooks,
             once,
             waits,
+            durability: base.engine.durability(),
             on_loop: waits && described.on_loop,
             open: described.open,
             owner: owner.unbind(),
@@ -150,7 +153,7 @@ impl Guard {
         Ok(match peeked {
             Ok((admission, meters)) => {
                 let Admission { verdict, reasons, observed, .. } = admission;
-                Decision::new(tool, &verdict, reasons, observed, meters).durable(self.waits)
+                Decision::new(tool, &verdict, reasons, observed, meters).durable(self.durability)
             }
             Err(reasons) => self.block(reasons),
         })
@@ -247,7 +250,7 @@ impl Guard {
 }
 
 impl Guard {
-    /// Runs what may wait for a disk; other threads run Python meanwhile.
+    /// Runs what may wait for a disk or a server; other threads run Python meanwhile.
     #[inline]
     pub(crate) fn waiting<T: Send>(&self, py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
         if self.waits { py.detach(work) } else { work() }
@@ -255,7 +258,7 @@ impl Guard {
 
     /// A refusal of a call of this guard.
     pub(crate) fn block(&self, reasons: Vec<Reason>) -> Decision {
-        Decision::block(&self.reader.tool, reasons).durable(self.waits)
+        Decision::block(&self.reader.tool, reasons).durable(self.durability)
     }
 
     /// Copies what must be copied, reads what the gates ask for, and hands it to `decide`.
@@ -372,7 +375,7 @@ impl Guard {
             Verdict::Block => {
                 let decision =
                     Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());
-                Ok(Decided::Blocked(Box::new(decision.durable(self.waits))))
+                Ok(Decided::Blocked(Box::new(decision.durable(self.durability))))
             }
         }
     }
@@ -387,14 +390,14 @@ impl Guard {
         let listening = self.shared.listening.load(Ordering::Acquire);
         let tool = &self.reader.tool;
         let plain = |verdict: &Verdict| {
-            Decision::new(tool, verdict, Vec::new(), Vec::new(), Vec::new()).durable(self.waits)
+            Decision::new(tool, verdict, Vec::new(), Vec::new(), Vec::new()).durable(self.durability)
         };
         match decided? {
             Decided::Allowed(permit, copied, mut taken) => {
                 if listening {
                     let observed = std::mem::take(&mut taken.observed);
                     let decision = Decision::new(tool, &Verdict::Allow, Vec::new(), observed, Vec::new());
-                    self.announce(py, Bound::new(py, decision.durable(self.waits))?.into_any());
+                    self.announce(py, Bound::new(py, decision.durable(self.durability))?.into_any());
                 }
                 if self.settles() {
                     let guard = slf.clone().unbind();

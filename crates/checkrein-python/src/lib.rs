@@ -10,6 +10,7 @@ mod entry;
 mod error;
 mod guard;
 mod inputs;
+mod opening;
 mod operation;
 mod permit;
 mod place;

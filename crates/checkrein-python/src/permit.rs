@@ -20,6 +20,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use smallvec::SmallVec;
 
 use crate::convert::{self, Unusable};
+use crate::engine::generation;
 use crate::error;
 use crate::guard::Guard;
 use crate::operation::Operation;
@@ -80,6 +81,8 @@ pub(crate) struct Taken {
 pub(crate) struct Permit {
     guard: Py<Guard>,
     id: Option<PermitId>,
+    /// The count of the process that it was given to.
+    born: u32,
     args: Option<Py<PyTuple>>,
     replay: Option<Arc<[u8]>>,
     /// The record of its once key.
@@ -96,7 +99,7 @@ impl Drop for Permit {
     /// wrapper) ends here, as one of unknown outcome.
     fn drop(&mut self) {
         let guard = self.guard.get();
-        if let Some(id) = self.id.filter(|_| *self.open.get_mut() && !guard.shared.is_foreign()) {
+        if let Some(id) = self.id.filter(|_| *self.open.get_mut() && self.born == generation()) {
             // It may have ended at the end of its lease: then there is nothing left to say.
             if guard.waits {
                 self.finish_unwaited(id, self.unknown(), Health::Neutral);
@@ -115,7 +118,8 @@ impl Permit {
         taken: Taken,
     ) -> Self {
         let (late, open) = (AtomicBool::new(false), AtomicBool::new(true));
-        Self { guard, id, args, replay: None, key: taken.key, held: taken.held, late, open }
+        let born = generation();
+        Self { guard, id, born, args, replay: None, key: taken.key, held: taken.held, late, open }
     }
 
     pub(crate) fn replay(guard: Py<Guard>, result: Arc<[u8]>) -> Self {
@@ -135,7 +139,7 @@ impl Permit {
 
     /// The permit's name in the store, unless there is none or it is a parent process's.
     pub(crate) fn open_id(&self) -> Option<PermitId> {
-        self.id.filter(|_| !self.guard().shared.is_foreign())
+        self.id.filter(|_| self.born == generation())
     }
 
     fn finish(
@@ -241,7 +245,7 @@ impl Permit {
         }
     }
 
-    /// Whether a disk keeps something that the end of the call settles.
+    /// Whether a disk or a server keeps something that the end of the call settles.
     fn is_waited_for(&self) -> bool {
         self.guard().waits && self.id.is_some_and(|id| !id.is_light())
     }

@@ -1,22 +1,34 @@
-//! What `store=` says: memory, or the file of a SQLite store; and what was probably meant when it is neither.
+//! What `store=` says: memory, the file of a SQLite store, or the URL of a server; and what was probably meant when it is
+//! none of them.
 
 use std::path::PathBuf;
 
 use checkrein::store::StoreError;
 use checkrein::store::durable::KeepArguments;
+use checkrein::store::redis::RedisStore;
 use checkrein::store::sqlite::path_of;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::{convert, error};
 
-const HINT: &str = "use store=\"memory\", or store=\"sqlite:PATH\" for a file";
+const HINT: &str =
+    "use store=\"memory\", store=\"sqlite:PATH\" for a file, or store=\"redis://HOST:PORT\" for a server";
 /// Stores that come with later versions.
-const LATER: [&str; 6] = ["redis", "rediss", "valkey", "postgres", "postgresql", "mysql"];
+const LATER: [&str; 3] = ["postgres", "postgresql", "mysql"];
 
-/// The file of a SQLite store; `None` for memory.
-pub(crate) fn file_of(py: Python<'_>, store: Option<&Bound<'_, PyAny>>) -> PyResult<Option<PathBuf>> {
-    let Some(store) = store else { return Ok(None) };
+/// Where records are.
+#[derive(Debug)]
+pub(crate) enum Place {
+    Memory,
+    File(PathBuf),
+    /// A URL that can be one; it may have a password in it.
+    Server(String),
+}
+
+/// The place that `store=` names.
+pub(crate) fn of(py: Python<'_>, store: Option<&Bound<'_, PyAny>>) -> PyResult<Place> {
+    let Some(store) = store else { return Ok(Place::Memory) };
     let Ok(text) = store.cast::<PyString>() else {
         let text = format!("the store is {}", convert::a_type(store));
         let is_path = store.hasattr("__fspath__").unwrap_or_default();
@@ -25,14 +37,17 @@ pub(crate) fn file_of(py: Python<'_>, store: Option<&Bound<'_, PyAny>>) -> PyRes
     };
     let text = text.to_str()?;
     if text == "memory" {
-        return Ok(None);
+        return Ok(Place::Memory);
+    }
+    if RedisStore::is_url(text) {
+        return server_of(py, text);
     }
     if text.starts_with("sqlite:~") {
         let hint = "use os.path.expanduser, or `sqlite:./~` for a file of that name";
         return Err(error::config(py, "`~` is not expanded", "store", hint));
     }
     let problem = match path_of(text) {
-        Ok(path) => return Ok(Some(path)),
+        Ok(path) => return Ok(Place::File(path)),
         Err(
             StoreError::NotCommitted(problem) | StoreError::Unknown(problem) | StoreError::Damaged(problem),
         ) => problem,
@@ -41,8 +56,21 @@ pub(crate) fn file_of(py: Python<'_>, store: Option<&Bound<'_, PyAny>>) -> PyRes
         let (fact, hint) = problem.split_once("; ").unwrap_or((&problem, HINT));
         return Err(error::config(py, fact, "store", hint));
     }
-    let fact = format!("there is no store `{}`", text.escape_debug());
+    let fact = format!("there is no store `{}`", quotable(text).escape_debug());
     Err(error::config(py, &fact, "store", &meant(text)))
+}
+
+/// A URL of a server, if it is one. Nothing of one that is none is quoted: it may be the password.
+fn server_of(py: Python<'_>, url: &str) -> PyResult<Place> {
+    match RedisStore::check_url(url) {
+        Ok(()) => Ok(Place::Server(url.to_owned())),
+        Err(
+            StoreError::NotCommitted(problem) | StoreError::Unknown(problem) | StoreError::Damaged(problem),
+        ) => {
+            let (fact, hint) = problem.split_once(": ").unwrap_or((&problem, "write `redis://HOST:PORT`"));
+            Err(error::config(py, fact, "store", hint))
+        }
+    }
 }
 
 /// What a ledger keeps of arguments.
@@ -55,6 +83,15 @@ pub(crate) fn arguments_of(py: Python<'_>, word: &str) -> PyResult<KeepArguments
             let fact = format!("ledger_arguments is `{}`", word.escape_debug());
             Err(error::config(py, &fact, "ledger", "use `full`, `digest` or `none`"))
         }
+    }
+}
+
+/// What may be repeated of a text that may be a URL with a password in it.
+fn quotable(text: &str) -> String {
+    match text.split_once("://") {
+        Some((scheme, _)) if !scheme.contains('@') => format!("{scheme}://..."),
+        None if !text.contains('@') => text.to_owned(),
+        _ => "...".to_owned(),
     }
 }
 

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::engine::generation;
 use crate::error;
 use crate::guard::Guard;
 use crate::operation::Operation;
@@ -105,7 +106,7 @@ impl Wait {
 
     /// What became of the step; an error when nobody will be told any more.
     fn take(&self) -> Result<StepResult, StoreError> {
-        let late = || StoreError::Unknown("the disk has not answered in time".to_owned());
+        let late = || StoreError::Unknown("the store has not answered in time".to_owned());
         match std::mem::replace(&mut *lock(&self.0), State::GivenUp) {
             State::Done(results) => results?.pop().ok_or_else(late),
             State::Waiting | State::GivenUp => Err(late()),
@@ -145,6 +146,8 @@ pub(crate) struct Ticket {
     guard: Py<Guard>,
     wait: Arc<Wait>,
     held: Mutex<Option<(Taken, Option<Py<PyTuple>>)>>,
+    /// The count of the process that waits for it.
+    born: u32,
 }
 
 impl Ticket {
@@ -158,7 +161,7 @@ impl Ticket {
     ) -> Self {
         let wait = Wait::submit(&guard.get().engine, step, bell, number);
         let held = Mutex::new(Some((taken, copied.map(Bound::unbind))));
-        Self { guard: guard.clone().unbind(), wait, held }
+        Self { guard: guard.clone().unbind(), wait, held, born: generation() }
     }
 }
 
@@ -184,7 +187,7 @@ impl Ticket {
     fn abandon(&self) {
         let guard = self.guard.get();
         // The parent of a forked process gives back its own.
-        if !guard.shared.is_foreign() {
+        if self.born == generation() {
             self.wait.give_up(&guard.engine);
         }
     }

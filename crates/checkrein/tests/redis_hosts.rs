@@ -93,6 +93,20 @@ fn child(job: &str, url: &str) -> u64 {
             }
             allowed
         }
+        // One caller each, as fast as it goes: whoever comes too late again and again must get its turn.
+        "turns" => {
+            let deadline = Duration::from_secs(2);
+            let options = RedisOptions { deadline, ..RedisOptions::default() };
+            let engine = Engine::builder().redis(RedisStore::open(url, options).unwrap()).build();
+            let policy = compile(&engine, vec![limit(u64::MAX, Span::from_secs(5)), budget(u64::MAX >> 1)]);
+            let end = Instant::now() + Duration::from_secs(5);
+            let mut allowed = 0;
+            while Instant::now() < end {
+                assert!(call(&engine, &policy, "hot"));
+                allowed += 1;
+            }
+            allowed
+        }
         other => panic!("no such job: {other}"),
     }
 }
@@ -144,6 +158,18 @@ fn eight_processes_on_one_key_admit_exactly_what_one_would() {
 }
 
 #[test]
+fn nobody_is_kept_from_a_key_that_all_want() {
+    if servers::missing() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let children: Vec<Child> = (0..8).map(|_| start("turns", &server.url())).collect();
+    let allowed: Vec<u64> = children.into_iter().map(|child| total(&output(child))).collect();
+    assert!(allowed.iter().all(|allowed| *allowed > 0), "{allowed:?}");
+    println!("{allowed:?}");
+}
+
+#[test]
 fn no_window_of_true_time_sees_more_than_the_limit() {
     if servers::missing() {
         return;
@@ -167,4 +193,40 @@ fn no_window_of_true_time_sees_more_than_the_limit() {
         let within = calls.iter().filter(|(before, after)| *before >= begin && *after < begin + window);
         assert!(within.clone().count() <= 20, "{} calls within one window", within.count());
     }
+}
+
+/// What outgrew its head lies in a key of its own: it must neither go before the head does nor stay after it.
+#[test]
+fn the_parts_of_a_record_are_kept_as_long_as_it_is() {
+    if servers::missing() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let (one, other) = (engine(&server.url()), another_host(&server.url()));
+    let window = WindowSpec::Rolling(Span::from_millis(700));
+    let (limit, unit, charge) = (Amount::from_units(1_000), Unit::Usd, Charge::Hold);
+    let kind = GateSpecKind::Budget { key: 0, limit, unit, window, cost: 0, charge, hard: false };
+    let gates = || vec![gate("budget", kind.clone())];
+    let (policy, again) = (compile(&one, gates()), compile(&other, gates()));
+    let parts = || server.cli(&["--scan", "--pattern", "*:h"]).lines().count();
+    for _ in 0..200 {
+        assert!(call(&one, &policy, "key"));
+    }
+    assert_eq!(parts(), 1);
+    let (keys, costs) = ([KeyValue::Bytes(b"key")], [Cost::proven(Amount::ONE)]);
+    let inputs = Inputs { keys: &keys, costs: &costs, start: true, ..Inputs::default() };
+    let permit = one.admit(&policy, &inputs).permit.unwrap();
+    // Longer than any expiry that was set before the hold: what is held keeps all of the record.
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert!(call(&other, &again, "key"));
+    one.finish(permit, &Settlement::new(Outcome::Done(None), Health::Success)).unwrap();
+    // The record, its parts and its place in the index.
+    servers::until("everything expires", || server.cli(&["--scan", "--pattern", "*:m:*"]).is_empty());
+}
+
+/// A store that shares nothing with those of other options in this process.
+fn another_host(url: &str) -> Engine {
+    let deadline = Duration::from_secs(29);
+    let options = RedisOptions { deadline, ..RedisOptions::default() };
+    Engine::builder().redis(RedisStore::open(url, options).unwrap()).build()
 }

@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import itertools
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any, Final
@@ -24,18 +23,16 @@ class Script:
         self._files = files
         self._loaded: tuple[bytes, bytes] | None = None
 
-    @property
-    def loaded(self) -> tuple[bytes, bytes]:
-        """The digest and the text; read from the package when they are first needed."""
-        if self._loaded is None:
-            folder = resources.files(__package__) / "lua"
-            text = b"\n".join((folder / name).read_bytes() for name in self._files)
-            self._loaded = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode(), text
+    def _load(self) -> tuple[bytes, bytes]:
+        """Read the text from the package when it is first needed, and name its digest."""
+        folder = resources.files(__package__) / "lua"
+        text = b"\n".join((folder / name).read_bytes() for name in self._files)
+        self._loaded = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode(), text
         return self._loaded
 
     def run(self, client: Any, keys: Sequence[bytes], argument: bytes) -> Any:
         """Run it in one round trip; in two where the server does not know it yet."""
-        digest, text = self.loaded
+        digest, text = self._loaded or self._load()
         try:
             return client.execute_command("EVALSHA", digest, len(keys), *keys, argument)
         except Exception as error:
@@ -45,7 +42,7 @@ class Script:
 
     async def run_async(self, client: Any, keys: Sequence[bytes], argument: bytes) -> Any:
         """`run`, awaited."""
-        digest, text = self.loaded
+        digest, text = self._loaded or self._load()
         try:
             return await client.execute_command("EVALSHA", digest, len(keys), *keys, argument)
         except Exception as error:
@@ -107,7 +104,6 @@ class _Attempts:
         """Start again under another name: a forked child must not count on with its parent's."""
         self._process = os.urandom(7)
         self._next = itertools.count().__next__
-        self._lock = threading.Lock()
 
     def next(self) -> bytes:
         """The name of one attempt."""
@@ -118,4 +114,5 @@ class _Attempts:
 
 
 ATTEMPTS: Final = _Attempts()
-os.register_at_fork(after_in_child=ATTEMPTS.renew)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ATTEMPTS.renew)

@@ -10,6 +10,8 @@ _PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 DIGITS: Final = 32
 """Hexadecimal digits of an identity's digest."""
 _REMEMBERED: Final = 1_024
+_SHORT: Final = 1_024
+"""Characters of identities that are worth remembering."""
 
 
 class Names:
@@ -22,7 +24,7 @@ class Names:
         self.pattern = f"{self._prefix}:{{{'[0-9a-f]' * DIGITS}}}:{choice}"
         ours = "|".join(kinds)
         self._ours = re.compile(f"{re.escape(self._prefix)}:\\{{[0-9a-f]{{{DIGITS}}}\\}}:(?:{ours})")
-        self._known: dict[Any, tuple[bytes, ...]] = {}
+        self.known: dict[Any, tuple[bytes, ...]] = {}
 
     def owns(self, key: str | bytes) -> bool:
         """Whether a key that the server named is one of ours."""
@@ -31,13 +33,12 @@ class Names:
 
     def of(self, identity: Any, *parts: Any) -> tuple[bytes, ...]:
         """The keys of an identity with these parts, one of each kind; TypeError for parts that have no text."""
-        known = self._known.get(identity)
-        if known is None:
-            known = self.at(digest(parts))
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[identity] = known
-        return known
+        keys = self.at(digest(parts))
+        if sum(len(part) for part in parts if isinstance(part, str)) <= _SHORT:
+            if len(self.known) >= _REMEMBERED:
+                self.known.clear()
+            self.known[identity] = keys
+        return keys
 
     def tag(self, keys: tuple[bytes, ...]) -> str:
         """The digest in these keys."""

@@ -58,17 +58,18 @@ def limit(most: Any) -> Limbs | None:
     return None if units >= MOST else (units // BASE, units % BASE, *_fraction(fraction[:PLACES]))
 
 
-def decimal(words: list[Any]) -> Decimal:
-    """The sum in a script's reply: its decimal places, then its limbs."""
-    places, high, low, first, second, third = map(int, words)
-    units = high * BASE + low
-    digits = f"{first:014}" if not (second or third) else f"{first:014}{second:014}{third:014}"
-    needed = len(digits.rstrip("0"))
-    if places <= needed:
-        places = needed
-    elif places > len(digits):
+def decimal(words: list[str]) -> Decimal:
+    """The sum in a script's reply: its decimal places, then its limbs, or the middle two where the others are 0."""
+    if len(words) == 3:
+        digits, whole = words[2].zfill(14).rstrip("0"), words[1]
+    else:
+        high, low, *rest = words[1:]
+        digits = "".join(limb.zfill(14) for limb in rest).rstrip("0")
+        whole = low if high == "0" else high + low.zfill(14)
+    places = int(words[0])
+    if len(digits) < places:
         digits = digits.ljust(places, "0")
-    return Decimal(f"{units}.{digits[:places]}" if places else units)
+    return Decimal(f"{whole}.{digits}" if digits else whole)
 
 
 def _fraction(digits: str) -> tuple[int, int, int]:

@@ -38,7 +38,8 @@ class _Calls:
         return bound
 
     def _keys(self, gate: Gate) -> tuple[bytes, ...]:
-        return self._names.of(gate, gate.namespace, gate.action, gate.principal)
+        known = self._names.known.get(gate)
+        return known or self._names.of(gate, gate.namespace, gate.action, gate.principal)
 
     def _argument(self, now: float, policy: Policy) -> bytes:
         known = self._shapes.get(id(policy))
@@ -76,7 +77,7 @@ def _read(reply: bytes | str) -> tuple[int, bool, float | None]:
         raise UnreadableRecord(f"what Redis holds for this gate is {found}")
     allowed, count, age = words
     elapsed = None if age in (b"-", "-") else int(age) / 1_000_000
-    return int(count), int(allowed) == 1, elapsed
+    return int(count), allowed in (b"1", "1"), elapsed
 
 
 class RedisStore(_Calls):

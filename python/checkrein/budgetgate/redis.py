@@ -18,15 +18,11 @@ from checkrein._redis.keys import DIGITS, Names
 
 from .core import Budget, Ledger
 
-
-def _script(*files: str) -> Script:
-    return Script("search.lua", "money.lua", "spend.lua", *files)
-
-
-_CHECK: Final = _script("check.lua")
-_RESERVE: Final = _script("reserve.lua")
-_SETTLE: Final = _script("settle.lua")
-_SPENT: Final = _script("spent.lua")
+_TABLES: Final = ("money.lua", "search.lua", "spend.lua")
+_CHECK: Final = Script("record.lua", "short.lua", *_TABLES, "check.lua")
+_RESERVE: Final = Script("record.lua", *_TABLES, "reserve.lua")
+_SETTLE: Final = Script("record.lua", *_TABLES, "settle.lua")
+_SPENT: Final = Script("record.lua", *_TABLES, "spent.lua")
 
 _NOW: Final = struct.Struct("<d")
 _WINDOW: Final = struct.Struct("<d")
@@ -49,6 +45,7 @@ class _Spend:
         self._machine = False
         self._clock: Callable[[], float] | None = None
         self._budgets: dict[int, tuple[Budget, bytes, bytes]] = {}
+        self._latest: tuple[Any, bytes] = (None, b"")
 
     def _on_clock(self: _S, clock: Any) -> _S:
         """The same store for an engine: on the server's time, unless the engine has a clock of its own."""
@@ -58,7 +55,8 @@ class _Spend:
         return bound
 
     def _keys(self, ledger: Ledger) -> tuple[bytes, ...]:
-        return self._names.of(ledger, ledger.namespace, ledger.resource, ledger.principal)
+        known = self._names.known.get(ledger)
+        return known or self._names.of(ledger, ledger.namespace, ledger.resource, ledger.principal)
 
     def _stamp(self, now: float) -> bytes:
         return _SERVER_NOW if self._machine else _NOW.pack(time.micros(now))
@@ -68,8 +66,14 @@ class _Spend:
         known = self._budgets.get(id(budget))
         if known is None or known[0] is not budget:
             known = self._remember(budget)
-        places, limbs = money.limbs(amount)
-        return b"".join((self._stamp(now), known[1], _AMOUNT.pack(places, *limbs), known[2], name))
+        latest = self._latest
+        if latest[0] is not amount:
+            places, limbs = money.limbs(amount)
+            latest = (amount, _AMOUNT.pack(places, *limbs))
+            if type(amount) is Decimal:
+                # Guards and loops pass the same object again and again, and it cannot change.
+                self._latest = latest
+        return b"".join((self._stamp(now), known[1], latest[1], known[2], name))
 
     def _remember(self, budget: Budget) -> tuple[Budget, bytes, bytes]:
         """The numbers of a budget as the scripts take them. A budget cannot change, so each is read once."""
@@ -119,9 +123,10 @@ def _span(window: float | None) -> float:
 
 def _read(reply: bytes | str) -> tuple[bool, Decimal]:
     """What a script's reply to a question means."""
-    words: list[Any] = reply.split()
-    if len(words) == 7:
-        return int(words[0]) == 1, money.decimal(words[1:])
+    text = reply.decode() if isinstance(reply, bytes) else reply
+    allowed, *words = text.split(" ")
+    if words:
+        return allowed == "1", money.decimal(words)
     raise _trouble(reply)
 
 

@@ -41,6 +41,7 @@ async def test_gather_admits_exactly_the_limit(engine: checkrein.Engine) -> None
     assert meters["act.budget"] == ("0.6", "0")
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 async def test_a_cancelled_call_is_charged_in_full(engine: checkrein.Engine) -> None:
     @engine.guard(budget="1 usd", cost="0.40 usd", actual=lambda result: "0.10 usd", breaker="x: 1/1h")
     async def act() -> None:

@@ -181,7 +181,7 @@ def test_a_block_holds_and_settles(engine: checkrein.Engine) -> None:
 
 
 def test_holds_of_bad_amounts_take_nothing(engine: checkrein.Engine) -> None:
-    budget = engine.budget("1 usd", key=True)
+    budget = engine.budget("1 usd", key=True, name="own")
     for amount in (0.5, "-1 usd", "1 tokens", None):
         with pytest.raises(checkrein.InvalidAction), budget.hold(amount, key="a"):  # type: ignore[arg-type]
             raise AssertionError("must not run")
@@ -195,6 +195,7 @@ def test_holds_of_bad_amounts_take_nothing(engine: checkrein.Engine) -> None:
         budget.hold("1 usd")
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 async def test_async_holds_and_cancellation(engine: checkrein.Engine) -> None:
     budget = engine.budget("1 usd")
 

@@ -1,4 +1,4 @@
-"""The corpus of admission cases, through the Python door."""
+"""The corpus of admission cases, through the Python door, on every store."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def end(permit: Any, how: Any) -> None:
 
 
 @pytest.mark.parametrize("case", load())
-def test_case(case: dict[str, Any]) -> None:
+def test_case(case: dict[str, Any], place: dict[str, Any]) -> None:
     clock = FakeClock(START)
-    engine = checkrein.Engine(clock=clock)
+    engine = checkrein.Engine(clock=clock, **place)
     handle = guard_of(engine, case)
     admit = handle.guard._admitter()
     opened: dict[str, Any] = {}

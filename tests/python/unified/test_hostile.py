@@ -230,6 +230,7 @@ def test_names_with_a_colon_are_whole(engine: checkrein.Engine) -> None:
     assert engine.resolve("ns:tool", "a", "failed")
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_a_guard_is_reset_and_resolved_without_touching_its_namesake(engine: checkrein.Engine) -> None:
     def make() -> Callable[[str], None]:
         @engine.guard(once="key", rate="1/h", key="key")

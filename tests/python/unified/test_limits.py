@@ -291,6 +291,7 @@ def test_guards_of_one_explicit_name_share_their_records(engine: checkrein.Engin
     assert_denied(second, code="rate_limited")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_guards_of_equal_functions_do_not_share(engine: checkrein.Engine) -> None:
     def make() -> object:
         @engine.guard(rate="1/h")

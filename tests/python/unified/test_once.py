@@ -172,6 +172,7 @@ def test_the_same_operation_runs_once_at_a_time() -> None:
     assert act("a") == 1
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 async def test_cancellation_leaves_an_operation_in_doubt(engine: checkrein.Engine) -> None:
     @engine.guard(once="key")
     async def act(key: str) -> int:

@@ -133,6 +133,7 @@ def test_what_times_out_is_in_doubt_whatever_is_safe() -> None:
     assert engine.list("operation")[0]["state"] == "failed_clean"
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_a_call_that_is_thrown_away_is_in_doubt(engine: checkrein.Engine) -> None:
     @engine.guard(once="key")
     async def act(key: str) -> None:
@@ -369,6 +370,7 @@ def test_a_key_needs_a_parameter(engine: checkrein.Engine) -> None:
             engine.guard(once=once)(lambda key, token, *rest: token)
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 async def test_the_current_operation_is_that_of_the_innermost_call(engine: checkrein.Engine) -> None:
     @engine.guard(once="key")
     def inner(key: str) -> object:

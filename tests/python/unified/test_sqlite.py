@@ -70,7 +70,7 @@ def test_the_file_is_named(file: Path, url: str, tmp_path: Path, monkeypatch: py
         ("var/checkrein", "did you mean `sqlite:var/checkrein`?"),
         ("file:x.db", "did you mean `sqlite:x.db`?"),
         ("memry", "did you mean `memory`?"),
-        ("redis://localhost", "later version"),
+        ("postgres://localhost", "later version"),
         ("", "store="),
         ("x\x1b[31m", "store="),
         (Path("x.db"), 'write store=f"sqlite:{path}"'),

@@ -94,6 +94,7 @@ def test_parameters_may_have_the_names_of_the_wrapper(engine: checkrein.Engine) 
     assert odd(1, 2, 3, 4, 5, 6) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_tracebacks_show_the_wrapper_and_the_function(engine: checkrein.Engine) -> None:
     @engine.guard(rate="1/h")
     def boom() -> None:
@@ -182,6 +183,7 @@ def test_functions_written_in_c(engine: checkrein.Engine) -> None:
     assert_denied(guarded, 1, 2, 3, code="rule_violated")
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_a_guard_on_a_guard_decides_twice(engine: checkrein.Engine) -> None:
     @engine.guard(rate="5/h")
     @engine.guard(rate="1/h")
@@ -231,6 +233,7 @@ def test_a_thread_that_changes_the_arguments_changes_nothing(engine: checkrein.E
     assert pay(original) == {"amount": 1, "items": [1]}
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_scalars_and_objects_are_passed_as_they_are(engine: checkrein.Engine) -> None:
     class Thing:
         name = "t"

@@ -30,7 +30,9 @@ pub(crate) fn refuse(
     let mut push = |code, retry, detail| {
         reasons.push(Reason { code, kind: GateKind::Limit, gate: Arc::clone(name), retry, detail });
     };
-    if let Some(newest) = meter.newest().filter(|newest| now < newest.after(limit.cooldown)) {
+    // Where the time is known by bounds, the last call may be stamped later than now.
+    let too_soon = |newest: &Timestamp| !limit.cooldown.is_zero() && now < newest.after(limit.cooldown);
+    if let Some(newest) = meter.newest().filter(too_soon) {
         let detail = Detail::Elapsed { elapsed: now.since(newest), cooldown: limit.cooldown };
         push(Code::Cooldown, Retry::After(newest.after(limit.cooldown).since(now)), detail);
     }

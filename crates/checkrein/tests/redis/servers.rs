@@ -8,7 +8,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -222,7 +223,6 @@ impl Server {
     /// Kills it as a crash would (SIGKILL).
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            signal(child.id(), "CONT");
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -529,8 +529,11 @@ impl Sentinels {
                 said.lines().nth(1).is_some_and(|port| port.trim() != before.to_string())
             });
         }
-        let after = self.servers.iter().find(|server| server.port == self.master_port()).unwrap();
-        until("the new master knows that it is one", || after.info("role") == "master");
+        // The one before goes on taking writes, which will be lost, until it is told.
+        let masters = || self.servers.iter().filter(|server| server.try_cli(&["ROLE"]).starts_with("master"));
+        until("only the new master takes itself for one", || {
+            masters().all(|server| server.port == self.master_port()) && masters().count() == 1
+        });
     }
 }
 
@@ -538,7 +541,8 @@ impl Sentinels {
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
-    plan: std::sync::Arc<std::sync::Mutex<Plan>>,
+    plan: Arc<Mutex<Plan>>,
+    cuts: Arc<AtomicU64>,
 }
 
 /// What a proxy does with the answers of the server.
@@ -560,16 +564,16 @@ impl Proxy {
     pub(crate) fn start(to: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let plan = std::sync::Arc::new(std::sync::Mutex::new(Plan::Pass));
-        let shared = std::sync::Arc::clone(&plan);
+        let (plan, cuts) = (Arc::new(Mutex::new(Plan::Pass)), Arc::new(AtomicU64::new(0)));
+        let shared = (Arc::clone(&plan), Arc::clone(&cuts));
         thread::spawn(move || {
             for client in listener.incoming() {
                 let Ok(client) = client else { return };
-                let plan = std::sync::Arc::clone(&shared);
-                thread::spawn(move || carry(client, to, &plan));
+                let (plan, cuts) = (Arc::clone(&shared.0), Arc::clone(&shared.1));
+                thread::spawn(move || carry(client, to, &plan, &cuts));
             }
         });
-        Self { port, plan }
+        Self { port, plan, cuts }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -581,12 +585,13 @@ impl Proxy {
         *self.plan.lock().unwrap() = plan;
     }
 
-    pub(crate) fn plan(&self) -> Plan {
-        *self.plan.lock().unwrap()
+    /// How often it has cut a connection.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Relaxed)
     }
 }
 
-fn carry(client: TcpStream, to: u16, plan: &std::sync::Mutex<Plan>) {
+fn carry(client: TcpStream, to: u16, plan: &Mutex<Plan>, cuts: &AtomicU64) {
     if *plan.lock().unwrap() == Plan::Refuse {
         return;
     }
@@ -604,6 +609,7 @@ fn carry(client: TcpStream, to: u16, plan: &std::sync::Mutex<Plan>) {
             Plan::Pass => {}
             Plan::CutAfter(0) | Plan::Refuse => {
                 *plan = Plan::Pass;
+                cuts.fetch_add(1, Ordering::Relaxed);
                 let _ = to_client.shutdown(std::net::Shutdown::Both);
                 let _ = from_server.shutdown(std::net::Shutdown::Both);
                 return;
@@ -617,6 +623,11 @@ fn carry(client: TcpStream, to: u16, plan: &std::sync::Mutex<Plan>) {
         }
     }
     let _ = to_client.shutdown(std::net::Shutdown::Both);
+}
+
+/// A text as the answer of a server.
+pub(crate) fn bulk(text: &str) -> &'static str {
+    Box::leak(format!("${}\r\n{text}\r\n", text.len()).into_boxed_str())
 }
 
 /// Something that listens and answers each line it is sent with what is given, so that a test can be the server.

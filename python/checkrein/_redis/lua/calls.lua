@@ -2,63 +2,49 @@
 --
 -- KEYS[1] is a list: the calls that some window still sees, oldest first, and the header as its last element.
 --   A call is (stamp, calls before it): what a window sees is one subtraction, and popping old calls changes no sum.
---   A header is (format, calls, retention, lifetime, early, early_at, newest, renewed) and the latest attempts.
+--   A header is (format, calls, retention, lifetime, early, early_at, newest, renewed, oldest, before) and the names of
+--   the latest attempts; the last two numbers are the first call of the list.
 -- ARGV[1] is (now, window, cooldown, most calls, attempt). Times are whole microseconds; now is 2^53 where the
 -- server's own clock counts, a window of -1 sees everything. An attempt that was counted is not counted again: a
 -- client whose connection broke repeats what may have run.
 --
--- The first write is always one that a full server refuses, so that nothing is half done.
+-- The first write is always one that a full server refuses, so that nothing is half done. The common way through has
+-- no functions of its own: making one costs as much as a command.
 local SERVER, NEVER, EXACT, CELLS = 9007199254740992, -9007199254740992, 1024, 1000
-local HEADER, ATTEMPT, ATTEMPTS, SLACK = 58, 12, 96, 3600000
+local HEADER, ATTEMPT, OTHERS, SLACK = 74, 12, 84, 3600000
 
-local key = KEYS[1]
+local key, command = KEYS[1], redis.call
 local now, window, cooldown, most, attempt = struct.unpack('<ddddc12', ARGV[1])
 local on_server = now == SERVER
 if on_server then
-    local time = redis.call('TIME')
+    local time = command('TIME')
     now = time[1] * 1000000 + time[2]
 end
 
-local total, retention, lifetime, early, early_at, newest, renewed = 0, 0, -1, 0, 0, NEVER, 0
-local attempts = ''
-local header = redis.call('LINDEX', key, -1)
+local format, attempts = nil, ''
+local total, retention, lifetime, early, early_at, newest, renewed, oldest, before = 0, 0, -1, 0, 0, NEVER, 0, NEVER, 0
+local header = command('LINDEX', key, -1)
 if header then
     if #header < HEADER or (#header - HEADER) % ATTEMPT ~= 0 or string.sub(header, 1, 1) ~= 'A' then
         return '#'
-    elseif string.sub(header, 2, 2) ~= '1' then
-        return '#newer'
     end
-    local format
-    format, total, retention, lifetime, early, early_at, newest, renewed = struct.unpack('<c2ddddddd', header)
-    if not (total >= 0 and total < SERVER and retention >= 0 and lifetime >= -1 and early >= 0
-            and early_at == early_at and newest >= NEVER and newest <= SERVER and renewed == renewed) then
+    format, total, retention, lifetime, early, early_at, newest, renewed, oldest, before =
+        struct.unpack('<c2ddddddddd', header)
+    if format ~= 'A1' then
+        return '#newer'
+    elseif not (total >= before and before >= 0 and total < SERVER and retention >= 0 and lifetime >= -1 and early >= 0
+            and early_at == early_at and newest >= NEVER and newest <= SERVER and renewed == renewed
+            and oldest == oldest) then
         return '#'
     end
     attempts = string.sub(header, HEADER + 1)
 end
 
--- The stamp of a call and the calls before it; nothing behind the last call.
-local function call_at(index)
-    local call = redis.call('LINDEX', key, index)
-    if call and #call == 16 then
-        return struct.unpack('<dd', call)
-    end
-end
-
--- How many calls the list holds, before anything leaves it.
-local oldest, before = nil, total
-if header then
-    local stamp, calls = call_at(0)
-    if stamp then
-        oldest, before = stamp, calls
-    end
-end
-
-local changed, kept = false, lifetime >= 0
+local changed, kept, drop = false, lifetime >= 0, 0
 if window >= 0 then
     if retention == 0 then
         -- Only lifetimes were asked for so far: their calls have no stamps but the last.
-        early, early_at = math.max(lifetime, 0), newest == NEVER and 0 or newest
+        early, early_at = lifetime > 0 and lifetime or 0, newest == NEVER and 0 or newest
     end
     if window > retention then
         retention, changed = window, true
@@ -66,120 +52,171 @@ if window >= 0 then
 elseif lifetime < 0 then
     lifetime, changed = total - before, true
 end
+
+-- What has left every window, and what this one still sees.
+local earlier = before
 if retention > 0 then
     local cutoff = now - retention
-    if oldest and oldest < cutoff then
-        redis.call('LTRIM', key, first_since(call_at, cutoff), -1)
-        oldest, before = call_at(0)
-        before = before or total
-    end
     if lifetime < 0 and newest < cutoff then
         newest = NEVER
     end
+    if total > before and oldest < (window >= 0 and now - window or cutoff) then
+        local call = oldest < cutoff and command('LINDEX', key, 1)
+        local stamp, calls = nil, total
+        if call and #call == 16 then
+            stamp, calls = struct.unpack('<dd', call)
+        end
+        if stamp and stamp >= cutoff and window == retention then
+            drop, oldest, before, earlier, changed = 1, stamp, calls, calls, true
+        else
+            local function call_at(index)
+                local found = command('LINDEX', key, index)
+                if found and #found == 16 then
+                    return struct.unpack('<dd', found)
+                end
+            end
+            if oldest < cutoff then
+                drop, changed = first_since(call_at, cutoff), true
+                stamp, calls = call_at(drop)
+                oldest, before = stamp or NEVER, calls or total
+            end
+            earlier = before
+            if window >= 0 and total > before and oldest < now - window then
+                stamp, calls = call_at(first_since(call_at, now - window))
+                earlier = calls or total
+            end
+        end
+    end
 end
-
 local count
 if window < 0 then
     count = lifetime
+elseif early > 0 and early_at >= now - window then
+    count = total - earlier + early
 else
-    local cutoff = now - window
-    local earlier = before
-    if oldest and oldest < cutoff then
-        local _, calls = call_at(first_since(call_at, cutoff))
-        earlier = calls or total
-    end
-    count = total - earlier + (early_at >= cutoff and early or 0)
+    count = total - earlier
 end
 local age = newest ~= NEVER and now - newest or nil
 if age and window >= 0 and age > window then
     age = nil
 end
-local cooling = cooldown > 0 and age and age < cooldown
-local repeated = string.find(attempts, attempt, 1, true)
-local allowed = repeated or (not cooling and count < most)
 
-local in_order = newest == NEVER or now >= newest
-local stamp, position = now, total
+local repeated = #attempts > 0 and string.find(attempts, attempt, 1, true)
+local allowed = repeated or count < most and not (cooldown > 0 and age and age < cooldown)
+local in_order = now >= newest
+local position = total
 if allowed and not repeated then
     count = count + 1
     if retention > 0 then
+        if total == before then
+            oldest = now
+        elseif now < oldest then
+            oldest = now
+        end
         total = total + 1
     end
     if lifetime >= 0 then
         lifetime = lifetime + 1
     end
-    newest = math.max(newest, now)
-    attempts = string.sub(attempt .. attempts, 1, ATTEMPTS)
-    changed = true
-end
-
--- Keeps the key as long as any window sees a call in it. On the server's own clock the time is prolonged once a
--- window; another clock may stand still, and is given an hour more each time.
-local function expiry()
-    if lifetime >= 0 then
-        return header and not kept and -1
-    elseif not on_server then
-        renewed = 0
-        return retention / 1000 + SLACK
-    elseif newest + retention > renewed then
-        renewed = now + 2 * retention
-        return retention / 500 + 1
+    if in_order then
+        newest = now
     end
+    if #attempts > OTHERS then
+        attempts = string.sub(attempts, 1, OTHERS)
+    end
+    attempts, changed = attempt .. attempts, true
 end
 
 if changed and (header or allowed) then
-    local milliseconds = expiry()
+    -- The key lives as long as any window sees a call in it. On the server's own clock its time is prolonged once a
+    -- window; another clock may stand still, and is given an hour more each time. A lifetime stays.
+    local milliseconds = nil
+    if lifetime >= 0 then
+        milliseconds = header and not kept and -1
+    elseif not on_server then
+        renewed, milliseconds = 0, retention / 1000 + SLACK
+    elseif newest + retention > renewed then
+        renewed, milliseconds = now + 2 * retention, retention / 500 + 1
+    end
     local old = header
-    header = struct.pack('<c2ddddddd', 'A1', total, retention, lifetime, early, early_at, newest, renewed) .. attempts
+    header = struct.pack(
+        '<c2ddddddddd', 'A1', total, retention, lifetime, early, early_at, newest, renewed, oldest, before
+    ) .. attempts
     if not allowed or repeated or retention == 0 then
         if old then
-            redis.call('LSET', key, -1, header)
+            command('LSET', key, -1, header)
         else
-            redis.call('RPUSH', key, header)
+            command('RPUSH', key, header)
         end
     elseif not old then
-        redis.call('RPUSH', key, struct.pack('<dd', stamp, position), header)
+        command('RPUSH', key, struct.pack('<dd', now, position), header)
     elseif in_order then
         local merged
-        if position - before >= EXACT and redis.call('LLEN', key) > EXACT then
+        if position - before >= EXACT and command('LLEN', key) - drop > EXACT then
             -- So many that they share cells: a cell leaves with its latest call.
             local cell = math.max(math.floor(retention / CELLS), 1)
-            local last, calls = call_at(-2)
-            if last and math.floor(last / cell) == math.floor(stamp / cell) then
-                merged = struct.pack('<dd', stamp, calls)
+            local last = command('LINDEX', key, -2)
+            if last and #last == 16 then
+                local stamp, calls = struct.unpack('<dd', last)
+                if math.floor(stamp / cell) == math.floor(now / cell) then
+                    merged = struct.pack('<dd', now, calls)
+                end
             end
         end
         if merged then
-            redis.call('LSET', key, -2, merged)
-            redis.call('LSET', key, -1, header)
+            command('LSET', key, -2, merged)
+            command('LSET', key, -1, header)
         else
-            redis.call('LSET', key, -1, struct.pack('<dd', stamp, position))
-            redis.call('RPUSH', key, header)
+            command('LSET', key, -1, struct.pack('<dd', now, position))
+            command('RPUSH', key, header)
         end
     else
         -- The clock went back: the call goes where it belongs, and every later one has one more before it.
-        redis.call('LSET', key, -1, old)
-        local later = {}
+        command('LSET', key, -1, old)
+        local entries, later, merged = command('LLEN', key) - 1 - drop, {}, false
         while true do
-            local last, calls = call_at(-2)
-            if not last or last <= stamp then
+            local last = command('LINDEX', key, -2)
+            if not last or #last ~= 16 then
                 break
             end
-            later[#later + 1] = struct.pack('<dd', last, calls + 1)
+            local stamp, calls = struct.unpack('<dd', last)
+            if stamp <= now then
+                local cell = math.max(math.floor(retention / CELLS), 1)
+                -- Not the first call of the list: the header has its stamp.
+                if entries >= EXACT and calls > before and math.floor(stamp / cell) == math.floor(now / cell) then
+                    command('LSET', key, -2, struct.pack('<dd', now, calls))
+                    merged = true
+                end
+                break
+            end
+            later[#later + 1] = struct.pack('<dd', stamp, calls + 1)
             position = calls
-            redis.call('LTRIM', key, 0, -3)
-            redis.call('RPUSH', key, old)
+            command('LTRIM', key, 0, -3)
+            command('RPUSH', key, old)
         end
-        redis.call('LSET', key, -1, struct.pack('<dd', stamp, position))
+        if not merged then
+            later[#later + 1] = struct.pack('<dd', now, position)
+        end
         for index = #later, 1, -1 do
-            redis.call('RPUSH', key, later[index])
+            command('LSET', key, -1, later[index])
+            command('RPUSH', key, header)
         end
-        redis.call('RPUSH', key, header)
+        if #later == 0 then
+            command('LSET', key, -1, header)
+        end
+    end
+    if drop == 1 then
+        command('LPOP', key)
+    elseif drop > 1 then
+        command('LTRIM', key, drop, -1)
     end
     if milliseconds == -1 then
-        redis.call('PERSIST', key)
+        command('PERSIST', key)
     elseif milliseconds then
-        redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(milliseconds)))
+        command('PEXPIRE', key, string.format('%.0f', math.ceil(milliseconds)))
     end
 end
-return (allowed and '1 ' or '0 ') .. string.format('%.0f ', count) .. (age and string.format('%.0f', age) or '-')
+if age then
+    return string.format(allowed and '1 %d %d' or '0 %d %d', count, age)
+end
+return string.format(allowed and '1 %d -' or '0 %d -', count)

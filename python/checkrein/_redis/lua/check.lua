@@ -1,13 +1,5 @@
--- Decides on one spend and records it when it is allowed.
-local now, window, digits, a, b, c, d, e, la, lb, lc, ld, le, attempt = struct.unpack('<dddddddddddddc12', ARGV[1])
-if damage then
-    return damage
-end
-local on_server = now == SERVER
-if on_server then
-    now = server_time()
-end
-local amount = {a, b, c, d, e}
+-- Decides on one spend and records it when it is allowed, where the short way does not go.
+local amount = {a1, a2, a3, a4, a5}
 prepare(now, window)
 local sum, shown_places = spent(now, window)
 local answer = '!'
@@ -17,7 +9,7 @@ elseif sum then
     local after = plus(sum, amount)
     if not fits(after) then
         answer = '!'
-    elseif la >= 0 and is_more(after, {la, lb, lc, ld, le}) then
+    elseif l1 >= 0 and is_more(after, {l1, l2, l3, l4, l5}) then
         answer = '0 ' .. shown(sum, shown_places)
     elseif record(now, amount, digits) then
         remember(attempt)

@@ -1,11 +1,8 @@
--- Amounts as five whole numbers below 10^14, the largest first: two of whole units and three of 10^-14, 10^-28, 10^-42.
--- No amount is ever a fraction of a Lua number. A sum that runs over the top begins again at nothing, so that the
--- difference of two running sums is right however much was ever spent.
-local BASE = 100000000000000
+-- Amounts as tables of five numbers, for what takes more than the short way. See record.lua.
 local NOTHING = {0, 0, 0, 0, 0}
 
 local function plus(a, b)
-    local sum, carry = {}, 0
+    local sum, carry = {0, 0, 0, 0, 0}, 0
     for limb = 5, 1, -1 do
         local digit = a[limb] + b[limb] + carry
         carry = 0
@@ -18,7 +15,7 @@ local function plus(a, b)
 end
 
 local function minus(a, b)
-    local rest, borrow = {}, 0
+    local rest, borrow = {0, 0, 0, 0, 0}, 0
     for limb = 5, 1, -1 do
         local digit = a[limb] - b[limb] - borrow
         borrow = 0
@@ -61,7 +58,10 @@ local function is_money(a)
     return true
 end
 
--- The numbers of an amount and the decimal places it is shown with, as text.
-local function shown(a, places)
-    return string.format('%d %.0f %.0f %.0f %.0f %.0f', places, a[1], a[2], a[3], a[4], a[5])
+-- The decimal places an amount is shown with and its numbers as text; three of them where the others are nothing.
+local function shown(a, digits)
+    if a[1] == 0 and a[4] == 0 and a[5] == 0 then
+        return string.format('%d %d %d', digits, a[2], a[3])
+    end
+    return string.format('%d %d %d %d %d %d', digits, a[1], a[2], a[3], a[4], a[5])
 end

@@ -1,15 +1,12 @@
 -- Holds an amount if it fits. The name of the reservation is also that of the attempt: one that exists is not made twice.
 local now, window, digits, a, b, c, d, e, la, lb, lc, ld, le, name = struct.unpack('<dddddddddddddc32', ARGV[1])
-if damage then
-    return damage
-end
 local on_server = now == SERVER
 if on_server then
     now = server_time()
 end
 local amount = {a, b, c, d, e}
-local exists = header and redis.call('HGET', holds_key, name)
-redis.call('ZSCORE', leases_key, name)
+local exists = header and command('HGET', holds_key, name)
+command('ZSCORE', leases_key, name)
 prepare(now, window)
 local sum, shown_places = spent(now, window)
 local answer, hold, ends = '!', nil, nil
@@ -42,8 +39,8 @@ end
 if header or hold then
     local rest = finish(now, on_server)
     if hold then
-        redis.call('HSET', holds_key, name, hold)
-        redis.call('ZADD', leases_key, string.format('%.0f', ends), name)
+        command('HSET', holds_key, name, hold)
+        command('ZADD', leases_key, string.format('%.0f', ends), name)
     end
     if rest then
         rest()

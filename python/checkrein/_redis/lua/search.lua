@@ -22,3 +22,4 @@ local function first_since(entry_at, cutoff)
     end
     return high
 end
+

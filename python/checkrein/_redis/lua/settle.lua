@@ -1,9 +1,7 @@
 -- Ends a reservation: releases it, or records what it really cost.
 -- `now` of -2^53 is the latest time the ledger has seen, which is the server's own where that is its clock.
 local now, releases, digits, a, b, c, d, e, name, attempt = struct.unpack('<ddddddddc32c12', ARGV[1])
-if damage then
-    return damage
-elseif not header then
+if not header then
     return '?'
 end
 local on_server = now == SERVER or now == NEVER and by_server
@@ -12,8 +10,8 @@ if on_server then
 elseif now == NEVER then
     now = newest == NEVER and 0 or newest
 end
-local hold = redis.call('HGET', holds_key, name)
-redis.call('ZSCORE', leases_key, name)
+local hold = command('HGET', holds_key, name)
+command('ZSCORE', leases_key, name)
 if not hold then
     return is_repeated(attempt) and '1' or '?'
 end
@@ -35,8 +33,8 @@ end
 holds = math.max(holds - 1, 0)
 remember(attempt)
 local rest = finish(now, on_server)
-redis.call('HDEL', holds_key, name)
-redis.call('ZREM', leases_key, name)
+command('HDEL', holds_key, name)
+command('ZREM', leases_key, name)
 if rest then
     rest()
 end

@@ -1,55 +1,35 @@
--- What is known of one ledger, read from its keys and written back to them.
---
--- KEYS[1] is a list: the spends that some window still sees, oldest first, and the record as its last element.
---   A spend is (stamp, all that was spent before it): what a window sees is one subtraction.
--- KEYS[2] is a hash of open reservations, KEYS[3] a sorted set of the times at which their leases end.
--- Times are whole microseconds. The first write of every script is one that a full server refuses, so that nothing is
--- half done; what must be read to find a key of another kind is read before.
-local SERVER, NEVER, EXACT, CELLS = 9007199254740992, -9007199254740992, 1024, 1000
-local LEASE, SLACK, ATTEMPT, ATTEMPTS, SWEEP = 3600000000, 3600000, 12, 96, 1000
-local key, holds_key, leases_key = KEYS[1], KEYS[2], KEYS[3]
-
-local function server_time()
-    local time = redis.call('TIME')
-    return time[1] * 1000000 + time[2]
+-- What a script knows of a ledger, as tables, and how it is written back.
+local spent_ever, before_oldest, held = {s1, s2, s3, s4, s5}, {b1, b2, b3, b4, b5}, {h1, h2, h3, h4, h5}
+-- What only some ledgers have, behind the fixed part of the record.
+local lifetime, lifetime_places, early, early_at, holds, by_server, places, held_places =
+    false, 0, NOTHING, 0, 0, false, {}, {}
+if header then
+    local sound, read = pcall(cmsgpack.unpack, string.sub(header, LENGTH + 1))
+    if not sound or type(read) ~= 'table' or #read ~= 8 then
+        return '#'
+    end
+    lifetime, lifetime_places, early, early_at = read[1], read[2], read[3], read[4]
+    holds, by_server, places, held_places = read[5], read[6], read[7], read[8]
+    if not (is_money(spent_ever) and is_money(before_oldest) and is_money(held) and is_money(early)
+            and (not lifetime or is_money(lifetime)) and type(lifetime_places) == 'number'
+            and type(early_at) == 'number' and type(holds) == 'number' and type(places) == 'table'
+            and type(held_places) == 'table') then
+        return '#'
+    end
+    if plain > 0 then
+        -- The short way leaves the list of places as it was: the latest spend has the most.
+        places = {{top, newest}}
+    end
 end
 
--- The record: every name is one of its fields, in this order in the list.
-local spent_ever, retention, lifetime, lifetime_places = NOTHING, 0, false, 0
-local early, early_at, newest, renewed = NOTHING, 0, NEVER, 0
-local held, holds, due, last_due, by_server = NOTHING, 0, 0, 0, false
-local places, held_places, attempts = {}, {}, ''
-
-local header = redis.call('LINDEX', key, -1)
-local damage = nil
-if header then
-    local sound, read = pcall(cmsgpack.unpack, string.sub(header, 3))
-    if string.sub(header, 1, 1) ~= 'B' or not sound then
-        damage = '#'
-    elseif string.sub(header, 2, 2) ~= '1' then
-        damage = '#newer'
-    elseif type(read) ~= 'table' or #read ~= 16 then
-        damage = '#'
-    else
-        spent_ever, retention, lifetime, lifetime_places = read[1], read[2], read[3], read[4]
-        early, early_at, newest, renewed = read[5], read[6], read[7], read[8]
-        held, holds, due, last_due, by_server = read[9], read[10], read[11], read[12], read[13]
-        places, held_places, attempts = read[14], read[15], read[16]
-        local numbers = is_money(spent_ever) and (not lifetime or is_money(lifetime)) and is_money(early)
-            and is_money(held) and type(places) == 'table' and type(held_places) == 'table'
-            and type(attempts) == 'string'
-        for _, field in ipairs({2, 4, 6, 7, 8, 10, 11, 12}) do
-            numbers = numbers and type(read[field]) == 'number' and read[field] == read[field]
-        end
-        if not numbers or retention < 0 or holds < 0 then
-            damage = '#'
-        end
-    end
+local function server_time()
+    local time = command('TIME')
+    return time[1] * 1000000 + time[2]
 end
 
 -- The stamp of a spend and what was spent before it; nothing behind the last spend.
 local function spend_at(index)
-    local spend = redis.call('LINDEX', key, index)
+    local spend = command('LINDEX', key, index)
     if spend and string.sub(spend, 1, 1) == 'e' then
         local stamp, a, b, c, d, e = cmsgpack.unpack(string.sub(spend, 2))
         return stamp, {a, b, c, d, e}
@@ -60,8 +40,7 @@ local function spend_text(stamp, before)
     return 'e' .. cmsgpack.pack(stamp, before[1], before[2], before[3], before[4], before[5])
 end
 
--- The stamp of the oldest spend in the list, and what was spent before it.
-local oldest, before_oldest = nil, spent_ever
+-- Reads the oldest spend in the list again.
 local function look_at_oldest()
     local stamp, before = nil, nil
     if header then
@@ -74,33 +53,42 @@ local changed, was_lifetime, lengthen = false, lifetime and true or false, false
 -- New spends, later than all others, not yet in the list.
 local fresh = {}
 
-local function packed()
-    return 'B1' .. cmsgpack.pack({
-        spent_ever, retention, lifetime, lifetime_places, early, early_at, newest, renewed, held, holds, due, last_due,
-        by_server, places, held_places, attempts,
-    })
-end
-
 -- Puts the fresh spends and the header at the end of the list.
 local function flush(last)
     if not header then
         fresh[#fresh + 1] = last
-        redis.call('RPUSH', key, unpack(fresh))
+        command('RPUSH', key, unpack(fresh))
         -- Reservations without a record are leftovers of one that was evicted.
-        redis.call('DEL', holds_key, leases_key)
+        command('DEL', holds_key, leases_key)
     elseif #fresh > 0 then
-        redis.call('LSET', key, -1, fresh[1])
+        command('LSET', key, -1, fresh[1])
         fresh[#fresh + 1] = last
-        redis.call('RPUSH', key, unpack(fresh, 2))
+        command('RPUSH', key, unpack(fresh, 2))
     else
-        redis.call('LSET', key, -1, last)
+        command('LSET', key, -1, last)
     end
     header, fresh = last, {}
 end
 
+-- Adds a spend to the cell of the last one in the list, where there are so many that they share cells: a cell leaves
+-- with its latest spend. False where it needs a place of its own.
+local function joins_last(stamp, entries)
+    if entries < EXACT then
+        return false
+    end
+    local cell = math.max(math.floor(retention / CELLS), 1)
+    local last, earlier = spend_at(-2)
+    if last and math.floor(last / cell) == math.floor(stamp / cell) then
+        command('LSET', key, -2, spend_text(stamp, earlier))
+        return true
+    end
+    return false
+end
+
 -- Puts a spend where it belongs: all later ones have more before them.
 local function insert(stamp, amount)
-    flush(header or packed())
+    flush(header)
+    local entries = command('LLEN', key) - 1
     local later, before = {}, spent_ever
     while true do
         local last, earlier = spend_at(-2)
@@ -109,28 +97,24 @@ local function insert(stamp, amount)
         end
         later[#later + 1] = spend_text(last, plus(earlier, amount))
         before = earlier
-        redis.call('LTRIM', key, 0, -3)
-        redis.call('RPUSH', key, header)
+        command('LTRIM', key, 0, -3)
+        command('RPUSH', key, header)
     end
-    fresh = {spend_text(stamp, before)}
+    if not joins_last(stamp, entries) then
+        later[#later + 1] = spend_text(stamp, before)
+    end
     for index = #later, 1, -1 do
-        fresh[#fresh + 1] = later[index]
+        command('LSET', key, -1, later[index])
+        command('RPUSH', key, header)
     end
-    flush(header)
     look_at_oldest()
 end
 
--- Adds a spend to the list, or to the cell of the last one where there are many.
+-- Adds a spend to the end of the list.
 local function append(stamp)
-    if header and #fresh == 0 and redis.call('LLEN', key) > EXACT then
-        local cell = math.max(math.floor(retention / CELLS), 1)
-        local last, earlier = spend_at(-2)
-        if last and math.floor(last / cell) == math.floor(stamp / cell) then
-            redis.call('LSET', key, -2, spend_text(stamp, earlier))
-            return
-        end
+    if not (header and #fresh == 0 and joins_last(stamp, command('LLEN', key) - 1)) then
+        fresh[#fresh + 1] = spend_text(stamp, spent_ever)
     end
-    fresh[#fresh + 1] = spend_text(stamp, spent_ever)
 end
 
 local function most_places(list, since)
@@ -141,6 +125,23 @@ local function most_places(list, since)
         end
     end
     return most
+end
+
+-- Notes that something with so many decimal places was spent. One that is older and has fewer never shows.
+local function note_places(digits, stamp)
+    local seen, since = {}, stamp
+    for _, each in ipairs(places) do
+        if each[1] == digits then
+            since = math.max(since, each[2])
+        end
+    end
+    for _, each in ipairs(places) do
+        if each[1] > digits or each[1] < digits and each[2] > since then
+            seen[#seen + 1] = each
+        end
+    end
+    seen[#seen + 1] = {digits, since}
+    places = seen
 end
 
 -- Records a spend; false when a sum would not fit, which leaves everything as it was.
@@ -163,15 +164,7 @@ local function record(stamp, amount, digits)
         end
         spent_ever = plus(spent_ever, amount)
     end
-    local known = false
-    for _, seen in ipairs(places) do
-        if seen[1] == digits then
-            known, seen[2] = true, math.max(seen[2], stamp)
-        end
-    end
-    if not known then
-        places[#places + 1] = {digits, stamp}
-    end
+    note_places(digits, stamp)
     newest, changed = math.max(newest, stamp), true
     return true
 end
@@ -205,15 +198,15 @@ local function end_leases(now)
     local sweeps = 0
     while holds > 0 and now >= due and sweeps < SWEEP do
         sweeps = sweeps + 1
-        local first = redis.call('ZRANGE', leases_key, 0, 0, 'WITHSCORES')
+        local first = command('ZRANGE', leases_key, 0, 0, 'WITHSCORES')
         local ends = tonumber(first[2])
         if ends and ends > now then
             due, changed = ends, true
             return
         end
-        local hold = ends and redis.call('HGET', holds_key, first[1])
+        local hold = ends and command('HGET', holds_key, first[1])
         if sweeps == 1 then
-            redis.call('LSET', key, -1, header)
+            command('LSET', key, -1, header)
         end
         if not ends then
             -- Their key is gone, as under an eviction policy: what they held may have been spent.
@@ -222,19 +215,19 @@ local function end_leases(now)
         elseif hold then
             local amount, digits, lease, settled = read_hold(hold)
             if settled then
-                redis.call('HDEL', holds_key, first[1])
-                redis.call('ZREM', leases_key, first[1])
+                command('HDEL', holds_key, first[1])
+                command('ZREM', leases_key, first[1])
                 holds = holds - 1
             elseif record(ends, amount, digits) then
                 free(amount, digits)
-                redis.call('HSET', holds_key, first[1], hold_text(amount, digits, lease, true))
-                redis.call('ZADD', leases_key, string.format('%.0f', ends + lease), first[1])
+                command('HSET', holds_key, first[1], hold_text(amount, digits, lease, true))
+                command('ZADD', leases_key, string.format('%.0f', ends + lease), first[1])
                 last_due, lengthen = math.max(last_due, ends + lease), true
             else
                 return
             end
         else
-            redis.call('ZREM', leases_key, first[1])
+            command('ZREM', leases_key, first[1])
         end
         changed = true
     end
@@ -263,7 +256,9 @@ local function prepare(now, window)
             look_at_oldest()
         end
         if oldest and oldest < cutoff then
-            redis.call('LTRIM', key, first_since(spend_at, cutoff), -1)
+            command('LSET', key, -1, header)
+            command('LTRIM', key, first_since(spend_at, cutoff), -1)
+            changed = true
             look_at_oldest()
         end
         local seen = {}
@@ -312,10 +307,35 @@ end
 
 local function expire(name, milliseconds)
     if milliseconds then
-        redis.call('PEXPIRE', name, string.format('%.0f', math.ceil(milliseconds)))
+        command('PEXPIRE', name, string.format('%.0f', math.ceil(milliseconds)))
     else
-        redis.call('PERSIST', name)
+        command('PERSIST', name)
     end
+end
+
+-- The record as text.
+local function packed()
+    local entries = #fresh
+    if header then
+        entries = entries + command('LLEN', key) - 1
+    end
+    if entries == #fresh and entries > 0 then
+        -- All that there is was spent just now.
+        local stamp, a, b, c, d, e = cmsgpack.unpack(string.sub(fresh[1], 2))
+        oldest, before_oldest = stamp, {a, b, c, d, e}
+    elseif entries == 0 then
+        oldest, before_oldest = nil, spent_ever
+    end
+    -- See short.lua: a single number of places, that of the latest spend, and nothing out of the ordinary.
+    local latest = places[1]
+    local is_plain = not lifetime and is_nothing(early) and #places == 1 and latest[2] == newest
+    return struct.pack(
+        RECORD, 'B1', spent_ever[1], spent_ever[2], spent_ever[3], spent_ever[4], spent_ever[5],
+        before_oldest[1], before_oldest[2], before_oldest[3], before_oldest[4], before_oldest[5],
+        held[1], held[2], held[3], held[4], held[5], retention, newest, renewed, oldest or NEVER,
+        holds > 0 and due or SERVER, is_plain and (by_server and 2 or 1) or 0, is_plain and latest[1] or 0,
+        most_places(held_places), entries, last_due, attempts
+    ) .. cmsgpack.pack({lifetime, lifetime_places, early, early_at, holds, by_server, places, held_places})
 end
 
 -- Writes the record back. The keys live as long as any window sees anything in them: on the server's own clock their

@@ -1,9 +1,7 @@
 -- What was spent and is held within a window.
 local now, window = struct.unpack('<dd', ARGV[1])
-if damage then
-    return damage
-elseif not header then
-    return '1 0 0 0 0 0 0'
+if not header then
+    return '1 0 0 0'
 end
 local on_server = now == SERVER
 if on_server then

@@ -1,5 +1,5 @@
 -- KEYS     the records, then every other key that is written
--- ARGV     earliest, latest (microseconds; empty: the time is given), records, caps,
+-- ARGV     earliest, latest (microseconds; empty: the time is given), records, caps, a claim (or nothing),
 --          the version of each record (empty: there is none), for each cap the index's key and the most it may have,
 --          then the writes: for each the number of arguments, the command, its key, the arguments
 -- returns  the time, when everything was written; otherwise nothing was, and it returns why, the time, and every record:
@@ -8,7 +8,22 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local records, caps = tonumber(ARGV[3]), tonumber(ARGV[4])
 
+-- A claim is taken unless another holds that is not older than 20 ms: from then on only its owner's version fits.
+local function take_turn(claim)
+  for i = 1, records do
+    local a, b, c, d, e = string.byte(redis.call('GETRANGE', KEYS[i], 1, 5), 1, 5)
+    if a == 255 then
+      local age = (math.floor(now / 1000) - (b * 16777216 + c * 65536 + d * 256 + e)) % 4294967296
+      if age <= 20 then return end
+    end
+  end
+  for i = 1, records do
+    if redis.call('EXISTS', KEYS[i]) == 1 then redis.call('SETRANGE', KEYS[i], 1, claim) end
+  end
+end
+
 local function refuse(why)
+  if why == 2 and ARGV[5] ~= '' then take_turn(ARGV[5]) end
   local all = {why, now}
   for i = 1, records do
     local head = redis.call('GET', KEYS[i])
@@ -20,9 +35,9 @@ end
 
 if ARGV[1] ~= '' and (now < tonumber(ARGV[1]) or now > tonumber(ARGV[2])) then return refuse(1) end
 for i = 1, records do
-  if redis.call('GETRANGE', KEYS[i], 0, 8) ~= ARGV[4 + i] then return refuse(2) end
+  if redis.call('GETRANGE', KEYS[i], 0, 8) ~= ARGV[5 + i] then return refuse(2) end
 end
-local at = 5 + records
+local at = 6 + records
 for i = 1, caps do
   if redis.call('ZCARD', KEYS[tonumber(ARGV[at])]) > tonumber(ARGV[at + 1]) then return refuse(2 + i) end
   at = at + 2

@@ -10,10 +10,14 @@ use redis::Value as Reply;
 use super::job::Job;
 use super::link::{Arguments, Request};
 use super::name;
-use super::record::{Fate, Name, Rec, Value, Version};
+use super::record::{Fate, Name, Rec, Value, Version, Written, claim};
 use super::script::Script;
 use super::stage::{Setting, Stage};
+use crate::store::durable::Decided;
 use crate::store::{StepResult, StoreError};
+
+/// Who has come too late so often claims the records.
+const PATIENT: u32 = 2;
 
 /// Jobs with the records that they need.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(super) struct Group {
     /// Indexes that have no room for another record.
     full: Vec<Name>,
     pub(super) attempts: u32,
+    /// All records are what the server sent in reply to an earlier try of this very group.
+    is_fresh: bool,
     /// Of the last try.
     pub(super) tried: Tried,
 }
@@ -40,9 +46,15 @@ pub(super) struct Tried {
     id: u64,
     /// The records that it writes, by place, with the versions that they had.
     written: Vec<(usize, Version)>,
+    /// What it would claim the records by, if it came too late once more.
+    claim: Option<[u8; 8]>,
     /// The server does not take it later than this, in microseconds since 1970.
     pub(super) fence: Option<i64>,
     caps: Vec<Name>,
+    /// The drafts that it pushes.
+    told: Vec<Vec<u8>>,
+    /// Decisions that change nothing on the server.
+    pub(super) decided: Vec<Decided>,
 }
 
 /// What the server said to a try.
@@ -84,7 +96,16 @@ impl Group {
         };
         let places = jobs.iter().map(|job| of_job(job, &mut place)).collect();
         let base = records.len();
-        Self { jobs, places, records, base, full: Vec::new(), attempts: 0, tried: Tried::default() }
+        Self {
+            jobs,
+            places,
+            records,
+            base,
+            full: Vec::new(),
+            attempts: 0,
+            is_fresh: false,
+            tried: Tried::default(),
+        }
     }
 
     /// The earliest time by which one of its callers wants an answer.
@@ -102,14 +123,16 @@ impl Group {
             full: &self.full,
             opened: Vec::new(),
             moved: Vec::new(),
+            told: Vec::new(),
+            decided: Vec::new(),
         };
         let mut results = Vec::with_capacity(self.jobs.len());
         for (job, places) in self.jobs.iter().zip(&self.places) {
             let steps = job.steps.iter().zip(places);
             results.push(steps.map(|(step, places)| stage.step(step, places, number)).collect());
         }
-        let (opened, moved) = (stage.opened, stage.moved);
-        self.tried = Tried { results, opened, moved, id: how.id, ..Tried::default() };
+        let Stage { opened, moved, told, decided, .. } = stage;
+        self.tried = Tried { results, opened, moved, told, decided, id: how.id, ..Tried::default() };
         self.request(how)
     }
 
@@ -132,9 +155,7 @@ impl Group {
             let written = record.write(how.id, keeping, (!how.is_given).then_some(how.setting.now));
             self.tried.written.push((place, before));
             let expires = written.expires.map(|expires| expires.to_string());
-            if written.has_parts || !written.drop_parts.is_empty() {
-                writes.parts(&key, &written, expires.as_deref());
-            }
+            writes.parts(&key, &written);
             if record.name.kind == RecordKind::Permit {
                 let due = writes.key(name::due_key(prefix, tag));
                 let member = (record.name.record as u64).to_string();
@@ -158,6 +179,11 @@ impl Group {
                 }
             }
         }
+        if let Some(drafts) = how.setting.drafts.filter(|_| !self.tried.told.is_empty()) {
+            let outbox = writes.key(name::outbox_key(prefix, tag, drafts.host()));
+            let told: Vec<&[u8]> = self.tried.told.iter().map(Vec::as_slice).collect();
+            writes.command("RPUSH", outbox, &told);
+        }
         let cap_keys: Vec<(usize, i64)> = made
             .iter()
             .map(|(index, count)| {
@@ -178,6 +204,10 @@ impl Group {
         }
         request.number(versions.len() as i64);
         request.number(cap_keys.len() as i64);
+        if self.attempts > PATIENT && !self.tried.written.is_empty() {
+            self.tried.claim = Some(claim(how.id, earliest.nanos().div_euclid(1_000_000)));
+        }
+        request.arg(self.tried.claim.as_ref().map_or(&[], <[u8; 8]>::as_slice));
         versions.iter().for_each(|version| request.arg(version));
         for (key, most) in cap_keys {
             request.number(key as i64);
@@ -229,15 +259,29 @@ impl Group {
     /// Replaces the records by those that the server has.
     fn install(&mut self, replies: &[Reply], prefix: &str) -> Result<(), StoreError> {
         self.records.truncate(self.base);
+        self.is_fresh = true;
         for (record, reply) in self.records.iter_mut().zip(replies.chunks(2)) {
             *record = read(record.name, prefix, reply)?;
+            self.tried.claim.into_iter().for_each(|claim| record.claimed_by(claim));
         }
         Ok(())
+    }
+
+    /// Whether the try is an answer already: it writes nothing, and the server has shown its records since the callers
+    /// asked. Nobody can tell it from one that was made at that moment.
+    pub(super) fn is_answered(&self) -> bool {
+        self.is_fresh && !self.writes()
+    }
+
+    /// Whether somebody else is to write first.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.records.iter().any(|record| record.version.is_claimed())
     }
 
     /// Forgets what is known of the records.
     pub(super) fn forget(&mut self, prefix: &str) {
         self.records.truncate(self.base);
+        self.is_fresh = false;
         for record in &mut self.records {
             *record = Rec::absent(record.name, prefix);
         }
@@ -277,6 +321,11 @@ impl Group {
             self.install(replies, prefix)?;
         }
         Ok(fate)
+    }
+
+    /// So many drafts the last try pushed.
+    pub(super) fn told(&self) -> usize {
+        self.tried.told.len()
     }
 
     /// Whether the last try writes anything.
@@ -333,7 +382,10 @@ impl Writes {
         args.iter().for_each(|arg| self.args.arg(arg));
     }
 
-    fn parts(&mut self, key: &str, written: &super::record::Written, expires: Option<&str>) {
+    fn parts(&mut self, key: &str, written: &Written) {
+        if written.drop_parts.is_empty() && written.put_parts.is_empty() && written.parts_until.is_none() {
+            return;
+        }
         let key = self.key(format!("{key}:h"));
         if !written.drop_parts.is_empty() {
             let numbers: Vec<String> = written.drop_parts.iter().map(u64::to_string).collect();
@@ -348,9 +400,9 @@ impl Writes {
                 fields.flat_map(|(number, (_, bytes))| [number.as_bytes(), bytes.as_slice()]).collect();
             self.command("HSET", key, &fields);
         }
-        match expires.filter(|_| written.has_parts) {
-            Some(expires) => self.command("PEXPIREAT", key, &[expires.as_bytes()]),
-            None if written.has_parts => self.command("PERSIST", key, &[]),
+        match written.parts_until {
+            Some(Some(until)) => self.command("PEXPIREAT", key, &[until.to_string().as_bytes()]),
+            Some(None) => self.command("PERSIST", key, &[]),
             None => {}
         }
     }

@@ -15,6 +15,7 @@ use super::group::Group;
 use super::job::{Job, OpenPermits, Planned, Reply, Ticket};
 use super::link::Link;
 use super::name::Tag;
+use super::outbox::Outbox;
 use super::record::{Name, Rec, Value};
 use super::time::Estimate;
 use crate::parking::{Condvar, Mutex};
@@ -51,10 +52,14 @@ pub(super) struct Hub {
     pub(super) side: Mutex<Link>,
     /// Where the look after leases goes on.
     pub(super) next_tag: AtomicUsize,
+    /// Where the sweep of an index goes on.
+    pub(super) swept: Mutex<HashMap<Name, String>>,
     keeping_house: AtomicBool,
     state: Mutex<State>,
     came: Condvar,
     pub(super) closed: AtomicBool,
+    /// The host's ledger, if it keeps one.
+    pub(super) outbox: Option<Outbox>,
     pub(super) process: AtomicU64,
     permits: AtomicU64,
     ids: AtomicU64,
@@ -72,7 +77,7 @@ struct State {
 }
 
 impl Hub {
-    pub(super) fn new(address: Address, options: RedisOptions, seed: u64) -> Self {
+    pub(super) fn new(address: Address, options: RedisOptions, seed: u64, outbox: Option<Outbox>) -> Self {
         let lanes: Vec<Link> = (0..LANES).map(|_| Link::new(address.clone(), &options.prefix)).collect();
         let (queue, busy, cache) = (VecDeque::new(), HashSet::new(), HashMap::new());
         let side = Mutex::new(Link::new(address.clone(), &options.prefix));
@@ -87,10 +92,12 @@ impl Hub {
             owed: Mutex::default(),
             side,
             next_tag: AtomicUsize::new(0),
+            swept: Mutex::default(),
             keeping_house: AtomicBool::new(false),
             state: Mutex::new(State { queue, busy, lanes, cache, workers: 0, asleep: 0 }),
             came: Condvar::default(),
             closed: AtomicBool::new(false),
+            outbox,
             process: AtomicU64::new(0),
             permits: AtomicU64::new(0),
             ids: AtomicU64::new(seed),
@@ -162,7 +169,10 @@ impl Hub {
             state.workers = 1;
             drop(state);
             self.start_worker();
+        } else {
+            drop(state);
         }
+        Outbox::start(self);
     }
 
     fn start_worker(self: &Arc<Self>) {
@@ -178,6 +188,22 @@ impl Hub {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.came.notify_all();
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| self.pid == std::process::id()) {
+            self.settle_down(Instant::now() + self.options.deadline);
+            outbox.close(self.options.deadline);
+        }
+    }
+
+    /// Waits until what was asked for has been done: what it tells the ledger is in the outbox then.
+    fn settle_down(&self, until: Instant) {
+        while Instant::now() < until {
+            let state = self.state.lock();
+            if state.queue.is_empty() && state.busy.is_empty() {
+                return;
+            }
+            drop(state);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn work(self: Arc<Self>) {
@@ -277,12 +303,13 @@ impl Hub {
         (self.process.load(Ordering::Relaxed) & 0x1f_ffff) << 32 | number
     }
 
-    /// A new id for a write: never zero, and in all its bits unlike those before (splitmix64).
+    /// A new id for a write: never zero, and in all its bits but the first unlike those before (splitmix64). The first
+    /// tells it from a claim.
     pub(super) fn next_id(&self) -> u64 {
         let mut id = self.ids.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (id ^ (id >> 31)).max(1)
+        ((id ^ (id >> 31)) >> 1).max(1)
     }
 
     /// The bounds of the time for what is sent to a tag now.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Now, Timestamp, Window};
 use redis::Value as Reply;
@@ -78,6 +79,7 @@ impl Hub {
         for tag in tags.iter().cycle().skip(begin).take(tags.len().min(TAGS)) {
             // The next time will do.
             let _ = self.expire_of_others(&mut side, *tag);
+            let _ = self.sweep_some(&mut side, *tag);
         }
     }
 
@@ -114,7 +116,7 @@ impl Hub {
         let mut request = Request::new(Script::Commit, tag);
         request.key(name::permit_key(prefix, tag, number).as_bytes());
         request.key(name::due_key(prefix, tag).as_bytes());
-        for arg in ["", "", "1", "0", "", "1", "ZREM", "2"] {
+        for arg in ["", "", "1", "0", "", "", "1", "ZREM", "2"] {
             request.arg(arg.as_bytes());
         }
         request.arg(number.to_string().as_bytes());
@@ -155,28 +157,57 @@ impl Hub {
         deadline: Option<Instant>,
     ) -> Result<bool, StoreError> {
         let deadline = deadline.unwrap_or_else(Instant::now);
-        let prefix = &self.options.prefix;
-        let key = name::index_key(prefix, index.tag, index.kind, index.family);
         if self.options.clock.is_some() {
             // By a given time nothing expires on the server.
             return Ok(self.collect_index(lane, index, deadline)? > 0);
         }
         let (mut after, mut removed) = (String::new(), 0);
         for _ in 0..MOST_PAGES {
-            let mut request = Request::new(Script::Look, index.tag);
-            request.key(key.as_bytes());
-            request.arg(b"sweep");
-            request.arg(after.as_bytes());
-            request.number(PAGE as i64);
-            request.arg(base_of(prefix, index).as_bytes());
-            let reply = one(lane, request, deadline)?;
-            removed += reply.get(2).map_or(0, number);
-            match reply.get(1).and_then(text) {
-                Some(last) => after = last.to_owned(),
+            let (gone, next) = self.sweep_page(lane, index, &after, deadline)?;
+            removed += gone;
+            match next {
+                Some(next) => after = next,
                 None => break,
             }
         }
         Ok(removed > 0)
+    }
+
+    /// Removes the members of a page of an index whose records are gone: how many, and the member to go on after.
+    fn sweep_page(
+        &self,
+        lane: &mut Link,
+        index: Name,
+        after: &str,
+        deadline: Instant,
+    ) -> Result<(i64, Option<String>), StoreError> {
+        let prefix = &self.options.prefix;
+        let mut request = Request::new(Script::Look, index.tag);
+        request.key(name::index_key(prefix, index.tag, index.kind, index.family).as_bytes());
+        request.arg(b"sweep");
+        request.arg(after.as_bytes());
+        request.number(PAGE as i64);
+        request.arg(base_of(prefix, index).as_bytes());
+        let reply = one(lane, request, deadline)?;
+        let next = reply.get(1).and_then(text).map(str::to_owned);
+        Ok((reply.get(2).map_or(0, number), next))
+    }
+
+    /// Sweeps the next page of each index of a tag: what has expired is not listed for ever.
+    fn sweep_some(&self, lane: &mut Link, tag: Tag) -> Result<(), StoreError> {
+        if self.options.clock.is_some() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.options.deadline;
+        let families = Arc::clone(&self.families.lock());
+        for (_, known) in families.iter() {
+            let index = Name { tag, kind: known.key.kind, family: known.digest, record: 0 };
+            let after = self.swept.lock().remove(&index).unwrap_or_default();
+            if let (_, Some(next)) = self.sweep_page(lane, index, &after, deadline)? {
+                self.swept.lock().insert(index, next);
+            }
+        }
+        Ok(())
     }
 
     /// A page of an index: the records, and the member to go on after.
@@ -244,7 +275,7 @@ impl Hub {
                 request.key(record.key.as_bytes());
                 request.key(format!("{}:h", record.key).as_bytes());
                 request.key(name::index_key(&prefix, index.tag, index.kind, index.family).as_bytes());
-                ["", "", "1", "0"].iter().for_each(|arg| request.arg(arg.as_bytes()));
+                ["", "", "1", "0", ""].iter().for_each(|arg| request.arg(arg.as_bytes()));
                 request.arg(&record.version.expected());
                 for arg in ["0", "DEL", "1", "0", "DEL", "2", "1", "ZREM", "3"] {
                     request.arg(arg.as_bytes());
@@ -327,6 +358,11 @@ impl Hub {
                 let results = self.run(index.tag, vec![Planned { step, names: vec![name] }])?;
                 count += results.iter().filter(|result| matches!(result, StepResult::Done)).count();
             }
+        }
+        if let Some(outbox) = &self.outbox {
+            let gate = self.families.lock().get(family).map(|known| known.key.name.clone());
+            let gate = gate.unwrap_or_default();
+            outbox.event("reset_all", &[("gate", &gate), ("records", &count.to_string())])?;
         }
         Ok(count)
     }
@@ -455,10 +491,16 @@ impl Hub {
         self.meet(&mut lane, Tag::STORE, deadline)?;
         let mut request = Request::new(Script::Look, Tag::STORE);
         request.key(name::processes_key(&self.options.prefix).as_bytes());
+        request.key(name::store_key(&self.options.prefix).as_bytes());
         request.arg(b"join");
+        request.arg(fresh_id()?.to_string().as_bytes());
         let reply = one(&mut lane, request, deadline)?;
         let process = reply.get(1).map(number).filter(|process| *process > 0).ok_or_else(strange)?;
         self.process.store(process.unsigned_abs(), Ordering::Relaxed);
+        if let Some(outbox) = &self.outbox {
+            let store = reply.get(2).and_then(text).and_then(ShortId::parse).ok_or_else(strange)?;
+            outbox.join(store, process.unsigned_abs())?;
+        }
         Ok(())
     }
 
@@ -478,7 +520,12 @@ fn index_zeros() -> String {
     "0".repeat(32)
 }
 
-fn text(reply: &Reply) -> Option<&str> {
+/// A name that nothing else has.
+pub(super) fn fresh_id() -> Result<ShortId, StoreError> {
+    super::seed().map(|seed| ShortId::from_bytes(seed.to_be_bytes()))
+}
+
+pub(super) fn text(reply: &Reply) -> Option<&str> {
     match reply {
         Reply::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Reply::SimpleString(text) => Some(text),

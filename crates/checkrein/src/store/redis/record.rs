@@ -8,6 +8,7 @@ use checkrein_core::gate::breaker::Breaker;
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::Operation;
 use checkrein_core::key::KeyRef;
+use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::meter::Meter;
 use checkrein_core::permit::Permit;
 use checkrein_core::policy::RecordKind;
@@ -51,6 +52,8 @@ impl Name {
 pub(super) struct Open {
     /// Its records, in the order of the policy's gates.
     pub(super) records: Vec<Name>,
+    /// The host whose ledger has the intent.
+    pub(super) host: Option<ShortId>,
     pub(super) permit: Permit,
 }
 
@@ -67,6 +70,10 @@ pub(super) enum Value {
 /// Which write a record is from, and those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Version {
+    /// What a commit compares: the write's id, or the claim of whoever is to write next.
+    token: [u8; 8],
+    /// The token is a claim of this process.
+    is_ours: bool,
     /// The write's id; zero where there is no record.
     pub(super) id: u64,
     /// How many writes there have been.
@@ -75,10 +82,22 @@ pub(super) struct Version {
     pub(super) recent: [u32; RECENT],
 }
 
+/// The first byte of a claim; no id of a write begins with it.
+const CLAIM: u8 = 0xff;
+
+/// The token by which one whose tries have failed too often claims the next write of a record: nobody else's try passes
+/// any more, and nobody claims over it for a while. Its time is the server's, in milliseconds.
+pub(super) fn claim(id: u64, millis: i64) -> [u8; 8] {
+    let [_, time @ ..] = (millis as u32 as u64).to_be_bytes();
+    let [_, _, _, t0, t1, t2, t3] = time;
+    let [_, _, _, _, _, r0, r1, r2] = id.to_be_bytes();
+    [CLAIM, t0, t1, t2, t3, r0, r1, r2]
+}
+
 /// So many earlier writes are remembered in a record.
 const RECENT: usize = 4;
 const FORMAT: u8 = 1;
-/// Format and id: what the commit script compares.
+/// Format and token: what the commit script compares.
 const COMPARED: usize = 9;
 const SUM: usize = 8;
 
@@ -103,7 +122,12 @@ impl Version {
     fn next(self, id: u64) -> Self {
         let [first, second, third, _] = self.recent;
         let recent = [Self::cut(self.id), first, second, third];
-        Self { id, writes: self.writes + 1, recent }
+        Self { token: id.to_be_bytes(), is_ours: false, id, writes: self.writes + 1, recent }
+    }
+
+    /// Whether somebody else has claimed the next write.
+    pub(super) fn is_claimed(self) -> bool {
+        self.token.first() == Some(&CLAIM) && !self.is_ours
     }
 
     /// What the commit script compares with; empty where there must be no record.
@@ -112,8 +136,9 @@ impl Version {
             return Vec::new();
         }
         let mut bytes = Vec::with_capacity(COMPARED);
-        bytes.push(FORMAT);
-        bytes.extend_from_slice(&self.id.to_le_bytes());
+        // Whose turn it is not does not write: no record has this format.
+        bytes.push(if self.is_claimed() { 0 } else { FORMAT });
+        bytes.extend_from_slice(&self.token);
         bytes
     }
 
@@ -156,6 +181,8 @@ pub(super) struct Rec {
     pub(super) expires: Option<i64>,
     /// Parts on the server.
     parts: Vec<u64>,
+    /// When the server forgets the parts, as far as that is known; within it `None` for never.
+    parts_until: Option<Option<i64>>,
     pub(super) dirty: bool,
     /// It did not exist and is counted in its index when it is written.
     pub(super) is_new: bool,
@@ -170,6 +197,8 @@ pub(super) struct Written {
     pub(super) put_parts: Vec<(u64, Vec<u8>)>,
     pub(super) drop_parts: Vec<u64>,
     pub(super) has_parts: bool,
+    /// When the server is to forget the parts, if it does not know; within it `None` for never.
+    pub(super) parts_until: Option<Option<i64>>,
 }
 
 fn damaged(key: &str, why: Damaged) -> StoreError {
@@ -181,7 +210,9 @@ fn sum(key: &str, part: Option<u64>, bytes: &[u8]) -> [u8; SUM] {
     hasher.update((key.len() as u64).to_be_bytes());
     hasher.update(key);
     hasher.update(part.map_or(u64::MAX, |part| part).to_be_bytes());
-    hasher.update(bytes);
+    // A claim changes the token and nothing else: it is not summed.
+    let from = if part.is_none() { COMPARED } else { 0 };
+    hasher.update(bytes.get(from..).unwrap_or_default());
     let digest: [u8; 32] = hasher.finalize().into();
     digest.first_chunk().copied().unwrap_or_default()
 }
@@ -214,6 +245,7 @@ impl Rec {
             permit: 0,
             expires: None,
             parts: Vec::new(),
+            parts_until: None,
             dirty: false,
             is_new: false,
         }
@@ -240,8 +272,9 @@ impl Rec {
         parts: &BTreeMap<u64, Vec<u8>>,
     ) -> Result<Self, Damaged> {
         let mut bytes = Reader::new(open(key, None, head)?, FORMAT)?;
-        let id = bytes.take(8)?.first_chunk().copied().map_or(0, u64::from_le_bytes);
+        let token = bytes.take(8)?.first_chunk().copied().unwrap_or_default();
         let has_parts = bytes.flag()?;
+        let id = bytes.take(8)?.first_chunk().copied().map_or(0, u64::from_be_bytes);
         let writes = bytes.small()?;
         let mut recent = [0; RECENT];
         for slot in &mut recent {
@@ -270,7 +303,7 @@ impl Rec {
             RecordKind::Fact => Value::Fact(Fact::decode(body)?),
             RecordKind::Permit => Value::Permit(Open::decode(name.tag, body)?),
         };
-        let version = Version { id, writes, recent };
+        let version = Version { token, is_ours: false, id, writes, recent };
         let parts = if has_parts { parts.keys().copied().collect() } else { Vec::new() };
         Ok(Self { value: Some(value), version, tuple, keep, permit, parts, ..Self::none(name, key.into()) })
     }
@@ -314,15 +347,36 @@ impl Rec {
             until.nanos().div_euclid(1_000_000) + 2
         });
         self.expires = written.expires;
+        if written.has_parts {
+            written.parts_until = self.keep_parts(written.expires, now);
+        } else {
+            self.parts_until = None;
+        }
         self.key = key;
         written
+    }
+
+    /// Parts outlive the head; what has to be said about it. Twice as long, so that it has not to be said each time.
+    fn keep_parts(&mut self, expires: Option<i64>, now: Option<Now>) -> Option<Option<i64>> {
+        let enough = match (self.parts_until, expires) {
+            (None, _) | (Some(Some(_)), None) => false,
+            (Some(None), expires) => expires.is_none(),
+            (Some(Some(until)), Some(expires)) => until >= expires,
+        };
+        if enough {
+            return None;
+        }
+        let now = now.map_or(0, |now| now.latest.nanos().div_euclid(1_000_000));
+        self.parts_until = Some(expires.map(|expires| expires.saturating_add(expires.saturating_sub(now))));
+        self.parts_until
     }
 
     fn head(&self, key: &str, has_parts: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(160);
         out.push(FORMAT);
-        out.extend_from_slice(&self.version.id.to_le_bytes());
+        out.extend_from_slice(&self.version.token);
         out.flag(has_parts);
+        out.extend_from_slice(&self.version.id.to_be_bytes());
         out.number(self.version.writes.into());
         self.version.recent.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
         out.window(self.keep.0);
@@ -378,6 +432,11 @@ impl Rec {
         }
     }
 
+    /// Takes note that a claim on it is this process's own.
+    pub(super) fn claimed_by(&mut self, claim: [u8; 8]) {
+        self.version.is_ours = self.version.token == claim;
+    }
+
     /// Says by which tuple the record is named, where it is made.
     pub(super) fn name_by(&mut self, key: KeyRef<'_>) {
         if self.value.is_none() {
@@ -398,6 +457,7 @@ impl Open {
             out.extend_from_slice(&record.family.to_be_bytes());
             out.extend_from_slice(&record.record.to_be_bytes());
         }
+        out.extend_from_slice(&self.host.unwrap_or_default().to_bytes());
         self.permit.encode(out);
     }
 
@@ -414,6 +474,8 @@ impl Open {
             records.push(Name { tag, kind, family, record });
             rest = after;
         }
-        Ok(Self { records, permit: Permit::decode(rest)? })
+        let (host, rest) = rest.split_first_chunk().ok_or(Damaged::Short)?;
+        let host = Some(ShortId::from_bytes(*host)).filter(|host| *host != ShortId::default());
+        Ok(Self { records, host, permit: Permit::decode(rest)? })
     }
 }

@@ -10,6 +10,7 @@ use super::hub::Hub;
 use super::job::Planned;
 use super::link::{Link, LinkError, Request, Standing};
 use super::name::{self, Tag};
+use super::outbox::Outbox;
 use super::record::{Fate, Name, Value};
 use super::script::Script;
 use super::stage::Setting;
@@ -19,9 +20,8 @@ use crate::store::StoreError;
 /// A group and what became of it.
 pub(super) type Ended = (Group, Result<(), StoreError>);
 
-/// After so many tries in a row a group lets others pass.
-const PATIENT: u32 = 3;
-const MOST_PAUSE: Duration = Duration::from_millis(4);
+/// The longest pause before another try for a record that somebody else has claimed.
+const MOST_PAUSE: Duration = Duration::from_micros(500);
 
 impl Hub {
     /// Runs groups until each is committed or has failed. Those who share nothing go out together.
@@ -32,6 +32,7 @@ impl Hub {
             let (mut sent, mut requests) = (Vec::new(), Vec::new());
             for mut group in waiting.drain(..) {
                 match self.attempt(lane, &mut group) {
+                    Ok(_) if group.is_answered() => ended.push((group, Ok(()))),
                     Ok(request) => {
                         requests.push(request);
                         sent.push(group);
@@ -46,7 +47,7 @@ impl Hub {
             for (mut group, reply) in sent.into_iter().zip(replies) {
                 match self.heard(lane, &mut group, reply, before, after) {
                     Ok(true) => {
-                        self.settle(&group);
+                        self.settle(&mut group);
                         ended.push((group, Ok(())));
                     }
                     Ok(false) => waiting.push(group),
@@ -57,17 +58,18 @@ impl Hub {
                     Err(error) => ended.push((group, Err(error))),
                 }
             }
-            let tries = waiting.iter().map(|group| group.attempts).max().unwrap_or(0);
-            if tries > PATIENT {
+            let tries = waiting.iter().filter(|group| group.is_claimed()).map(|group| group.attempts).max();
+            if let Some(tries) = tries {
+                // The others of the batch wait as well: they came with this one.
                 self.pause(tries);
             }
         }
         ended
     }
 
-    /// Lets others pass: a random part of a pause that grows with the tries.
+    /// Lets whoever has claimed a record pass: a random part of a pause that grows with the tries.
     fn pause(&self, tries: u32) {
-        let most = (Duration::from_micros(20) * tries).min(MOST_PAUSE);
+        let most = (Duration::from_micros(25) * tries).min(MOST_PAUSE);
         let part = self.next_id() % 1_024;
         std::thread::sleep(most * u32::try_from(part).unwrap_or(0) / 1_024);
     }
@@ -96,6 +98,7 @@ impl Hub {
             families: &families,
             standing,
             accept_failover_loss: self.options.accept_failover_loss,
+            drafts: self.outbox.as_ref().and_then(Outbox::drafts),
         };
         let how = How {
             setting,
@@ -128,7 +131,7 @@ impl Hub {
         lane.standing(Tag::STORE, deadline).map_err(not_committed)?;
         let mut request = Request::new(Script::Commit, Tag::STORE);
         request.key(name::tags_key(&self.options.prefix).as_bytes());
-        for arg in ["", "", "0", "0", "1", "SADD", "1"] {
+        for arg in ["", "", "0", "0", "", "1", "SADD", "1"] {
             request.arg(arg.as_bytes());
         }
         request.arg(tag.to_string().as_bytes());
@@ -200,8 +203,9 @@ impl Hub {
                 continue;
             };
             let now = checkrein_core::time::Timestamp::MIN.into();
+            let (accept_failover_loss, drafts) = (false, None);
             let setting =
-                Setting { prefix, tag, now, families: &families, standing, accept_failover_loss: false };
+                Setting { prefix, tag, now, families: &families, standing, accept_failover_loss, drafts };
             let sent = Instant::now();
             let reply = match lane.run(&[group.look(&setting)], deadline).pop() {
                 Some(Ok(Reply::Array(reply))) => reply,
@@ -235,7 +239,11 @@ impl Hub {
     }
 
     /// Takes over what a committed try did to permits.
-    fn settle(&self, group: &Group) {
+    fn settle(&self, group: &mut Group) {
+        if let (Some(outbox), Some(job)) = (&self.outbox, group.jobs.first()) {
+            outbox.pushed(job.tag, group.told() as u64);
+            outbox.decided(std::mem::take(&mut group.tried.decided));
+        }
         if group.tried.opened.is_empty() && group.tried.moved.is_empty() {
             return;
         }

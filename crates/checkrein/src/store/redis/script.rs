@@ -7,18 +7,24 @@ pub(super) enum Script {
     Commit,
     /// Read records, lists of leases and indexes.
     Look,
+    /// Take drafts out of a list, and acknowledge them.
+    Outbox,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 2] = [Self::Commit, Self::Look];
+    pub(super) const ALL: [Self; 3] = [Self::Commit, Self::Look, Self::Outbox];
 
     /// Its text for one incarnation of a server. The incarnation is part of it, and so of its digest: a server that has
     /// started again, or another in its place, does not know the script and runs nothing before it has been looked at.
     pub(super) fn text(self, run_id: &str) -> String {
-        let body = match self {
-            Self::Commit => include_str!("commit.lua"),
-            Self::Look => include_str!("look.lua"),
+        // With this first line the server asks before the script begins, and not at its first write, whether its memory
+        // is full, its disk fails or it is a replica: a commit that begins also ends. Looking takes no memory to speak of.
+        let (first, body) = match self {
+            Self::Commit => ("#!lua", include_str!("commit.lua")),
+            Self::Look => ("#!lua flags=allow-oom", include_str!("look.lua")),
+            // What is taken out makes room.
+            Self::Outbox => ("#!lua flags=allow-oom", include_str!("outbox.lua")),
         };
-        format!("-- {run_id}\n{body}")
+        format!("{first}\n-- {run_id}\n{body}")
     }
 }

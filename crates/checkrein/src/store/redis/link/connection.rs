@@ -14,6 +14,8 @@ use crate::store::redis::address::{Endpoint, Login};
 /// Why a connection was not made, or not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Broken {
+    /// In words; not a byte was sent.
+    Unsent(String),
     /// In words; the time was not up.
     Lost(String),
     /// The time was up.
@@ -23,7 +25,7 @@ pub(super) enum Broken {
 impl Broken {
     pub(super) fn text(self) -> String {
         match self {
-            Self::Lost(text) | Self::Late(text) => text,
+            Self::Unsent(text) | Self::Lost(text) | Self::Late(text) => text,
         }
     }
 }
@@ -65,19 +67,35 @@ impl Connection {
     /// Writes what has to be written by a moment.
     pub(super) fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Broken> {
         self.stream.until(deadline);
-        self.stream.write_all(bytes).and_then(|()| self.stream.flush()).map_err(|error| self.broken(&error))
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(error) if rest.len() == bytes.len() && self.stream.is_plain() => {
+                    return Err(Broken::Unsent(self.broken(&error).text()));
+                }
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
+        self.stream.flush().map_err(|error| self.broken(&error))
     }
 
     /// The next reply, an error of the server included.
     pub(super) fn receive(&mut self) -> Result<Value, Broken> {
-        self.parser.parse_value(&mut self.stream).map_err(|error| {
-            if error.is_timeout() {
-                Broken::Late(format!("no answer from {} in time", self.at))
-            } else if error.is_io_error() {
-                Broken::Lost(format!("the connection with {} was lost", self.at))
-            } else {
-                Broken::Lost(format!("what listens on {} does not speak the protocol of Redis", self.at))
+        let mut reader = Noting { stream: &mut self.stream, failed: None, ended: false };
+        let reply = self.parser.parse_value(&mut reader);
+        let (failed, ended) = (reader.failed.map(|error| (error.kind(), reason(&error))), reader.ended);
+        reply.map_err(|_| match failed {
+            None if ended => {
+                Broken::Lost(format!("the connection with {} was lost: the server closed it", self.at))
             }
+            None => Broken::Lost(format!("what listens on {} does not speak the protocol of Redis", self.at)),
+            Some((io::ErrorKind::TimedOut, _)) => Broken::Late(format!("no answer from {} in time", self.at)),
+            Some((io::ErrorKind::InvalidData, why)) => Broken::Lost(format!(
+                "TLS with {} failed ({why}): does the server want a `client_cert`?",
+                self.at
+            )),
+            Some((_, why)) => Broken::Lost(format!("the connection with {} was lost: {why}", self.at)),
         })
     }
 
@@ -129,10 +147,11 @@ impl Connection {
         first.extend_from_slice(commands);
         let mut replies = match connection.ask(&first, deadline) {
             Ok(replies) => replies,
-            Err(Broken::Lost(text)) => {
+            Err(Broken::Lost(text) | Broken::Unsent(text)) => {
                 let why = Self::greeting(at, tls, deadline);
                 return Err(Broken::Lost(why.unwrap_or_else(|| {
-                    format!("{text} before it answered; if it expects TLS, write `rediss` instead of `redis` in the URL")
+                    let advice = "; if the server expects TLS, write `rediss` instead of `redis` in the URL";
+                    format!("{text}{}", if tls.is_none() { advice } else { "" })
                 })));
             }
             Err(late) => return Err(late),
@@ -149,5 +168,24 @@ impl Connection {
     fn broken(&self, error: &io::Error) -> Broken {
         let text = format!("no connection to {}: {}", self.at, reason(error));
         if error.kind() == io::ErrorKind::TimedOut { Broken::Late(text) } else { Broken::Lost(text) }
+    }
+}
+
+/// Reads, and keeps what went wrong: the parser says only that something did.
+struct Noting<'a> {
+    stream: &'a mut Stream,
+    failed: Option<io::Error>,
+    ended: bool,
+}
+
+impl io::Read for Noting<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer);
+        self.ended |= matches!(read, Ok(0));
+        read.map_err(|error| {
+            let kind = error.kind();
+            self.failed = Some(error);
+            kind.into()
+        })
     }
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use redis::Value;
 
@@ -11,24 +10,26 @@ use super::address::{Address, Endpoint, Kind};
 use super::name::{self, Tag};
 use super::script::Script;
 
+mod batch;
 mod cluster;
 mod connection;
 mod epoch;
+mod exchange;
 mod info;
 mod node;
+mod reach;
 mod resolve;
 mod sentinel;
 mod stream;
 mod tls;
 mod wire;
 
+use batch::Batch;
 use cluster::Slots;
 use epoch::{Known, Memory, Tags};
 pub use info::ServerInfo;
 use node::{Node, Setup};
-
-/// How long to wait before sentinels are asked again who the master is.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+use reach::Route;
 
 /// Arguments as they go over the wire.
 #[derive(Clone, Debug, Default)]
@@ -120,22 +121,6 @@ pub(super) enum LinkError {
     Refused(String),
 }
 
-/// Where a tag's keys are.
-#[derive(Debug)]
-enum Route {
-    One(Endpoint),
-    /// The master, if it is known.
-    Sentinel(Option<Endpoint>),
-    /// The slots, if they are known.
-    Cluster(Option<Slots>),
-}
-
-/// What is asked along with requests, when it is time.
-enum Also {
-    Server,
-    Epoch(Tag),
-}
-
 /// The connections of one store.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -160,7 +145,7 @@ impl Link {
         let route = match (&address.kind, address.endpoints.first()) {
             (Kind::One, Some(endpoint)) => Route::One(endpoint.clone()),
             (Kind::Sentinel { .. }, _) => Route::Sentinel(None),
-            _ => Route::Cluster(None),
+            _ => Route::CLUSTER,
         };
         let memory = Memory::of(&address, prefix);
         let (prefix, process) = (prefix.to_owned(), std::process::id());
@@ -169,22 +154,23 @@ impl Link {
 
     /// Runs requests, each on the server that keeps its tag, those of one server in one write; replies in their order.
     pub(super) fn run(&mut self, requests: &[Request], deadline: Instant) -> Vec<Result<Value, LinkError>> {
-        let mut results: Vec<Option<Result<Value, LinkError>>> = Vec::new();
-        results.resize_with(requests.len(), || None);
-        let groups = self.groups(requests, deadline, &mut results);
-        let sent: Vec<_> = groups
-            .into_iter()
-            .filter_map(|(at, group)| self.send(at, group, requests, deadline, &mut results))
-            .collect();
-        for (at, group, also) in sent {
-            self.receive(&at, &group, &also, requests, deadline, &mut results);
+        self.know_process();
+        self.freshen(deadline);
+        let mut batch = Batch::new(requests, deadline);
+        // Servers that are there first: one that is not may take all the time there is.
+        let waiting = self.sort(&mut batch);
+        self.exchange(&mut batch);
+        if !waiting.is_empty() {
+            self.reach_all(&waiting, &mut batch);
+            self.exchange(&mut batch);
         }
         let missing = || Err(LinkError::NotRun("the request was not sent".to_owned()));
-        results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
+        batch.results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
     }
 
     /// What is known of the server that keeps a tag, looking at it first if need be.
     pub(super) fn standing(&mut self, tag: Tag, deadline: Instant) -> Result<Standing, LinkError> {
+        self.freshen(deadline);
         if let Some(standing) = self.known(tag) {
             return Ok(standing);
         }
@@ -196,12 +182,7 @@ impl Link {
 
     /// What is known of it without a word to anybody.
     fn known(&self, tag: Tag) -> Option<Standing> {
-        let at = match &self.route {
-            Route::One(endpoint) => endpoint,
-            Route::Sentinel(master) => master.as_ref()?,
-            Route::Cluster(slots) => slots.as_ref()?.master(tag)?,
-        };
-        let info = self.nodes.get(at)?.info()?;
+        let info = self.nodes.get(self.place(tag)?)?.info()?;
         let Known { incarnation, standing: Some((accepted, _)), stale: false } = self.tags.get(tag)? else {
             return None;
         };
@@ -247,7 +228,7 @@ impl Link {
         let all = match &self.route {
             Route::One(endpoint) => vec![endpoint.clone()],
             Route::Sentinel(master) => master.iter().cloned().collect(),
-            Route::Cluster(slots) => slots.as_ref().map(Slots::masters).unwrap_or_default(),
+            Route::Cluster { slots, .. } => slots.as_ref().map(Slots::masters).unwrap_or_default(),
         };
         let mut servers = Vec::with_capacity(all.len());
         for at in all {
@@ -260,7 +241,7 @@ impl Link {
 
     fn remember(&mut self, tag: Tag, info: &ServerInfo, standing: Option<(bool, Instant)>) {
         let incarnation: Arc<str> = Arc::from(info.incarnation.as_str());
-        if standing.is_some() || self.memory.get(tag).is_none() {
+        if standing.is_some() {
             self.memory.set(tag, &incarnation);
         }
         self.tags.set(tag, Known { incarnation, standing, stale: false });
@@ -287,289 +268,6 @@ impl Link {
         Err(LinkError::Refused(
             "the epoch key of the store is no text: somebody else writes under its prefix".to_owned(),
         ))
-    }
-
-    /// An error of a server: forgets what it shows to be wrong.
-    fn failed(&mut self, at: &Endpoint, code: &str, text: String) -> LinkError {
-        match code {
-            "MOVED" => {
-                self.lose(at, false);
-                LinkError::Changed
-            }
-            "READONLY" => {
-                self.lose(at, true);
-                LinkError::Changed
-            }
-            "ASK" | "CLUSTERDOWN" | "MASTERDOWN" => {
-                self.lose(at, false);
-                LinkError::NotRun(text)
-            }
-            code if wire::is_not_run(code) => LinkError::NotRun(text),
-            _ => LinkError::Refused(text),
-        }
-    }
-
-    /// Forgets where things are, and the connection if it is of no use.
-    fn lose(&mut self, at: &Endpoint, connection: bool) {
-        if connection && let Some(node) = self.nodes.get_mut(at) {
-            node.hang_up();
-        }
-        match &mut self.route {
-            Route::One(_) => {}
-            Route::Sentinel(master) => *master = None,
-            Route::Cluster(slots) => *slots = None,
-        }
-    }
-
-    /// Where a tag's keys are, as far as is known; asks if need be.
-    fn find(&mut self, tag: Tag, deadline: Instant) -> Result<Endpoint, LinkError> {
-        let setup = self.setup.as_ref().map_err(Clone::clone)?;
-        match &mut self.route {
-            Route::One(endpoint) => Ok(endpoint.clone()),
-            Route::Sentinel(Some(master)) => Ok(master.clone()),
-            Route::Sentinel(master) => {
-                let Kind::Sentinel { master: name, login } = &self.address.kind else {
-                    return Err(LinkError::NotRun("the store has no sentinels".to_owned()));
-                };
-                let found =
-                    sentinel::master(&self.address.endpoints, name, login, setup.tls.as_ref(), deadline)?;
-                Ok(master.insert(found).clone())
-            }
-            Route::Cluster(slots) => {
-                if slots.is_none() {
-                    // Those that were named first, then those that were found: the named ones may be gone.
-                    let mut nodes = self.address.endpoints.clone();
-                    nodes.extend(
-                        self.nodes.keys().filter(|node| !self.address.endpoints.contains(node)).cloned(),
-                    );
-                    let found = cluster::slots(&nodes, &setup.login, setup.tls.as_ref(), deadline)?;
-                    let masters = found.masters();
-                    self.nodes.retain(|at, _| masters.contains(at));
-                    *slots = Some(found);
-                }
-                slots.as_ref().and_then(|slots| slots.master(tag)).cloned().ok_or_else(|| {
-                    LinkError::NotRun(
-                        "no node of the cluster serves the slot: look at `redis-cli --cluster check`"
-                            .to_owned(),
-                    )
-                })
-            }
-        }
-    }
-
-    /// A connection with a server that has been looked at.
-    fn open(&mut self, at: &Endpoint, deadline: Instant) -> Result<Arc<ServerInfo>, LinkError> {
-        let process = std::process::id();
-        if process != self.process {
-            // A forked child has the parent's sockets: what it wrote there would answer the parent.
-            self.nodes.clear();
-            self.process = process;
-        }
-        let setup = self.setup.as_ref().map_err(Clone::clone)?;
-        let node = self.nodes.entry(at.clone()).or_insert_with(|| Node::new(at.clone()));
-        let info = node.ready(setup, deadline)?;
-        if info.cluster && matches!(self.route, Route::One(_)) {
-            if self.address.database != 0 {
-                return Err(LinkError::NotRun(super::address::AddressError::ClusterDatabase.to_string()));
-            }
-            self.route = Route::Cluster(None);
-        }
-        Ok(info)
-    }
-
-    /// The server that keeps a tag, ready. What sentinels or a cluster said may be old, so they are asked again when the
-    /// server is not what they said: once in a cluster, and until the time is up by sentinels, because a failover takes
-    /// its time.
-    fn reach(&mut self, tag: Tag, deadline: Instant) -> Result<(Endpoint, Arc<ServerInfo>), LinkError> {
-        let mut again = true;
-        loop {
-            let known = match &self.route {
-                Route::One(_) => true,
-                Route::Sentinel(master) => master.is_some(),
-                Route::Cluster(slots) => slots.is_some(),
-            };
-            let reached = self.find(tag, deadline).and_then(|at| match self.open(&at, deadline) {
-                Ok(info) => Ok((at, info)),
-                Err(error) => {
-                    self.lose(&at, true);
-                    Err(error)
-                }
-            });
-            match (reached, &self.route) {
-                // It has just turned out to be a node of a cluster, and need not be the right one.
-                (Ok(_), Route::Cluster(None)) if again => again = false,
-                (Ok(reached), _) => return Ok(reached),
-                (Err(_), Route::Cluster(_)) if known && again => again = false,
-                (Err(_), Route::Sentinel(_)) if Instant::now() + ASK_AGAIN * 2 < deadline => {
-                    thread::sleep(ASK_AGAIN)
-                }
-                (Err(error), _) => return Err(error),
-            }
-        }
-    }
-
-    /// Which requests go where. Those that cannot go anywhere have their result already.
-    fn groups(
-        &mut self,
-        requests: &[Request],
-        deadline: Instant,
-        results: &mut [Option<Result<Value, LinkError>>],
-    ) -> Vec<(Endpoint, Vec<usize>)> {
-        let mut groups: Vec<(Endpoint, Vec<usize>)> = Vec::new();
-        let mut last: Option<(Tag, Result<usize, LinkError>)> = None;
-        for (number, (request, result)) in requests.iter().zip(results).enumerate() {
-            let group = match &last {
-                Some((tag, group)) if *tag == request.tag => group.clone(),
-                _ => self.check(request.tag, deadline).map(|at| {
-                    groups.iter().position(|(other, _)| *other == at).unwrap_or_else(|| {
-                        groups.push((at, Vec::with_capacity(requests.len())));
-                        groups.len() - 1
-                    })
-                }),
-            };
-            match &group {
-                Ok(group) => groups.get_mut(*group).into_iter().for_each(|(_, group)| group.push(number)),
-                Err(error) => *result = Some(Err(error.clone())),
-            }
-            last = Some((request.tag, group));
-        }
-        groups
-    }
-
-    /// The server that keeps a tag, if it is still what it was when the tag was last used.
-    fn check(&mut self, tag: Tag, deadline: Instant) -> Result<Endpoint, LinkError> {
-        let (at, info) = self.reach(tag, deadline)?;
-        match self.tags.get(tag) {
-            Some(known) if known.stale || *known.incarnation != *info.incarnation => Err(LinkError::Changed),
-            Some(_) => Ok(at),
-            None => {
-                self.remember(tag, &info, None);
-                Ok(at)
-            }
-        }
-    }
-
-    /// Writes the requests of one server, and what else is to be asked.
-    fn send(
-        &mut self,
-        at: Endpoint,
-        group: Vec<usize>,
-        requests: &[Request],
-        deadline: Instant,
-        results: &mut [Option<Result<Value, LinkError>>],
-    ) -> Option<(Endpoint, Vec<usize>, Vec<Also>)> {
-        let node = self.nodes.get_mut(&at)?;
-        let (mut also, mut commands) = (Vec::new(), Vec::new());
-        let mut last = None;
-        for tag in group.iter().filter_map(|number| requests.get(*number)).map(|request| request.tag) {
-            if last != Some(tag) && self.tags.is_old(tag) {
-                also.push(Also::Epoch(tag));
-                commands.push(vec!["GET".to_owned(), name::epoch(&self.prefix, tag)]);
-            }
-            last = Some(tag);
-        }
-        if let Some(look) = node.look() {
-            also.push(Also::Server);
-            commands.push(look);
-        }
-        let all = group.iter().filter_map(|number| requests.get(*number));
-        match node.send(all, &commands, deadline) {
-            Ok(()) => Some((at, group, also)),
-            Err(error) => {
-                self.lose(&at, true);
-                for number in group {
-                    put(results, number, Err(error.clone()));
-                }
-                None
-            }
-        }
-    }
-
-    /// Reads the replies of one server.
-    fn receive(
-        &mut self,
-        at: &Endpoint,
-        group: &[usize],
-        also: &[Also],
-        requests: &[Request],
-        deadline: Instant,
-        results: &mut [Option<Result<Value, LinkError>>],
-    ) {
-        let Some(node) = self.nodes.get_mut(at) else { return };
-        let mut replies = node.receive(group.len() + also.len());
-        let others = replies.split_off(group.len().min(replies.len()));
-        let info = node.info().cloned();
-        for (also, reply) in also.iter().zip(others) {
-            match (also, reply) {
-                (Also::Server, Ok(reply)) => node.saw(&reply),
-                (Also::Epoch(tag), Ok(reply)) => {
-                    let accepted = info
-                        .as_ref()
-                        .zip(wire::text(&reply))
-                        .is_some_and(|(info, found)| epoch::is_accepted(&info.incarnation, found));
-                    self.tags.saw(*tag, accepted);
-                }
-                (_, Err(_)) => {}
-            }
-        }
-        if replies.iter().any(Result::is_err) {
-            self.lose(at, true);
-        }
-        let mut unknown = Vec::new();
-        for (number, reply) in group.iter().zip(replies) {
-            match reply {
-                Ok(Value::ServerError(error)) if error.code() == "NOSCRIPT" => unknown.push(*number),
-                reply => {
-                    let reply = self.judge(at, reply);
-                    put(results, *number, reply);
-                }
-            }
-        }
-        if !unknown.is_empty() {
-            self.resend(at, &unknown, requests, deadline, results);
-        }
-    }
-
-    /// Requests that did not run because somebody has flushed the scripts: loads them and sends once more.
-    fn resend(
-        &mut self,
-        at: &Endpoint,
-        group: &[usize],
-        requests: &[Request],
-        deadline: Instant,
-        results: &mut [Option<Result<Value, LinkError>>],
-    ) {
-        let Some(node) = self.nodes.get_mut(at) else { return };
-        let all = group.iter().filter_map(|number| requests.get(*number));
-        let replies = match node.reload(deadline).and_then(|()| node.send(all, &[], deadline)) {
-            Ok(()) => node.receive(group.len()),
-            Err(error) => vec![Err(error); group.len()],
-        };
-        for (number, reply) in group.iter().zip(replies) {
-            let reply = match reply {
-                Ok(Value::ServerError(error)) if error.code() == "NOSCRIPT" => Err(LinkError::NotRun(
-                    "the server forgets the scripts as soon as they are loaded".to_owned(),
-                )),
-                reply => self.judge(at, reply),
-            };
-            put(results, *number, reply);
-        }
-    }
-
-    fn judge(&mut self, at: &Endpoint, reply: Result<Value, LinkError>) -> Result<Value, LinkError> {
-        match reply {
-            Ok(Value::ServerError(error)) => {
-                let text = wire::refusal(&error);
-                Err(self.failed(at, error.code(), text))
-            }
-            reply => reply,
-        }
-    }
-}
-
-fn put(results: &mut [Option<Result<Value, LinkError>>], number: usize, reply: Result<Value, LinkError>) {
-    if let Some(result) = results.get_mut(number) {
-        *result = Some(reply);
     }
 }
 

@@ -48,6 +48,11 @@ impl Node {
         self.connection.as_ref().and(self.info.as_ref())
     }
 
+    /// Whether something can be sent to it without a handshake.
+    pub(super) fn is_ready(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| !connection.is_dead())
+    }
+
     /// Forgets the connection; what is sent next begins with a handshake.
     pub(super) fn hang_up(&mut self) {
         self.connection = None;
@@ -55,9 +60,7 @@ impl Node {
 
     /// A connection with a server that has been looked at.
     pub(super) fn ready(&mut self, setup: &Setup, deadline: Instant) -> Result<Arc<ServerInfo>, LinkError> {
-        if let (Some(connection), Some(info)) = (&self.connection, &self.info)
-            && !connection.is_dead()
-        {
+        if let Some(info) = self.info.as_ref().filter(|_| self.is_ready()) {
             return Ok(Arc::clone(info));
         }
         self.connection = None;
@@ -107,7 +110,10 @@ impl Node {
         }
         connection.send(&bytes, deadline).map_err(|broken| {
             self.connection = None;
-            LinkError::Unknown(broken.text())
+            match broken {
+                Broken::Unsent(text) => LinkError::NotRun(text),
+                broken => LinkError::Unknown(broken.text()),
+            }
         })
     }
 

@@ -146,3 +146,20 @@ fn a_policy_that_becomes_dangerous_is_noticed() {
     server.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     assert_eq!(found(&mut link, tag()), Ok(None));
 }
+
+#[test]
+fn a_server_that_was_emptied_is_not_gone_on_with() {
+    if servers::missing() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let mut one = link(&server.url());
+    assert_eq!(one.standing(tag(), soon()), Ok(WELL));
+    run(&mut one, &write(tag(), b"1")).unwrap();
+    server.cli(&["FLUSHALL"]);
+    servers::until("it is noticed", || run(&mut one, &look(tag())) == Err(LinkError::Changed));
+    assert_eq!(one.standing(tag(), soon()), Ok(LOST));
+    one.accept(tag(), soon()).unwrap();
+    assert_eq!(found(&mut one, tag()), Ok(None));
+    assert_eq!(one.standing(tag(), soon()), Ok(WELL));
+}

@@ -140,3 +140,37 @@ fn one_node_that_fails_stops_its_own_slots_only() {
     });
     assert!(link.run(&[look(tag())], soon())[0].is_ok());
 }
+
+#[test]
+fn a_node_that_hangs_does_not_hold_the_others_up() {
+    if servers::missing() {
+        return;
+    }
+    let cluster = Cluster::start(0);
+    let mut link = link(&cluster.url());
+    let tags = tags(60);
+    for tag in &tags {
+        assert_eq!(link.standing(*tag, soon()), Ok(WELL));
+    }
+    let hung = cluster.master_of(cluster::slot(tags[0]));
+    let hangs = |tag: &Tag| cluster.master_of(cluster::slot(*tag)).port == hung.port;
+    let hanging: Vec<bool> = tags.iter().map(hangs).collect();
+    let looks: Vec<_> = tags.iter().map(|tag| look(*tag)).collect();
+    hung.pause();
+    for round in 0..2 {
+        let begin = Instant::now();
+        let replies = link.run(&looks, begin + Duration::from_millis(500));
+        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        for (hangs, reply) in hanging.iter().zip(replies) {
+            match (hangs, round, reply) {
+                // It may have run before; the second time there is no connection to send it over.
+                (false, _, Ok(_))
+                | (true, 0, Err(LinkError::Unknown(_)))
+                | (true, 1, Err(LinkError::NotRun(_))) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    hung.resume();
+    assert!(link.run(&looks, soon()).iter().all(Result::is_ok));
+}
