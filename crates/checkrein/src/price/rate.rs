@@ -231,10 +231,10 @@ mod tests {
         let changes = |when: When, from, until| {
             when.changes(at(from), at(until)).map(|at| at.nanos() / NANOS).collect::<Vec<_>>()
         };
-        assert_eq!(changes(When::Always, 0, DAY), []);
+        assert!(changes(When::Always, 0, DAY).is_empty());
         assert_eq!(changes(When::From(DAY), 0, DAY), [DAY]);
-        assert_eq!(changes(When::From(DAY), DAY, 2 * DAY), []);
+        assert!(changes(When::From(DAY), DAY, 2 * DAY).is_empty());
         assert_eq!(changes(When::Between(10, 20), 15, 2 * DAY), [20, DAY + 10, DAY + 20]);
-        assert_eq!(changes(When::Between(10, 20), 15, 19), []);
+        assert!(changes(When::Between(10, 20), 15, 19).is_empty());
     }
 }
