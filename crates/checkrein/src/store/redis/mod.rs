@@ -20,6 +20,7 @@ use crate::clock::Clock;
 
 mod address;
 mod families;
+mod fast;
 mod group;
 mod hub;
 mod job;
