@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import itertools
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any, Final
@@ -105,7 +104,6 @@ class _Attempts:
         """Start again under another name: a forked child must not count on with its parent's."""
         self._process = os.urandom(7)
         self._next = itertools.count().__next__
-        self._lock = threading.Lock()
 
     def next(self) -> bytes:
         """The name of one attempt."""
@@ -116,4 +114,5 @@ class _Attempts:
 
 
 ATTEMPTS: Final = _Attempts()
-os.register_at_fork(after_in_child=ATTEMPTS.renew)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ATTEMPTS.renew)

@@ -268,6 +268,23 @@ def test_many_calls_share_cells_and_never_exceed_the_limit(redis_server: Server)
     assert engine.check(GATE, policy).calls_in_window == 1
 
 
+def test_calls_before_a_stamp_of_the_future_share_cells_too(redis_server: Server) -> None:
+    client, prefix = redis_server.client(), fresh_prefix()
+    now, clock = moving(50.0)
+    memory, shared = Engine(clock=clock), Engine(store=RedisStore(client, prefix), clock=clock)
+    policy = Policy(max_calls=3_000, window=100)
+    assert [engine.check(GATE, policy).allowed for engine in (memory, shared)] == [True, True]
+    for number in range(2_500):
+        now[0] = number / 400
+        found = [engine.check(GATE, policy).calls_in_window for engine in (memory, shared)]
+        assert found == [number + 2] * 2
+    assert client.llen(key_of(client, prefix)) < 1_200
+    now[0] = 149.9
+    assert [engine.check(GATE, policy).calls_in_window for engine in (memory, shared)] == [2, 2]
+    now[0] = 150.1
+    assert [engine.check(GATE, policy).calls_in_window for engine in (memory, shared)] == [2, 2]
+
+
 def test_a_broken_connection_does_not_count_a_call_twice(client: Any) -> None:
     from checkrein.actiongate import redis as module
 

@@ -372,6 +372,24 @@ def test_many_spends_share_cells(redis_server: Server) -> None:
     assert engine.get_remaining(LEDGER, budget) == 40
 
 
+def test_spends_before_a_stamp_of_the_future_share_cells_too(redis_server: Server) -> None:
+    client, prefix = redis_server.client(), fresh_prefix()
+    now, clock = moving(50.0)
+    memory, shared = Engine(clock=clock), Engine(store=RedisStore(client, prefix), clock=clock)
+    budget = Budget(Decimal(40), window=100)
+    assert [engine.check(LEDGER, Decimal(1), budget).allowed for engine in (memory, shared)] == [True, True]
+    for number in range(2_500):
+        now[0] = number / 400
+        found = [engine.check(LEDGER, Decimal("0.01"), budget).spent_in_window for engine in (memory, shared)]
+        assert found == [1 + Decimal("0.01") * (number + 1)] * 2
+    (key,) = client.scan_iter(match=f"{prefix}:*")
+    assert client.llen(key) < 1_200
+    now[0] = 149.9
+    assert [engine.get_remaining(LEDGER, budget) for engine in (memory, shared)] == [39, 39]
+    now[0] = 150.1
+    assert [engine.get_remaining(LEDGER, budget) for engine in (memory, shared)] == [40, 40]
+
+
 def test_a_broken_connection_does_not_charge_twice(client: Any) -> None:
     from checkrein.budgetgate import redis as module
 

@@ -1,5 +1,8 @@
 //! Servers that die and come back, with what they knew or without, and others that take their place.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
 use checkrein::store::redis::RedisOptions;
 
 use crate::common::{
@@ -71,43 +74,41 @@ fn a_server_that_is_killed_again_and_again_admits_nobody_twice() {
     if servers::missing() {
         return;
     }
-    const LIMIT: u64 = 400;
+    const LIMIT: u64 = 300;
     let mut server = Server::durable();
     let engines: Vec<_> = (0..2).map(|_| stranger(&server.url(), RedisOptions::default())).collect();
-    let policies: Vec<_> =
-        engines.iter().map(|engine| compile(engine, vec![limit(LIMIT), budget(LIMIT, false)])).collect();
-    let over = std::sync::atomic::AtomicBool::new(false);
-    let allowed: u64 = std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..6)
-            .map(|number| {
-                let (engine, policy, over) = (&engines[number % 2], &policies[number % 2], &over);
-                scope.spawn(move || {
-                    let mut allowed = 0;
-                    while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                        let called = call(engine, policy, "hot");
-                        allowed += u64::from(called.allowed);
-                        if let Some(permit) = called.permit {
-                            let _ = finish(engine, permit);
-                        }
-                        if !called.allowed {
-                            std::thread::sleep(std::time::Duration::from_millis(1));
-                        }
+    let gates = || vec![limit(LIMIT), budget(LIMIT, false)];
+    let policies: Vec<_> = engines.iter().map(|engine| compile(engine, gates())).collect();
+    let (allowed, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let (engine, policy, allowed, over) =
+                (&engines[number % 2], &policies[number % 2], &allowed, &over);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let called = call(engine, policy, "hot");
+                    allowed.fetch_add(called.allowed.into(), Ordering::Relaxed);
+                    if let Some(permit) = called.permit {
+                        let _ = finish(engine, permit);
+                    } else {
+                        std::thread::sleep(Duration::from_millis(1));
                     }
-                    allowed
-                })
-            })
-            .collect();
-        for _ in 0..4 {
-            std::thread::sleep(std::time::Duration::from_millis(60));
+                }
+            });
+        }
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(40));
             server.restart();
         }
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
-        callers.into_iter().map(|caller| caller.join().unwrap()).sum()
+        servers::until("the limit is reached", || {
+            call(&engines[0], &policies[0], "hot").codes.contains("rate_limited")
+        });
+        over.store(true, Ordering::Relaxed);
     });
+    let allowed = allowed.into_inner();
     assert!(allowed > 0 && allowed <= LIMIT, "{allowed}");
     let observer = stranger(&server.url(), patient());
-    compile(&observer, vec![limit(LIMIT), budget(LIMIT, false)]);
+    compile(&observer, gates());
     let sums = sums(&observer);
     assert!(sums[0].count >= allowed && sums[0].count <= LIMIT, "{allowed} {sums:?}");
 }

@@ -173,7 +173,7 @@ if changed and (header or allowed) then
     else
         -- The clock went back: the call goes where it belongs, and every later one has one more before it.
         command('LSET', key, -1, old)
-        local later = {}
+        local entries, later, merged = command('LLEN', key) - 1 - drop, {}, false
         while true do
             local last = command('LINDEX', key, -2)
             if not last or #last ~= 16 then
@@ -181,6 +181,12 @@ if changed and (header or allowed) then
             end
             local stamp, calls = struct.unpack('<dd', last)
             if stamp <= now then
+                local cell = math.max(math.floor(retention / CELLS), 1)
+                -- Not the first call of the list: the header has its stamp.
+                if entries >= EXACT and calls > before and math.floor(stamp / cell) == math.floor(now / cell) then
+                    command('LSET', key, -2, struct.pack('<dd', now, calls))
+                    merged = true
+                end
                 break
             end
             later[#later + 1] = struct.pack('<dd', stamp, calls + 1)
@@ -188,11 +194,16 @@ if changed and (header or allowed) then
             command('LTRIM', key, 0, -3)
             command('RPUSH', key, old)
         end
-        command('LSET', key, -1, struct.pack('<dd', now, position))
-        for index = #later, 1, -1 do
-            command('RPUSH', key, later[index])
+        if not merged then
+            later[#later + 1] = struct.pack('<dd', now, position)
         end
-        command('RPUSH', key, header)
+        for index = #later, 1, -1 do
+            command('LSET', key, -1, later[index])
+            command('RPUSH', key, header)
+        end
+        if #later == 0 then
+            command('LSET', key, -1, header)
+        end
     end
     if drop == 1 then
         command('LPOP', key)

@@ -70,9 +70,25 @@ local function flush(last)
     header, fresh = last, {}
 end
 
+-- Adds a spend to the cell of the last one in the list, where there are so many that they share cells: a cell leaves
+-- with its latest spend. False where it needs a place of its own.
+local function joins_last(stamp, entries)
+    if entries < EXACT then
+        return false
+    end
+    local cell = math.max(math.floor(retention / CELLS), 1)
+    local last, earlier = spend_at(-2)
+    if last and math.floor(last / cell) == math.floor(stamp / cell) then
+        command('LSET', key, -2, spend_text(stamp, earlier))
+        return true
+    end
+    return false
+end
+
 -- Puts a spend where it belongs: all later ones have more before them.
 local function insert(stamp, amount)
     flush(header)
+    local entries = command('LLEN', key) - 1
     local later, before = {}, spent_ever
     while true do
         local last, earlier = spend_at(-2)
@@ -84,25 +100,21 @@ local function insert(stamp, amount)
         command('LTRIM', key, 0, -3)
         command('RPUSH', key, header)
     end
-    fresh = {spend_text(stamp, before)}
-    for index = #later, 1, -1 do
-        fresh[#fresh + 1] = later[index]
+    if not joins_last(stamp, entries) then
+        later[#later + 1] = spend_text(stamp, before)
     end
-    flush(header)
+    for index = #later, 1, -1 do
+        command('LSET', key, -1, later[index])
+        command('RPUSH', key, header)
+    end
     look_at_oldest()
 end
 
--- Adds a spend to the list, or to the cell of the last one where there are many.
+-- Adds a spend to the end of the list.
 local function append(stamp)
-    if header and #fresh == 0 and command('LLEN', key) > EXACT then
-        local cell = math.max(math.floor(retention / CELLS), 1)
-        local last, earlier = spend_at(-2)
-        if last and math.floor(last / cell) == math.floor(stamp / cell) then
-            command('LSET', key, -2, spend_text(stamp, earlier))
-            return
-        end
+    if not (header and #fresh == 0 and joins_last(stamp, command('LLEN', key) - 1)) then
+        fresh[#fresh + 1] = spend_text(stamp, spent_ever)
     end
-    fresh[#fresh + 1] = spend_text(stamp, spent_ever)
 end
 
 local function most_places(list, since)

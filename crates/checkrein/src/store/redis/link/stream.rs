@@ -20,6 +20,12 @@ const MOST_BYTES: u64 = 256 << 20;
 /// server's before it.
 const MOST_LATE: u8 = 32;
 
+/// What is left is waited for at once when it is less than this.
+const SHORT: Duration = Duration::from_millis(20);
+
+/// A connection that was used so short a while ago is not idle.
+const JUST_NOW: Duration = Duration::from_millis(1);
+
 /// A connected socket that waits until a moment and no longer.
 #[derive(Debug)]
 pub(super) struct Timed<S> {
@@ -27,6 +33,10 @@ pub(super) struct Timed<S> {
     deadline: Instant,
     left: u64,
     late: u8,
+    /// How long the system waits in a read and in a write.
+    reading: Duration,
+    writing: Duration,
+    used: Instant,
 }
 
 pub(super) trait Socket: Read + Write + std::os::fd::AsFd {
@@ -47,20 +57,43 @@ impl Socket for UnixStream {
 
 impl<S: Socket> Timed<S> {
     fn new(socket: S, deadline: Instant) -> Self {
-        Self { socket, deadline, left: MOST_BYTES, late: MOST_LATE }
+        let (reading, writing, used) = (Duration::ZERO, Duration::ZERO, Instant::now());
+        Self { socket, deadline, left: MOST_BYTES, late: MOST_LATE, reading, writing, used }
     }
 
     fn until(&mut self, deadline: Instant) {
         (self.deadline, self.left, self.late) = (deadline, MOST_BYTES, MOST_LATE);
     }
 
-    fn wait(&mut self, reading: bool) -> io::Result<()> {
-        let time = self.deadline.saturating_duration_since(Instant::now());
+    /// Makes sure that the system waits no longer than there is time. It may wait for less, and be asked again: so it need
+    /// not be told before each read and each write, which are few microseconds apart.
+    fn wait(&mut self, is_reading: bool) -> io::Result<()> {
+        self.used = Instant::now();
+        let time = self.deadline.saturating_duration_since(self.used);
         if time.is_zero() {
-            self.late = self.late.checked_sub(1).filter(|_| reading).ok_or(io::ErrorKind::TimedOut)?;
+            self.late = self.late.checked_sub(1).filter(|_| is_reading).ok_or(io::ErrorKind::TimedOut)?;
         }
-        // Less than the system's resolution would mean to wait for ever.
-        self.socket.wait(reading, time.max(Duration::from_millis(1)))
+        let known = if is_reading { &mut self.reading } else { &mut self.writing };
+        if *known > time || *known < time / 8 || known.is_zero() {
+            let part = if time > SHORT { time / 2 } else { time };
+            // Less than the system's resolution would mean to wait for ever.
+            *known = part.max(Duration::from_millis(1));
+            self.socket.wait(is_reading, *known)?;
+        }
+        Ok(())
+    }
+
+    fn is_dead(&self) -> bool {
+        self.used.elapsed() > JUST_NOW && peek(&self.socket) != Err(rustix::io::Errno::AGAIN)
+    }
+
+    /// Whether to go on after the system has waited for nothing, or was interrupted.
+    fn goes_on(&self, error: &io::Error) -> bool {
+        match error.kind() {
+            io::ErrorKind::Interrupted => true,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Instant::now() < self.deadline,
+            _ => false,
+        }
     }
 }
 
@@ -73,7 +106,7 @@ impl<S: Socket> Read for Timed<S> {
         loop {
             self.wait(true)?;
             match self.socket.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.goes_on(&error) => {}
                 Err(error) => return Err(late(error)),
                 Ok(count) => {
                     self.left = self.left.checked_sub(count as u64).ok_or(io::ErrorKind::FileTooLarge)?;
@@ -89,7 +122,7 @@ impl<S: Socket> Write for Timed<S> {
         loop {
             self.wait(false)?;
             match self.socket.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.goes_on(&error) => {}
                 other => return other.map_err(late),
             }
         }
@@ -157,12 +190,11 @@ impl Stream {
     /// that does not wait: what would otherwise be sent into a closed connection, and be in doubt, is not sent. What TLS
     /// says by itself comes before the first answer, and its farewell counts as one.
     pub(super) fn is_dead(&self) -> bool {
-        let read = match self {
-            Self::Tcp(timed) => peek(&timed.socket),
-            Self::Unix(timed) => peek(&timed.socket),
-            Self::Tls(stream) => peek(&stream.sock.socket),
-        };
-        read != Err(rustix::io::Errno::AGAIN)
+        match self {
+            Self::Tcp(timed) => timed.is_dead(),
+            Self::Unix(timed) => timed.is_dead(),
+            Self::Tls(stream) => stream.sock.is_dead(),
+        }
     }
 }
 
