@@ -2,6 +2,7 @@
 
 pub mod calendar;
 pub mod clock;
+pub mod config;
 pub mod engine;
 pub mod expression;
 pub mod ledger;

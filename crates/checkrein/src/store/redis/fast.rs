@@ -56,7 +56,9 @@ impl Group {
     /// The short way, if it is to be taken.
     pub(super) fn attempt_fast(&mut self, how: &How<'_>) -> Option<Request> {
         let [record] = self.records.as_slice() else { return None };
-        if self.needs_core || record.hot_until.is_none_or(|until| Instant::now() >= until) {
+        // A ledger is told by the commit, with the meters as they stand.
+        let told = how.setting.drafts.is_some();
+        if told || self.needs_core || record.hot_until.is_none_or(|until| Instant::now() >= until) {
             return None;
         }
         let asked = asked(&self.jobs)?;

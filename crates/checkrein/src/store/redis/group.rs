@@ -13,6 +13,7 @@ use super::name;
 use super::record::{Fate, Name, Raw, Rec, Value, Version, Written, claim};
 use super::script::Script;
 use super::stage::{Setting, Stage};
+use crate::store::durable::Decided;
 use crate::store::{StepResult, StoreError};
 
 /// Who has come too late so often claims the records.
@@ -54,6 +55,10 @@ pub(super) struct Tried {
     /// The server does not take it later than this, in microseconds since 1970.
     pub(super) fence: Option<i64>,
     pub(super) caps: Vec<Name>,
+    /// The drafts that it pushes.
+    pub(super) told: Vec<Vec<u8>>,
+    /// Decisions that change nothing on the server.
+    pub(super) decided: Vec<Decided>,
 }
 
 /// What the server said to a try.
@@ -126,14 +131,16 @@ impl Group {
             full: &self.full,
             opened: Vec::new(),
             moved: Vec::new(),
+            told: Vec::new(),
+            decided: Vec::new(),
         };
         let mut results = Vec::with_capacity(self.jobs.len());
         for (job, places) in self.jobs.iter().zip(&self.places) {
             let steps = job.steps.iter().zip(places);
             results.push(steps.map(|(step, places)| stage.step(step, places, number)).collect());
         }
-        let (opened, moved) = (stage.opened, stage.moved);
-        self.tried = Tried { results, opened, moved, id: how.id, ..Tried::default() };
+        let Stage { opened, moved, told, decided, .. } = stage;
+        self.tried = Tried { results, opened, moved, told, decided, id: how.id, ..Tried::default() };
         self.request(how)
     }
 
@@ -183,6 +190,11 @@ impl Group {
                     puts.command("SET", place + 1, &[head, b"PXAT", expires.as_bytes()]);
                 }
             }
+        }
+        if let Some(drafts) = how.setting.drafts.filter(|_| !self.tried.told.is_empty()) {
+            let outbox = writes.key(name::outbox_key(prefix, tag, drafts.host()));
+            let told: Vec<&[u8]> = self.tried.told.iter().map(Vec::as_slice).collect();
+            writes.command("RPUSH", outbox, &told);
         }
         let cap_keys: Vec<(usize, i64)> = made
             .iter()
@@ -273,7 +285,7 @@ impl Group {
     /// Whether the try is an answer already: it writes nothing, and the server has shown its records since the callers
     /// asked. Nobody can tell it from one that was made at that moment.
     pub(super) fn is_answered(&self) -> bool {
-        self.is_fresh && !self.writes()
+        self.is_fresh && !self.writes() && self.tried.told.is_empty()
     }
 
     /// Whether somebody else is to write first.
@@ -328,6 +340,11 @@ impl Group {
             self.install(replies, prefix)?;
         }
         Ok(fate)
+    }
+
+    /// So many drafts the last try pushed.
+    pub(super) fn told(&self) -> usize {
+        self.tried.told.len()
     }
 
     /// Whether the last try writes anything.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Now, Timestamp, Window};
 use redis::Value as Reply;
@@ -359,6 +360,11 @@ impl Hub {
                 count += results.iter().filter(|result| matches!(result, StepResult::Done)).count();
             }
         }
+        if let Some(outbox) = &self.outbox {
+            let gate = self.families.lock().get(family).map(|known| known.key.name.clone());
+            let gate = gate.unwrap_or_default();
+            outbox.event("reset_all", &[("gate", &gate), ("records", &count.to_string())])?;
+        }
         Ok(count)
     }
 
@@ -486,10 +492,16 @@ impl Hub {
         self.meet(&mut lane, Tag::STORE, deadline)?;
         let mut request = Request::new(Script::Look, Tag::STORE);
         request.key(name::processes_key(&self.options.prefix).as_bytes());
+        request.key(name::store_key(&self.options.prefix).as_bytes());
         request.arg(b"join");
+        request.arg(fresh_id()?.to_string().as_bytes());
         let reply = one(&mut lane, request, deadline)?;
         let process = reply.get(1).map(number).filter(|process| *process > 0).ok_or_else(strange)?;
         self.process.store(process.unsigned_abs(), Ordering::Relaxed);
+        if let Some(outbox) = &self.outbox {
+            let store = reply.get(2).and_then(text).and_then(ShortId::parse).ok_or_else(strange)?;
+            outbox.join(store, process.unsigned_abs())?;
+        }
         Ok(())
     }
 
@@ -509,7 +521,12 @@ fn index_zeros() -> String {
     "0".repeat(32)
 }
 
-fn text(reply: &Reply) -> Option<&str> {
+/// A name that nothing else has.
+pub(super) fn fresh_id() -> Result<ShortId, StoreError> {
+    super::seed().map(|seed| ShortId::from_bytes(seed.to_be_bytes()))
+}
+
+pub(super) fn text(reply: &Reply) -> Option<&str> {
     match reply {
         Reply::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Reply::SimpleString(text) => Some(text),

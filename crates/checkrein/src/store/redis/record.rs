@@ -10,6 +10,7 @@ use checkrein_core::gate::breaker::Breaker;
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::Operation;
 use checkrein_core::key::KeyRef;
+use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::meter::{Account, Meter};
 use checkrein_core::permit::Permit;
 use checkrein_core::policy::RecordKind;
@@ -53,6 +54,8 @@ impl Name {
 pub(super) struct Open {
     /// Its records, in the order of the policy's gates.
     pub(super) records: Vec<Name>,
+    /// The host whose ledger has the intent.
+    pub(super) host: Option<ShortId>,
     pub(super) permit: Permit,
 }
 
@@ -516,6 +519,7 @@ impl Open {
             out.extend_from_slice(&record.family.to_be_bytes());
             out.extend_from_slice(&record.record.to_be_bytes());
         }
+        out.extend_from_slice(&self.host.unwrap_or_default().to_bytes());
         self.permit.encode(out);
     }
 
@@ -532,6 +536,8 @@ impl Open {
             records.push(Name { tag, kind, family, record });
             rest = after;
         }
-        Ok(Self { records, permit: Permit::decode(rest)? })
+        let (host, rest) = rest.split_first_chunk().ok_or(Damaged::Short)?;
+        let host = Some(ShortId::from_bytes(*host)).filter(|host| *host != ShortId::default());
+        Ok(Self { records, host, permit: Permit::decode(rest)? })
     }
 }

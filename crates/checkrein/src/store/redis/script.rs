@@ -10,10 +10,12 @@ pub(super) enum Script {
     Look,
     /// Count calls of one rate limit where they surely fit; or return what is there.
     Fast,
+    /// Take drafts out of a list, and acknowledge them.
+    Outbox,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 3] = [Self::Commit, Self::Look, Self::Fast];
+    pub(super) const ALL: [Self; 4] = [Self::Commit, Self::Look, Self::Fast, Self::Outbox];
 
     /// Its text for one incarnation of a server. The incarnation is part of it, and so of its digest: a server that has
     /// started again, or another in its place, does not know the script and runs nothing before it has been looked at.
@@ -24,6 +26,8 @@ impl Script {
             Self::Commit => ("#!lua", include_str!("commit.lua")),
             Self::Look => ("#!lua flags=allow-oom", include_str!("look.lua")),
             Self::Fast => ("#!lua", include_str!("fast.lua")),
+            // What is taken out makes room.
+            Self::Outbox => ("#!lua flags=allow-oom", include_str!("outbox.lua")),
         };
         format!("{first}\n-- {run_id}\n{body}")
     }
