@@ -289,6 +289,7 @@ fn record(file: &Examination, records: &Records, ledger: Option<&Audit>, finding
         "ledger_entries": file.mark.map(|mark| mark.entries),
         "last_seen": file.mark.map(|mark| moment::to_text(mark.last)),
         "clock_ahead_ns": file.clock_ahead,
+        "ledger_host": file.ledger_host.map(|host| host.to_string()),
         "processes": processes,
         "rows": records.report.as_ref().map(|report| report.rows),
         "ledger": ledger.map(|ledger| json!({
@@ -318,6 +319,9 @@ fn write_text(
     if let Some(mark) = file.mark {
         let last = moment::to_text(mark.last);
         line("so far", format!("{} commits, {} ledger entries, last at {last}", mark.commits, mark.entries))?;
+    }
+    if let Some(host) = file.ledger_host {
+        line("ledger of", format!("host {host}, beside a store that it shares with others"))?;
     }
     let clock = match file.clock_ahead {
         Some(ahead) => format!("{:+.3} s from the machine's", ahead as f64 / 1e9),

@@ -19,6 +19,7 @@ mod prune;
 mod render;
 mod show;
 mod tail;
+mod together;
 mod verify;
 
 /// Look at a store's ledger, export it, prove and verify it

@@ -15,6 +15,7 @@ use super::group::Group;
 use super::job::{Job, OpenPermits, Planned, Reply, Ticket};
 use super::link::Link;
 use super::name::Tag;
+use super::outbox::Outbox;
 use super::record::{Name, Rec, Value};
 use super::time::Estimate;
 use crate::parking::{Condvar, Mutex};
@@ -59,6 +60,8 @@ pub(super) struct Hub {
     state: Mutex<State>,
     came: Condvar,
     pub(super) closed: AtomicBool,
+    /// The host's ledger, if it keeps one.
+    pub(super) outbox: Option<Outbox>,
     pub(super) process: AtomicU64,
     permits: AtomicU64,
     ids: AtomicU64,
@@ -76,7 +79,7 @@ struct State {
 }
 
 impl Hub {
-    pub(super) fn new(address: Address, options: RedisOptions, seed: u64) -> Self {
+    pub(super) fn new(address: Address, options: RedisOptions, seed: u64, outbox: Option<Outbox>) -> Self {
         let lanes: Vec<Link> = (0..LANES).map(|_| Link::new(address.clone(), &options.prefix)).collect();
         let (queue, busy, cache) = (VecDeque::new(), HashSet::new(), HashMap::new());
         let side = Mutex::new(Link::new(address.clone(), &options.prefix));
@@ -97,6 +100,7 @@ impl Hub {
             state: Mutex::new(State { queue, busy, lanes, cache, workers: 0, asleep: 0 }),
             came: Condvar::default(),
             closed: AtomicBool::new(false),
+            outbox,
             process: AtomicU64::new(0),
             permits: AtomicU64::new(0),
             ids: AtomicU64::new(seed),
@@ -173,7 +177,10 @@ impl Hub {
             state.workers = 1;
             drop(state);
             self.start_worker();
+        } else {
+            drop(state);
         }
+        Outbox::start(self);
     }
 
     fn start_worker(self: &Arc<Self>) {
@@ -189,6 +196,22 @@ impl Hub {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.came.notify_all();
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| self.pid == std::process::id()) {
+            self.settle_down(Instant::now() + self.options.deadline);
+            outbox.close(self.options.deadline);
+        }
+    }
+
+    /// Waits until what was asked for has been done: what it tells the ledger is in the outbox then.
+    fn settle_down(&self, until: Instant) {
+        while Instant::now() < until {
+            let state = self.state.lock();
+            if state.queue.is_empty() && state.busy.is_empty() {
+                return;
+            }
+            drop(state);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn work(self: Arc<Self>) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use checkrein_core::admission::{Inputs, KeyValue, PermitError};
+use checkrein_core::admission::{Admission, Inputs, KeyValue, PermitError};
 use checkrein_core::key::{KeyRef, MAX_KEY_BYTES};
 use checkrein_core::policy::{Gate, RecordKind};
 use checkrein_core::time::Timestamp;
@@ -13,8 +13,9 @@ use super::families::Families;
 use super::name::{self, Tag};
 use super::record::Name;
 use super::stage::refusal_of;
+use crate::engine::CompiledPolicy;
 use crate::parking::{Condvar, Mutex};
-use crate::store::{PermitId, Results, Step, StepResult, StoreError};
+use crate::store::{OwnedInputs, PermitId, Results, Step, StepResult, StoreError};
 
 /// A step and the names of its records, in the order in which it uses them.
 #[derive(Clone, Debug)]
@@ -223,6 +224,10 @@ pub(super) fn name_of(families: &Families, kind: RecordKind, key: KeyRef<'_>) ->
 pub(super) enum Plan {
     On(Tag, Planned),
     Answer(StepResult),
+    /// A refusal that needs no record.
+    Refuse(Arc<CompiledPolicy>, Box<OwnedInputs>, Box<Admission>),
+    /// Only a ledger has a place for it.
+    Note(String, Vec<(String, String)>),
 }
 
 /// Finds out which records a step needs.
@@ -245,16 +250,16 @@ pub(super) fn plan(step: Step, families: &Families, open: &Mutex<OpenPermits>) -
                     Plan::On(tag, Planned { step, names })
                 }
                 Err(None) => unknown(),
-                Err(Some(refusal)) => Plan::Answer(match step {
-                    Step::Peek(..) => StepResult::Peeked(refusal, Vec::new()),
-                    _ => StepResult::Admitted(refusal, None),
-                }),
+                Err(Some(refusal)) => match step {
+                    Step::Admit(policy, inputs) => Plan::Refuse(policy, Box::new(inputs), Box::new(refusal)),
+                    _ => Plan::Answer(StepResult::Peeked(refusal, Vec::new())),
+                },
             }
         }
         Step::Start(permit) | Step::Release(permit) | Step::Finish(permit, _) | Step::Expire(permit) => {
             on_permit(*permit, step, open)
         }
-        Step::Note(..) => Plan::Answer(StepResult::Done),
+        Step::Note(name, fields) => Plan::Note(name.clone(), fields.clone()),
         Step::Resolve(key, ..) => on_key(RecordKind::Operation, key.borrow(), step.clone(), families),
         Step::Prove(key, _) => on_key(RecordKind::Fact, key.borrow(), step.clone(), families),
         Step::Reset(kind, key) => on_key(*kind, key.borrow(), step.clone(), families),

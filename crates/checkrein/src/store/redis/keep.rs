@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Now, Span, Timestamp, Window};
 use redis::Value as Reply;
@@ -232,7 +233,7 @@ impl Hub {
         let reply = one(lane, request, deadline)?;
         let members = reply.get(1..).unwrap_or_default();
         let mut records = Vec::new();
-        for entry in members.chunks(3) {
+        for entry in members.chunks(1 + group::REPLIES) {
             let [member, record @ ..] = entry else { continue };
             let number = text(member).and_then(|member| u128::from_str_radix(member, 16).ok());
             let Some(number) = number else { continue };
@@ -243,8 +244,8 @@ impl Hub {
                 Err(error) => return Err(error),
             }
         }
-        let full = members.len() / 3 == limit;
-        let last = members.chunks(3).last().and_then(|entry| entry.first()).and_then(text);
+        let full = members.len() / (1 + group::REPLIES) == limit;
+        let last = members.chunks(1 + group::REPLIES).last().and_then(|entry| entry.first()).and_then(text);
         Ok((records, last.filter(|_| full).map(str::to_owned)))
     }
 
@@ -277,10 +278,11 @@ impl Hub {
                 let mut request = Request::new(Script::Commit, index.tag);
                 request.key(record.key.as_bytes());
                 request.key(format!("{}:h", record.key).as_bytes());
+                request.key(format!("{}:t", record.key).as_bytes());
                 request.key(name::index_key(&prefix, index.tag, index.kind, index.family).as_bytes());
                 ["", "", "1", "0", ""].iter().for_each(|arg| request.arg(arg.as_bytes()));
-                request.arg(&record.version.expected());
-                for arg in ["0", "DEL", "1", "0", "DEL", "2", "1", "ZREM", "3"] {
+                request.arg(&record.expected());
+                for arg in ["0", "DEL", "1", "0", "DEL", "2", "0", "DEL", "3", "1", "ZREM", "4"] {
                     request.arg(arg.as_bytes());
                 }
                 request.arg(record.name.member().as_bytes());
@@ -388,6 +390,11 @@ impl Hub {
                 let results = self.run(index.tag, vec![Planned { step, names: vec![name] }])?;
                 count += results.iter().filter(|result| matches!(result, StepResult::Done)).count();
             }
+        }
+        if let Some(outbox) = &self.outbox {
+            let gate = self.families.lock().get(family).map(|known| known.key.name.clone());
+            let gate = gate.unwrap_or_default();
+            outbox.event("reset_all", &[("gate", &gate), ("records", &count.to_string())])?;
         }
         Ok(count)
     }
@@ -516,10 +523,16 @@ impl Hub {
         self.meet(&mut lane, Tag::STORE, deadline)?;
         let mut request = Request::new(Script::Look, Tag::STORE);
         request.key(name::processes_key(&self.options.prefix).as_bytes());
+        request.key(name::store_key(&self.options.prefix).as_bytes());
         request.arg(b"join");
+        request.arg(fresh_id()?.to_string().as_bytes());
         let reply = one(&mut lane, request, deadline)?;
         let process = reply.get(1).map(number).filter(|process| *process > 0).ok_or_else(strange)?;
         self.process.store(process.unsigned_abs(), Ordering::Relaxed);
+        if let Some(outbox) = &self.outbox {
+            let store = reply.get(2).and_then(text).and_then(ShortId::parse).ok_or_else(strange)?;
+            outbox.join(store, process.unsigned_abs())?;
+        }
         Ok(())
     }
 
@@ -539,7 +552,12 @@ fn index_zeros() -> String {
     "0".repeat(32)
 }
 
-fn text(reply: &Reply) -> Option<&str> {
+/// A name that nothing else has.
+pub(super) fn fresh_id() -> Result<ShortId, StoreError> {
+    super::seed().map(|seed| ShortId::from_bytes(seed.to_be_bytes()))
+}
+
+pub(super) fn text(reply: &Reply) -> Option<&str> {
     match reply {
         Reply::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Reply::SimpleString(text) => Some(text),

@@ -11,6 +11,7 @@ use super::hub::Hub;
 use super::job::Planned;
 use super::link::{Link, LinkError, Request, Standing};
 use super::name::{self, Tag};
+use super::outbox::Outbox;
 use super::record::{Fate, Name, Value};
 use super::script::Script;
 use super::stage::Setting;
@@ -49,7 +50,7 @@ impl Hub {
             for (mut group, reply) in sent.into_iter().zip(replies) {
                 match self.heard(lane, &mut group, reply, before, after) {
                     Ok(true) => {
-                        self.settle(&group);
+                        self.settle(&mut group);
                         ended.push((group, Ok(())));
                     }
                     Ok(false) => waiting.push(group),
@@ -100,6 +101,7 @@ impl Hub {
             families: &families,
             standing,
             accept_failover_loss: self.options.accept_failover_loss,
+            drafts: self.outbox.as_ref().and_then(Outbox::drafts),
         };
         let how = How {
             setting,
@@ -235,8 +237,9 @@ impl Hub {
                 continue;
             };
             let now = checkrein_core::time::Timestamp::MIN.into();
+            let (accept_failover_loss, drafts) = (false, None);
             let setting =
-                Setting { prefix, tag, now, families: &families, standing, accept_failover_loss: false };
+                Setting { prefix, tag, now, families: &families, standing, accept_failover_loss, drafts };
             let sent = Instant::now();
             let reply = match lane.run(&[group.look(&setting)], deadline).pop() {
                 Some(Ok(Reply::Array(reply))) => reply,
@@ -270,7 +273,11 @@ impl Hub {
     }
 
     /// Takes over what a committed try did to permits.
-    fn settle(&self, group: &Group) {
+    fn settle(&self, group: &mut Group) {
+        if let (Some(outbox), Some(job)) = (&self.outbox, group.jobs.first()) {
+            outbox.pushed(job.tag, group.told() as u64);
+            outbox.decided(std::mem::take(&mut group.tried.decided));
+        }
         if group.tried.opened.is_empty() && group.tried.moved.is_empty() {
             return;
         }
