@@ -69,8 +69,8 @@ fn verify(directory: &Path, arguments: &[&str]) -> (Value, Option<i32>) {
 }
 
 fn kinds(answer: &Value) -> Vec<&str> {
-    let findings = answer["together"]["findings"].as_array().unwrap();
-    findings.iter().map(|finding| finding["kind"].as_str().unwrap()).collect()
+    let findings = answer.pointer("/together/findings").and_then(Value::as_array).unwrap();
+    findings.iter().map(|finding| finding.get("kind").and_then(Value::as_str).unwrap()).collect()
 }
 
 const BOTH: [&str; 6] = ["a.db", "b.db", "--key", "a.db.pub", "--key", "b.db.pub"];
