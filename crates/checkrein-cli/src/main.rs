@@ -18,6 +18,8 @@ struct CommandLine {
 enum Verb {
     Demo(command::demo::Demo),
     Explain(command::explain::Explain),
+    Policy(command::policy::Policy),
+    Schema(command::schema::Schema),
     Once(command::once::Once),
     Ledger(command::ledger::Ledger),
     Keys(command::keys::Keys),
@@ -61,6 +63,8 @@ fn main() -> ExitCode {
     let outcome = match CommandLine::parse().verb {
         Verb::Demo(demo) => demo.run(),
         Verb::Explain(explain) => explain.run(),
+        Verb::Policy(policy) => policy.run(),
+        Verb::Schema(schema) => schema.run(),
         Verb::Once(once) => once.run(),
         Verb::Ledger(ledger) => ledger.run(),
         Verb::Keys(keys) => keys.run(),

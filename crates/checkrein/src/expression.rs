@@ -30,6 +30,8 @@ pub use bounds::Bounds;
 pub use error::{EvaluationError, ExpressionError};
 pub use scope::{JsonScope, Operand, Scope};
 
+pub(crate) use error::nearest;
+
 use general::General;
 use lower::{Lowering, Native};
 use names::{Names, Source, Variables};

@@ -2,10 +2,12 @@
 
 pub mod calendar;
 pub mod clock;
+pub mod config;
 pub mod engine;
 pub mod expression;
 pub mod ledger;
 mod parking;
+pub mod price;
 pub mod store;
 pub mod testing;
 

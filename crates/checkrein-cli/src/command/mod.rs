@@ -11,7 +11,9 @@ pub(crate) mod keys;
 pub(crate) mod ledger;
 pub(crate) mod once;
 mod passphrase;
+pub(crate) mod policy;
 pub(crate) mod restore;
+pub(crate) mod schema;
 mod store;
 
 /// Prints an error, and what to do about it, to standard error.

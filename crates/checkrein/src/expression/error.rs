@@ -59,7 +59,7 @@ impl From<Span> for Range<usize> {
 }
 
 /// Returns the candidate that `word` was most likely meant to be: at most a third of it is different.
-pub(super) fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+pub(crate) fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     let tolerance = (word.chars().count() / 3).clamp(1, 3);
     candidates
         .map(|candidate| (distance(word, candidate), candidate))

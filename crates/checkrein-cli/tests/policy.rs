@@ -1,0 +1,428 @@
+//! `checkrein policy` and `checkrein schema` as a shell sees them.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use expect_test::{Expect, expect};
+
+const VALID: &str = r#"version = 1
+
+[budgets.team]
+key = "action.tenant"
+limit = "50.00 usd"
+window = "1d"
+
+[tools."stripe.*"]
+limits = [{ max_calls = 100, window = "1m" }]
+
+[tools."stripe.refund"]
+rules = ["args.amount > 0"]
+budgets = [{ name = "team", cost = "0.30 usd" }]
+breaker = { name = "stripe" }
+"#;
+
+const WRONG: &str = r#"version = 1
+
+[budgets.team]
+limit = 50.00
+
+[tools."stripe.refund"]
+limts = [{ max_calls = 10, window = "1h" }]
+budgets = [{ name = "taem", cost = "0.30 usd" }]
+rules = ["args.amount >"]
+"#;
+
+fn run(directory: &Path, columns: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_checkrein"))
+        .args(arguments)
+        .current_dir(directory)
+        .env("COLUMNS", columns)
+        .output()
+        .unwrap()
+}
+
+/// Runs a verb in a directory with one file, and compares all that a shell sees.
+fn check(file: &str, text: &str, columns: &str, arguments: &[&str], expected: &Expect) {
+    let directory = tempfile::tempdir().unwrap();
+    if !file.is_empty() {
+        std::fs::write(directory.path().join(file), text).unwrap();
+    }
+    let output = run(directory.path(), columns, arguments);
+    let out = String::from_utf8(output.stdout).unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    let code = output.status.code().unwrap();
+    let width: usize = columns.parse().unwrap();
+    if !arguments.contains(&"json") && !arguments.contains(&"--help") {
+        for line in out.lines().chain(err.lines()) {
+            assert!(line.chars().count() <= width, "{line}");
+        }
+    }
+    expected.assert_eq(&format!("exit {code}\n-- stdout\n{out}-- stderr\n{err}"));
+}
+
+#[test]
+fn a_valid_file() {
+    check(
+        "checkrein.toml",
+        VALID,
+        "40",
+        &["policy", "check"],
+        &expect![[r#"
+        exit 0
+        -- stdout
+        valid: checkrein.toml
+          tools     1, patterns 1
+          budgets   1
+          breakers  1
+          digest    62c692d2f2671b9f
+        -- stderr
+    "#]],
+    );
+    check(
+        "checkrein.toml",
+        VALID,
+        "80",
+        &["policy", "check", "checkrein.toml", "--output", "json"],
+        &expect![[r#"
+            exit 0
+            -- stdout
+            {
+              "breakers": 1,
+              "budgets": 1,
+              "digest": "62c692d2f2671b9f17f60ee4cc8627ae1f070913a0a442a8a10400056308adc0",
+              "file": "checkrein.toml",
+              "patterns": 1,
+              "problems": [],
+              "tools": 1,
+              "valid": true
+            }
+            -- stderr
+        "#]],
+    );
+}
+
+#[test]
+fn a_file_with_several_problems() {
+    check(
+        "checkrein.toml",
+        WRONG,
+        "80",
+        &["policy", "check"],
+        &expect![[r#"
+            exit 1
+            -- stdout
+            -- stderr
+            policy_float_money: money as a float: `50.00`
+              --> checkrein.toml:4:9
+            4 | limit = 50.00
+              |         ^^^^^
+              hint: floats are not exact: write `"50.00 usd"`
+
+            policy_unknown_field: unknown field `limts`
+              --> checkrein.toml:7:1
+            7 | limts = [{ max_calls = 10, window = "1h" }]
+              | ^^^^^
+              hint: did you mean `limits`?
+
+            policy_unknown_name: no budget is named `taem`
+              --> checkrein.toml:8:21
+            8 | budgets = [{ name = "taem", cost = "0.30 usd" }]
+              |                     ^^^^^^
+              hint: known: `team`
+
+            expression_syntax: the expression does not parse: unexpected end
+              --> checkrein.toml:9:24
+            9 | rules = ["args.amount >"]
+              |                        ^
+
+            4 problems
+        "#]],
+    );
+    check(
+        "checkrein.toml",
+        WRONG,
+        "40",
+        &["policy", "check"],
+        &expect![[r#"
+            exit 1
+            -- stdout
+            -- stderr
+            policy_float_money: money as a float:
+            `50.00`
+              --> checkrein.toml:4:9
+            4 | limit = 50.00
+              |         ^^^^^
+              hint: floats are not exact: write
+              `"50.00 usd"`
+
+            policy_unknown_field: unknown field
+            `limts`
+              --> checkrein.toml:7:1
+            7 | limts = [{ max_calls = 10, window =
+              | ^^^^^
+              hint: did you mean `limits`?
+
+            policy_unknown_name: no budget is named
+            `taem`
+              --> checkrein.toml:8:21
+            8 | { name = "taem", cost = "0.30 usd" }
+              |          ^^^^^^
+              hint: known: `team`
+
+            expression_syntax: the expression does
+            not parse: unexpected end
+              --> checkrein.toml:9:24
+            9 | rules = ["args.amount >"]
+              |                        ^
+
+            4 problems
+        "#]],
+    );
+    check(
+        "checkrein.toml",
+        WRONG,
+        "80",
+        &["policy", "check", "--output", "json"],
+        &expect![[r#"
+        exit 1
+        -- stdout
+        {
+          "file": "checkrein.toml",
+          "more": 0,
+          "problems": [
+            {
+              "bytes": [
+                36,
+                41
+              ],
+              "code": "policy_float_money",
+              "column": 9,
+              "hint": "floats are not exact: write `\"50.00 usd\"`",
+              "line": 4,
+              "message": "money as a float: `50.00`"
+            },
+            {
+              "bytes": [
+                67,
+                72
+              ],
+              "code": "policy_unknown_field",
+              "column": 1,
+              "hint": "did you mean `limits`?",
+              "line": 7,
+              "message": "unknown field `limts`"
+            },
+            {
+              "bytes": [
+                131,
+                137
+              ],
+              "code": "policy_unknown_name",
+              "column": 21,
+              "hint": "known: `team`",
+              "line": 8,
+              "message": "no budget is named `taem`"
+            },
+            {
+              "bytes": [
+                183,
+                183
+              ],
+              "code": "expression_syntax",
+              "column": 24,
+              "hint": null,
+              "line": 9,
+              "message": "the expression does not parse: unexpected end"
+            }
+          ],
+          "valid": false
+        }
+        -- stderr
+    "#]],
+    );
+}
+
+#[test]
+fn what_is_shown_is_inert() {
+    let text = "version = 1\n\"\\u001b[2J\u{202e}\" = 1\n";
+    for output in ["text", "json"] {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("checkrein.toml"), text).unwrap();
+        let output = run(directory.path(), "60", &["policy", "check", "--output", output]);
+        assert_eq!(output.status.code(), Some(1));
+        let shown = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!shown.contains(['\u{1b}', '\u{202e}']), "{shown:?}");
+        assert!(shown.contains("202e"), "{shown}");
+    }
+}
+
+#[test]
+fn the_policy_of_a_project_and_its_absence() {
+    let project = format!("[project]\nname = \"x\"\n[tool.checkrein]\n{}", "version = 1\n");
+    check(
+        "pyproject.toml",
+        &project,
+        "80",
+        &["policy", "check"],
+        &expect![[r#"
+        exit 0
+        -- stdout
+        valid: pyproject.toml
+          tools     0, patterns 0
+          budgets   0
+          breakers  0
+          digest    df3c7a3fb61297c5
+        -- stderr
+    "#]],
+    );
+    check(
+        "",
+        "",
+        "60",
+        &["policy", "check"],
+        &expect![[r#"
+        exit 2
+        -- stdout
+        -- stderr
+        policy_not_found: no `checkrein.toml` and no
+        `[tool.checkrein]` in `pyproject.toml`
+          --> .
+          hint: name the file of the policy
+
+        1 problem
+    "#]],
+    );
+    check(
+        "",
+        "",
+        "60",
+        &["policy", "check", "none.toml"],
+        &expect![[r#"
+        exit 2
+        -- stdout
+        -- stderr
+        policy_unreadable: the file cannot be read: No such file or
+        directory (os error 2)
+          --> none.toml
+          hint: check its name and permissions
+
+        1 problem
+    "#]],
+    );
+    check(
+        "checkrein.toml",
+        "",
+        "60",
+        &["policy", "check"],
+        &expect![[r#"
+        exit 1
+        -- stdout
+        -- stderr
+        policy_missing_field: a policy has no `version`
+          --> checkrein.toml
+          hint: add it: the version of this format
+
+        1 problem
+    "#]],
+    );
+}
+
+#[test]
+fn help() {
+    check(
+        "",
+        "",
+        "100",
+        &["policy", "--help"],
+        &expect![[r#"
+        exit 0
+        -- stdout
+        Check a policy file
+
+        Usage: checkrein policy <COMMAND>
+
+        Commands:
+          check  Check a policy file, and tell everything that is wrong with it
+          help   Print this message or the help of the given subcommand(s)
+
+        Options:
+          -h, --help  Print help
+        -- stderr
+    "#]],
+    );
+    check(
+        "",
+        "",
+        "100",
+        &["policy", "check", "--help"],
+        &expect![[r#"
+            exit 0
+            -- stdout
+            Check a policy file, and tell everything that is wrong with it
+
+            Usage: checkrein policy check [OPTIONS] [FILE]
+
+            Arguments:
+              [FILE]
+                      The policy file
+
+            Options:
+                  --output <OUTPUT>
+                      What to print
+
+                      Possible values:
+                      - text: For people
+                      - json: For programs: nothing but JSON on standard output
+          
+                      [default: text]
+
+              -h, --help
+                      Print help (see a summary with '-h')
+
+            Examples:
+              checkrein policy check
+              checkrein policy check checkrein.toml --output json
+
+            Without FILE it is `checkrein.toml`, or `[tool.checkrein]` of `pyproject.toml`, in the current
+            directory.
+            Exit code 1 when something is wrong with the file, 2 when there is none.
+            -- stderr
+        "#]],
+    );
+    check(
+        "",
+        "",
+        "100",
+        &["schema", "--help"],
+        &expect![[r#"
+        exit 0
+        -- stdout
+        Print the JSON Schema of the policy file
+
+        Usage: checkrein schema
+
+        Options:
+          -h, --help  Print help
+
+        Examples:
+          checkrein schema > checkrein.schema.json
+
+        An editor that knows it completes and checks `checkrein.toml` while it is written. What sections say
+        of each other,
+        and whether an expression is one, `checkrein policy check` tells.
+        -- stderr
+    "#]],
+    );
+}
+
+#[test]
+fn the_schema_is_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = run(directory.path(), "80", &["schema"]);
+    assert_eq!(output.status.code(), Some(0));
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(schema["required"], serde_json::json!(["version"]));
+}

@@ -1,0 +1,195 @@
+//! A policy file that was read: sections with their values checked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use checkrein_core::amount::{Amount, Unit};
+use checkrein_core::policy::Mode;
+use checkrein_core::time::Span;
+
+use super::pattern::Pattern;
+use crate::engine::WindowSpec;
+use crate::expression::Expression;
+
+/// The sections of a policy file.
+#[derive(Clone, Debug, Default)]
+pub struct Sections {
+    /// Whether a tool without a section may run.
+    pub allows_unknown_tools: bool,
+    /// The mode of gates and sections without one.
+    pub mode: Mode,
+    /// Budgets by name.
+    pub budgets: BTreeMap<String, BudgetSection>,
+    /// Breakers by name, those that tools describe in full included.
+    pub breakers: BTreeMap<String, BreakerSection>,
+    /// Tools in the order of their specificity, the most specific last.
+    pub tools: Vec<ToolSection>,
+}
+
+/// A budget.
+#[derive(Clone, Debug)]
+pub struct BudgetSection {
+    /// For whom it counts; everybody without it.
+    pub key: Option<Arc<Expression>>,
+    /// The most that may be spent and held.
+    pub limit: Amount,
+    /// What is counted.
+    pub unit: Unit,
+    /// The window.
+    pub window: WindowSpec,
+    /// Refuses costs that are only estimated.
+    pub hard: bool,
+    /// What is taken from it is taken from this one too.
+    pub parent: Option<String>,
+    /// Its mode, if it has one of its own.
+    pub mode: Option<Mode>,
+}
+
+/// A breaker.
+#[derive(Clone, Debug)]
+pub struct BreakerSection {
+    /// For whom it counts; everybody without it.
+    pub key: Option<Arc<Expression>>,
+    /// Consecutive failures that open it.
+    pub max_fails: u32,
+    /// How long it stays open.
+    pub reset: Span,
+    /// Probes let through half-open.
+    pub probes: u32,
+    /// How long a probe may take.
+    pub probe_lease: Span,
+    /// Its mode, if it has one of its own.
+    pub mode: Option<Mode>,
+}
+
+/// What a file says of the tools whose name fits a pattern.
+#[derive(Clone, Debug)]
+pub struct ToolSection {
+    /// Which tools.
+    pub pattern: Pattern,
+    /// The mode of its gates that have none of their own.
+    pub mode: Option<Mode>,
+    /// Conditions.
+    pub rules: Vec<RuleGate>,
+    /// Rate limits.
+    pub limits: Vec<LimitGate>,
+    /// Costs and the budgets they are taken from.
+    pub takes: Vec<Take>,
+    /// A bounded number of calls.
+    pub attempts: Option<AttemptsGate>,
+    /// At most one run per key.
+    pub once: Option<OnceGate>,
+    /// The name of a breaker.
+    pub breaker: Option<String>,
+    /// Values that must have been proved.
+    pub facts: Vec<FactGate>,
+    /// What results prove.
+    pub proves: Vec<Proof>,
+    /// Against repetition.
+    pub repetition: Option<RepetitionGate>,
+    /// How long a caller waits.
+    pub timeout: Option<Span>,
+    /// Whether calls pass when the store cannot answer.
+    pub opens: Option<bool>,
+}
+
+/// A rule.
+#[derive(Clone, Debug)]
+pub struct RuleGate {
+    /// What must hold.
+    pub check: Arc<Expression>,
+    /// Asked first; if it does not hold the rule passes.
+    pub when: Option<Arc<Expression>>,
+    /// Its name in reasons.
+    pub name: String,
+    /// What a refusal says.
+    pub message: String,
+    /// Its mode, if it has one of its own.
+    pub mode: Option<Mode>,
+}
+
+/// A rate limit, a cooldown or both.
+#[derive(Clone, Debug)]
+pub struct LimitGate {
+    /// For whom it counts; everybody without it.
+    pub key: Option<Arc<Expression>>,
+    /// The most calls in a window, unless there is only a cooldown.
+    pub max_calls: Option<(u32, WindowSpec)>,
+    /// What must pass between two calls.
+    pub cooldown: Span,
+    /// Limits of one name count together.
+    pub name: Option<String>,
+    /// Its mode, if it has one of its own.
+    pub mode: Option<Mode>,
+}
+
+/// What a call takes from a budget.
+#[derive(Clone, Debug)]
+pub struct Take {
+    /// The budget.
+    pub budget: String,
+    /// How much.
+    pub cost: TakenCost,
+    /// The mode, if it has one of its own.
+    pub mode: Option<Mode>,
+}
+
+/// A cost in the unit of its budget.
+#[derive(Clone, Debug)]
+pub enum TakenCost {
+    /// The same for every call.
+    Fixed(Amount),
+    /// Computed: nano-dollars, or whole units.
+    Computed(Arc<Expression>),
+}
+
+/// A bounded number of calls.
+#[derive(Clone, Debug)]
+pub struct AttemptsGate {
+    /// For whom it counts; everybody without it.
+    pub key: Option<Arc<Expression>>,
+    /// The most calls.
+    pub max: u32,
+    /// Its mode, if it has one of its own.
+    pub mode: Option<Mode>,
+}
+
+/// At most one run per key.
+#[derive(Clone, Debug)]
+pub struct OnceGate {
+    /// The key.
+    pub key: Arc<Expression>,
+    /// How long a result is kept for replay.
+    pub keep_result: Span,
+    /// How long the key is remembered.
+    pub keep_key: Span,
+}
+
+/// An argument that must have been proved.
+#[derive(Clone, Debug)]
+pub struct FactGate {
+    /// Where it stands in the arguments, as a JSON pointer.
+    pub argument: String,
+    /// The kind of fact.
+    pub kind: String,
+    /// Its mode, if it has one of its own.
+    pub mode: Option<Mode>,
+}
+
+/// A value of a result that becomes a fact.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// The kind of fact.
+    pub kind: String,
+    /// Where it stands in the result, as a JSON pointer.
+    pub pointer: String,
+}
+
+/// Against repetition.
+#[derive(Clone, Debug)]
+pub struct RepetitionGate {
+    /// The call of this number with the same arguments is refused.
+    pub same_call: u32,
+    /// Its mode, if it has one of its own.
+    pub mode: Option<Mode>,
+}
