@@ -21,6 +21,14 @@ use crate::store::StoreError;
 /// A group and what became of it.
 pub(super) type Ended = (Group, Result<(), StoreError>);
 
+/// When tries were made, sent and answered.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    began: Instant,
+    sent: Instant,
+    received: Instant,
+}
+
 /// The longest pause before another try for a record that somebody else has claimed.
 const MOST_PAUSE: Duration = Duration::from_micros(500);
 /// So many members are added to a set by one command.
@@ -32,6 +40,7 @@ impl Hub {
         let mut ended: Vec<Ended> = Vec::with_capacity(groups.len());
         let mut waiting = groups;
         while !waiting.is_empty() {
+            let began = Instant::now();
             let (mut sent, mut requests) = (Vec::new(), Vec::new());
             for mut group in waiting.drain(..) {
                 match self.attempt(lane, &mut group) {
@@ -46,9 +55,9 @@ impl Hub {
             let deadline = sent.iter().filter_map(Group::deadline).min().unwrap_or_else(Instant::now);
             let before = Instant::now();
             let replies = if requests.is_empty() { Vec::new() } else { lane.run(&requests, deadline) };
-            let after = Instant::now();
+            let round = Round { began, sent: before, received: Instant::now() };
             for (mut group, reply) in sent.into_iter().zip(replies) {
-                match self.heard(lane, &mut group, reply, before, after) {
+                match self.heard(lane, &mut group, reply, round) {
                     Ok(true) => {
                         self.settle(&mut group);
                         ended.push((group, Ok(())));
@@ -185,8 +194,7 @@ impl Hub {
         lane: &mut Link,
         group: &mut Group,
         reply: Result<Reply, LinkError>,
-        sent: Instant,
-        received: Instant,
+        round: Round,
     ) -> Result<bool, StoreError> {
         let Some(tag) = group.jobs.first().map(|job| job.tag) else { return Ok(true) };
         let prefix = &self.options.prefix;
@@ -195,8 +203,9 @@ impl Hub {
                 let (said, micros) = group.hear(&reply, prefix)?;
                 let late = matches!(said, Said::Late);
                 if let Some(estimate) = self.estimates.lock().get_mut(&tag) {
-                    estimate.learn(sent, received, micros);
-                    if late { estimate.widen() } else { estimate.relax() }
+                    estimate.learn(round.sent, round.received, micros);
+                    let took = round.received.saturating_duration_since(round.began);
+                    if late { estimate.widen(took) } else { estimate.relax() }
                 }
                 match said {
                     Said::Committed => return Ok(true),
