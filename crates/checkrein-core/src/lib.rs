@@ -19,3 +19,4 @@ pub mod meter;
 pub mod permit;
 pub mod policy;
 pub mod time;
+pub mod usage;

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod expression;
 pub mod ledger;
 mod parking;
+pub mod price;
 pub mod store;
 pub mod testing;
 

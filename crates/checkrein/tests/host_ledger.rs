@@ -246,7 +246,7 @@ fn refusals_and_policies_are_the_hosts_own_and_intents_come_with_their_salt() {
     ledger.flush().unwrap();
     let allowed = Admission { verdict: Verdict::Allow, reasons: Vec::new(), ..refusal };
     let time = Timestamp::from_nanos(NOW - 5);
-    let intent = drafts.intent(time, TAG, &policy, &inputs, &allowed, &[], 1 << 33);
+    let intent = drafts.intent(time, TAG, &policy, &inputs, &allowed, &[], Some(1 << 33));
     let ended = drafts.outcome(time, TAG, Some(ledger.host()), &outcome(1 << 33));
     ledger.take_in(incoming(0, &[intent, ended])).unwrap();
     assert_eq!(ledger.error(), None);

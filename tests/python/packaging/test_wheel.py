@@ -30,6 +30,8 @@ def test_one_abi3_wheel_with_types_and_licence() -> None:
     ]
     assert {"checkrein/py.typed", "checkrein/_native.pyi", "checkrein/__init__.py"} <= set(FILES)
     assert any(name.endswith("licenses/LICENSE") for name in FILES)
+    # The price book inside the binaries is converted from a package under the MIT licence, which asks for its notice.
+    assert any(name.endswith("LICENSE-genai-prices") for name in FILES)
     wheel = DISTRIBUTION.read_text("WHEEL")
     assert wheel is not None
     assert "Tag: cp311-abi3-" in wheel

@@ -8,5 +8,6 @@ pub mod entry;
 pub mod export;
 pub mod moment;
 pub mod proof;
+pub mod together;
 pub mod tree;
 pub mod verify;

@@ -219,7 +219,12 @@ impl Engine {
 
     /// Whether decisions go into a ledger: then the door should fill in [`Inputs::action`].
     pub fn keeps_ledger(&self) -> bool {
-        self.sqlite().is_some_and(SqliteStore::keeps_ledger)
+        match &self.0.store {
+            Backend::Memory(_) => false,
+            Backend::Sqlite(store) => store.keeps_ledger(),
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => store.keeps_ledger(),
+        }
     }
 
     /// Whether a decision may wait for a disk: then it must not be made on an event loop, nor with a lock held that

@@ -4,7 +4,7 @@
 //! host writes by itself: refusals, replays, the texts of policies, events.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,6 +43,15 @@ struct Waiting {
     is_called: bool,
     /// Why they could not be written the last time.
     error: Option<StoreError>,
+}
+
+/// Where a host's own ledger is, and how it is kept.
+#[derive(Clone, Debug)]
+pub struct LedgerAt {
+    /// The file.
+    pub path: PathBuf,
+    /// What is kept of arguments, the key, the witness and the rhythm of sealing.
+    pub options: SqliteOptions,
 }
 
 impl HostLedger {
@@ -223,7 +232,7 @@ impl Drafts {
         self.host
     }
 
-    /// The draft of a decision that gave out a permit. `time` is the shared store's.
+    /// The draft of an allowed action. `time` is the shared store's.
     #[expect(clippy::too_many_arguments, reason = "everything that a decision is made of")]
     pub fn intent(
         &self,
@@ -233,9 +242,9 @@ impl Drafts {
         inputs: &Inputs<'_>,
         admission: &Admission,
         meters: &[MeterStatus],
-        permit: u64,
+        permit: Option<u64>,
     ) -> Vec<u8> {
-        let (decision, salt) = decision_of(self.options, policy, inputs, admission, meters, Some(permit));
+        let (decision, salt) = decision_of(self.options, policy, inputs, admission, meters, permit);
         self.write(time, tag, None, salt, Body::Decision(&decision))
     }
 

@@ -19,6 +19,7 @@ mod prune;
 mod render;
 mod show;
 mod tail;
+mod together;
 mod verify;
 
 /// Look at a store's ledger, export it, prove and verify it
@@ -43,7 +44,7 @@ enum Action {
 #[derive(clap::Args)]
 struct StoreOf {
     /// The store, as in `sqlite:checkrein.db`
-    #[arg(long, value_name = "URL", env = "CHECKREIN_STORE")]
+    #[arg(long, value_name = "URL", env = "CHECKREIN_STORE", hide_env_values = true)]
     store: String,
 }
 

@@ -65,7 +65,12 @@ fn what(entry: &EntryView<'_>) -> String {
         return inert(event);
     }
     if entry.kind == Kind::Outcome {
-        return entry.intent.map_or_else(String::new, |intent| format!("of entry {intent}"));
+        return match (entry.intent, entry.permit) {
+            (Some(intent), _) => format!("of entry {intent}"),
+            // Decided in a store that hosts share: the intent may be in another ledger.
+            (None, Some(permit)) => format!("of permit {permit}"),
+            (None, None) => String::new(),
+        };
     }
     let mut text = inert(name(entry, "name"));
     if !name(entry, "namespace").is_empty() {
@@ -136,6 +141,15 @@ pub(super) fn whole(to: &mut impl Write, entry: &EntryView<'_>) -> Result<()> {
         if let Some(value) = value {
             field(to, name, &value.to_string())?;
         }
+    }
+    if let Some((source, drained)) = entry.source {
+        field(to, "store", &format!("{}, part {}", source.store, source.tag))?;
+        field(to, "host", &source.host.to_string())?;
+        if let Some(intent) = source.intent {
+            field(to, "intent of", &format!("host {intent}"))?;
+        }
+        let (list, when) = (drained.list, shown_time(drained.time));
+        field(to, "came in", &format!("{when}, number {} of list {list}", drained.number))?;
     }
     if let Some(policy) = entry.policy {
         field(to, "policy", &to_hex(&policy))?;

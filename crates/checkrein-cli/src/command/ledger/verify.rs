@@ -1,28 +1,34 @@
-//! `checkrein ledger verify`: an export, with nothing but a public key.
+//! `checkrein ledger verify`: exports, with nothing but a public key; and those of several hosts together.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use checkrein::core::ledger::moment;
+use checkrein::core::ledger::together::Together;
 use checkrein::core::ledger::verify::Report;
-use checkrein::ledger::{LedgerError, keys, verify_file};
+use checkrein::ledger::{LedgerError, keys, verify_with};
 use serde_json::json;
 
 use super::render::{count, shown_time};
+use super::together;
 use crate::command::inert;
 use crate::{Exit, Output};
 
-/// Verify an export with nothing but a public key: no store, no network
+/// Verify exports with nothing but public keys: no store, no network
 ///
-/// Exit code 0: every entry is as it was signed. Exit code 1: something is wrong, and the first entry that is not proven
-/// is named.
+/// Several ledgers are those of hosts that share a store: each is verified by itself, and then they are compared. What was
+/// decided in the shared store and is in two of them, or in none, is found, and so are outcomes without their intents.
+///
+/// Exit code 0: every entry is as it was signed, and the ledgers fit. Exit code 1: something is wrong, and the first entry
+/// that is not proven is named.
 #[derive(clap::Args)]
 pub(super) struct Verify {
-    /// The export, as `checkrein ledger export` writes it; `-` for standard input
-    file: PathBuf,
-    /// The public key file
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    /// The export, as `checkrein ledger export` writes it, or the store's file itself; `-` for standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The public key file; with several ledgers one for all, or one for each in their order
+    #[arg(long, value_name = "FILE", required = true)]
+    key: Vec<PathBuf>,
     /// A checkpoint kept elsewhere: the export must be a continuation of what it saw
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
@@ -33,7 +39,16 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) fn run(&self) -> anyhow::Result<Exit> {
-        let key = keys::load_public(&self.key)?;
+        if self.key.len() != 1 && self.key.len() != self.files.len() {
+            anyhow::bail!(
+                "there are {} and {}: give one key for all, or one for each",
+                count(self.files.len() as u64, "ledger", "ledgers"),
+                count(self.key.len() as u64, "key", "keys")
+            );
+        }
+        if self.against.is_some() && self.files.len() > 1 {
+            anyhow::bail!("a checkpoint is of one ledger: verify that one by itself with `--against`");
+        }
         let against = match &self.against {
             None => None,
             Some(path) => Some(
@@ -41,13 +56,63 @@ impl Verify {
                     .map_err(|why| LedgerError::File { path: path.to_owned(), why })?,
             ),
         };
-        let report = verify_file(&self.file, &key, against.as_deref())?;
-        match self.output {
-            Output::Text => print(&report)?,
-            Output::Json => writeln!(anstream::stdout().lock(), "{:#}", record(&report))?,
+        let (mut compared, mut reports) = (Together::new(), Vec::new());
+        for (file, key) in self.files.iter().zip(self.key.iter().cycle()) {
+            let key = keys::load_public(key)?;
+            reports.push((file, verify_with(file, &key, against.as_deref(), &mut compared)?));
         }
-        Ok(if report.is_valid() { Exit::Ok } else { Exit::Found })
+        let compared = compared.finish();
+        let valid = reports.iter().all(|(_, report)| report.is_valid()) && compared.is_sound();
+        // A ledger that has nothing to do with a shared store is shown as it always was.
+        let alone = reports.len() == 1 && compared.hosts.iter().all(Option::is_none);
+        let mut stdout = anstream::stdout().lock();
+        match self.output {
+            Output::Text => {
+                for (file, report) in &reports {
+                    if !alone {
+                        writeln!(stdout, "{}", inert(&file.display().to_string()))?;
+                    }
+                    print(&mut stdout, report)?;
+                }
+                if !alone {
+                    together::print(&mut stdout, &compared, &self.names())?;
+                }
+            }
+            Output::Json => {
+                let all = match reports.as_slice() {
+                    [(_, report)] if alone => record(report),
+                    [(_, report)] => with(
+                        record(report),
+                        &[("valid", valid.into()), ("together", together::record(&compared))],
+                    ),
+                    _ => json!({
+                        "valid": valid,
+                        "ledgers": reports.iter().map(|(file, report)| named(file, report)).collect::<Vec<_>>(),
+                        "together": together::record(&compared),
+                    }),
+                };
+                writeln!(stdout, "{all:#}")?;
+            }
+        }
+        Ok(if valid { Exit::Ok } else { Exit::Found })
     }
+
+    fn names(&self) -> Vec<String> {
+        self.files.iter().map(|file| inert(&file.display().to_string())).collect()
+    }
+}
+
+fn named(file: &Path, report: &Report) -> serde_json::Value {
+    with(record(report), &[("file", file.display().to_string().into())])
+}
+
+/// An object with these members.
+fn with(mut object: serde_json::Value, members: &[(&str, serde_json::Value)]) -> serde_json::Value {
+    if let Some(object) = object.as_object_mut() {
+        let members = members.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        object.extend(members);
+    }
+    object
 }
 
 fn record(report: &Report) -> serde_json::Value {
@@ -71,8 +136,7 @@ fn record(report: &Report) -> serde_json::Value {
     })
 }
 
-fn print(report: &Report) -> std::io::Result<()> {
-    let mut stdout = anstream::stdout().lock();
+fn print(stdout: &mut impl std::io::Write, report: &Report) -> std::io::Result<()> {
     match &report.fault {
         None => {
             let entries = count(report.entries, "entry", "entries");

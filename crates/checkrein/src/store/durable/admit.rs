@@ -179,7 +179,7 @@ fn name_of<'a>(gate: &Gate, inputs: &Inputs<'a>) -> Option<(RecordKind, KeyRef<'
 }
 
 /// The permit of an action that settles nothing: its outcome goes into the ledger.
-fn bare_permit(policy: &CompiledPolicy, now: Timestamp) -> Permit {
+pub(in crate::store) fn bare_permit(policy: &CompiledPolicy, now: Timestamp) -> Permit {
     let leases = policy.policy().leases();
     Permit {
         phase: PermitPhase::Started,

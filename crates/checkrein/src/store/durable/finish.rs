@@ -58,12 +58,7 @@ impl Durable {
     ) -> Result<StepResult, StoreError> {
         let OwnedSettlement { outcome, health, actual } = settlement;
         let settlement = Settlement { outcome: outcome.clone(), health: *health, actual };
-        let ending = match outcome {
-            Outcome::Done(_) => Ending::Done,
-            Outcome::FailedClean => Ending::FailedClean,
-            Outcome::InDoubt => Ending::InDoubt,
-        };
-        let told = Told { health: *health, actual, ..Told::new(ending, By::Caller) };
+        let told = Told::new(ending_of(outcome), By::Caller).with(*health, actual);
         self.with_permit(tables, number, now, Some(told), |permit, records, period_ends| {
             admission::finish(permit, &settlement, period_ends, now, records)
         })
@@ -158,8 +153,17 @@ impl Durable {
     }
 }
 
+/// What the ledger calls an outcome.
+pub(in crate::store) const fn ending_of(outcome: &Outcome) -> Ending {
+    match outcome {
+        Outcome::Done(_) => Ending::Done,
+        Outcome::FailedClean => Ending::FailedClean,
+        Outcome::InDoubt => Ending::InDoubt,
+    }
+}
+
 /// What the ledger says of a permit whose lease has ended.
-pub(super) const fn told_of_expiry(phase: PermitPhase, by: By) -> Told<'static> {
+pub(in crate::store) const fn told_of_expiry(phase: PermitPhase, by: By) -> Told<'static> {
     match phase {
         PermitPhase::Reserved => Told::new(Ending::FailedClean, by).note("it was not started"),
         PermitPhase::Started => Told::new(Ending::InDoubt, by),

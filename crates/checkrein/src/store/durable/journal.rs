@@ -108,11 +108,11 @@ impl Refusals {
 /// How a permit's step came about, and what the ledger says of it.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct Told<'a> {
-    pub(in crate::store) ending: Ending,
-    pub(in crate::store) health: Health,
-    pub(in crate::store) actual: &'a [Amount],
-    pub(in crate::store) by: By,
-    pub(in crate::store) note: &'a str,
+    pub(super) ending: Ending,
+    pub(super) health: Health,
+    pub(super) actual: &'a [Amount],
+    pub(super) by: By,
+    pub(super) note: &'a str,
 }
 
 impl<'a> Told<'a> {
@@ -122,6 +122,11 @@ impl<'a> Told<'a> {
 
     pub(in crate::store) const fn note(self, note: &'a str) -> Self {
         Self { note, ..self }
+    }
+
+    /// What the one that ran it says.
+    pub(in crate::store) const fn with(self, health: Health, actual: &'a [Amount]) -> Self {
+        Self { health, actual, ..self }
     }
 
     /// The outcome of a permit, and the entry of its intent where that is known.

@@ -30,11 +30,17 @@ mod sealed;
 mod sweep;
 mod tables;
 
+#[cfg(feature = "redis")]
+pub(in crate::store) use admit::bare_permit;
 pub use check::Report;
 pub(crate) use epochs::read_process;
 pub use epochs::{Liveness, ProcessInfo};
 pub use families::FamilyKey;
+#[cfg(feature = "redis")]
+pub(in crate::store) use finish::{ending_of, told_of_expiry};
 pub use head::SCHEMA;
+#[cfg(feature = "redis")]
+pub(in crate::store) use journal::Told;
 pub(crate) use journal::decision as decision_of;
 pub use journal::{KeepArguments, LedgerOptions};
 pub use outbox::{Decided, Incoming, Taken};

@@ -1,6 +1,6 @@
 //! A key set: jobs that share records, decided one after the other and committed by one script.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use checkrein_core::policy::RecordKind;
@@ -10,9 +10,10 @@ use redis::Value as Reply;
 use super::job::Job;
 use super::link::{Arguments, Request};
 use super::name;
-use super::record::{Fate, Name, Rec, Value, Version, Written, claim};
+use super::record::{ByName, Fate, Name, Raw, Rec, Value, Version, Written, claim};
 use super::script::Script;
 use super::stage::{Setting, Stage};
+use crate::store::durable::Decided;
 use crate::store::{StepResult, StoreError};
 
 /// Who has come too late so often claims the records.
@@ -32,6 +33,8 @@ pub(super) struct Group {
     pub(super) attempts: u32,
     /// All records are what the server sent in reply to an earlier try of this very group.
     is_fresh: bool,
+    /// The server could not say that there surely is room: the core decides.
+    pub(super) needs_core: bool,
     /// Of the last try.
     pub(super) tried: Tried,
 }
@@ -42,14 +45,20 @@ pub(super) struct Tried {
     pub(super) results: Vec<Vec<StepResult>>,
     pub(super) opened: Vec<(u64, Timestamp)>,
     pub(super) moved: Vec<(u64, Option<Timestamp>)>,
-    id: u64,
+    pub(super) id: u64,
+    /// It only had calls counted behind the head of its one record.
+    pub(super) is_fast: bool,
     /// The records that it writes, by place, with the versions that they had.
-    written: Vec<(usize, Version)>,
+    pub(super) written: Vec<(usize, Version)>,
     /// What it would claim the records by, if it came too late once more.
-    claim: Option<[u8; 8]>,
+    pub(super) claim: Option<[u8; 8]>,
     /// The server does not take it later than this, in microseconds since 1970.
     pub(super) fence: Option<i64>,
-    caps: Vec<Name>,
+    pub(super) caps: Vec<Name>,
+    /// The drafts that it pushes.
+    pub(super) told: Vec<Vec<u8>>,
+    /// Decisions that change nothing on the server.
+    pub(super) decided: Vec<Decided>,
 }
 
 /// What the server said to a try.
@@ -79,7 +88,7 @@ pub(super) struct How<'a> {
 impl Group {
     /// Jobs in their order, with what is remembered of their records.
     pub(super) fn new(jobs: Vec<Job>, mut recall: impl FnMut(Name) -> Rec) -> Self {
-        let (mut records, mut known): (Vec<Rec>, HashMap<Name, usize>) = (Vec::new(), HashMap::new());
+        let (mut records, mut known): (Vec<Rec>, ByName<usize>) = (Vec::new(), ByName::default());
         let mut place = |name: Name| {
             *known.entry(name).or_insert_with(|| {
                 records.push(recall(name));
@@ -99,6 +108,7 @@ impl Group {
             full: Vec::new(),
             attempts: 0,
             is_fresh: false,
+            needs_core: false,
             tried: Tried::default(),
         }
     }
@@ -112,20 +122,25 @@ impl Group {
     pub(super) fn attempt(&mut self, how: &How<'_>, number: &mut dyn FnMut() -> u64) -> Request {
         self.attempts += 1;
         self.records.truncate(self.base);
+        if let Some(request) = self.attempt_fast(how) {
+            return request;
+        }
         let mut stage = Stage {
             setting: how.setting,
             records: &mut self.records,
             full: &self.full,
             opened: Vec::new(),
             moved: Vec::new(),
+            told: Vec::new(),
+            decided: Vec::new(),
         };
         let mut results = Vec::with_capacity(self.jobs.len());
         for (job, places) in self.jobs.iter().zip(&self.places) {
             let steps = job.steps.iter().zip(places);
             results.push(steps.map(|(step, places)| stage.step(step, places, number)).collect());
         }
-        let (opened, moved) = (stage.opened, stage.moved);
-        self.tried = Tried { results, opened, moved, id: how.id, ..Tried::default() };
+        let Stage { opened, moved, told, decided, .. } = stage;
+        self.tried = Tried { results, opened, moved, told, decided, id: how.id, ..Tried::default() };
         self.request(how)
     }
 
@@ -133,11 +148,12 @@ impl Group {
         let Now { earliest, latest } = how.setting.now;
         let (tag, prefix) = (how.setting.tag, how.setting.prefix);
         let mut request = Request::new(Script::Commit, tag);
-        let versions: Vec<Vec<u8>> = self.records.iter().map(|record| record.version.expected()).collect();
+        let versions: Vec<Vec<u8>> = self.records.iter().map(Rec::expected).collect();
         self.records.iter().for_each(|record| request.key(record.key.as_bytes()));
         let mut writes =
             Writes { keys: Vec::new(), first: self.records.len() + 1, args: Arguments::default() };
         let mut puts = Writes { keys: Vec::new(), first: 0, args: Arguments::default() };
+        let mut plain = Arguments::default();
         let mut made: BTreeMap<Name, i64> = BTreeMap::new();
         for (place, record) in self.records.iter_mut().enumerate().filter(|(_, record)| record.dirty) {
             let before = record.version;
@@ -149,6 +165,10 @@ impl Group {
             self.tried.written.push((place, before));
             let expires = written.expires.map(|expires| expires.to_string());
             writes.parts(&key, &written);
+            if written.drop_tail {
+                let tail = writes.key(format!("{key}:t"));
+                puts.command("DEL", tail, &[]);
+            }
             if record.name.kind == RecordKind::Permit {
                 let due = writes.key(name::due_key(prefix, tag));
                 let member = (record.name.record as u64).to_string();
@@ -166,11 +186,19 @@ impl Group {
             }
             match (&written.head, &expires) {
                 (None, _) => puts.command("DEL", place + 1, &[]),
-                (Some(head), None) => puts.command("SET", place + 1, &[head]),
+                (Some(head), None) => {
+                    plain.number(place as i64 + 1);
+                    plain.arg(head);
+                }
                 (Some(head), Some(expires)) => {
                     puts.command("SET", place + 1, &[head, b"PXAT", expires.as_bytes()]);
                 }
             }
+        }
+        if let Some(drafts) = how.setting.drafts.filter(|_| !self.tried.told.is_empty()) {
+            let outbox = writes.key(name::outbox_key(prefix, tag, drafts.host()));
+            let told: Vec<&[u8]> = self.tried.told.iter().map(Vec::as_slice).collect();
+            writes.command("RPUSH", outbox, &told);
         }
         let cap_keys: Vec<(usize, i64)> = made
             .iter()
@@ -204,6 +232,8 @@ impl Group {
         // What may find a key of another kind comes before what cannot fail: nothing is half written.
         request.args(&writes.args);
         request.args(&puts.args);
+        request.arg(b"*");
+        request.args(&plain);
         request
     }
 
@@ -222,7 +252,10 @@ impl Group {
                 self.install(records, prefix)?;
                 let said = match why {
                     1 => Said::Late,
-                    2 => Said::Conflict,
+                    2 => {
+                        self.lost();
+                        Said::Conflict
+                    }
                     cap => {
                         let cap = usize::try_from(cap - 3).ok().and_then(|cap| self.tried.caps.get(cap));
                         Said::Full(cap.copied().ok_or_else(strange)?)
@@ -245,10 +278,10 @@ impl Group {
     }
 
     /// Replaces the records by those that the server has.
-    fn install(&mut self, replies: &[Reply], prefix: &str) -> Result<(), StoreError> {
+    pub(super) fn install(&mut self, replies: &[Reply], prefix: &str) -> Result<(), StoreError> {
         self.records.truncate(self.base);
         self.is_fresh = true;
-        for (record, reply) in self.records.iter_mut().zip(replies.chunks(2)) {
+        for (record, reply) in self.records.iter_mut().zip(replies.chunks(REPLIES)) {
             *record = read(record.name, prefix, reply)?;
             self.tried.claim.into_iter().for_each(|claim| record.claimed_by(claim));
         }
@@ -258,7 +291,7 @@ impl Group {
     /// Whether the try is an answer already: it writes nothing, and the server has shown its records since the callers
     /// asked. Nobody can tell it from one that was made at that moment.
     pub(super) fn is_answered(&self) -> bool {
-        self.is_fresh && !self.writes()
+        self.is_fresh && !self.writes() && self.tried.told.is_empty()
     }
 
     /// Whether somebody else is to write first.
@@ -288,9 +321,13 @@ impl Group {
     /// # Errors
     /// A record that cannot be read.
     pub(super) fn fate(&mut self, replies: &[Reply], prefix: &str) -> Result<Fate, StoreError> {
+        if self.tried.is_fast {
+            return self.fate_of_fast(replies, prefix);
+        }
         let (mut fates, mut gone) = (Vec::new(), false);
         for &(place, before) in &self.tried.written {
-            let (Some(record), Some(reply)) = (self.records.get(place), replies.chunks(2).nth(place)) else {
+            let (Some(record), Some(reply)) = (self.records.get(place), replies.chunks(REPLIES).nth(place))
+            else {
                 continue;
             };
             let now = read(record.name, prefix, reply)?;
@@ -311,9 +348,14 @@ impl Group {
         Ok(fate)
     }
 
+    /// So many drafts the last try pushed.
+    pub(super) fn told(&self) -> usize {
+        self.tried.told.len()
+    }
+
     /// Whether the last try writes anything.
     pub(super) fn writes(&self) -> bool {
-        !self.tried.written.is_empty()
+        self.tried.is_fast || !self.tried.written.is_empty()
     }
 }
 
@@ -325,18 +367,33 @@ fn lease_of(record: &Rec) -> Option<i64> {
     }
 }
 
-/// A record out of a reply: its head and its parts.
+/// So many replies make a record: its head, its parts, and the calls counted behind it.
+pub(super) const REPLIES: usize = 3;
+
+/// A record out of a reply.
 pub(super) fn read(name: Name, prefix: &str, reply: &[Reply]) -> Result<Rec, StoreError> {
     let Some(Reply::BulkString(head)) = reply.first() else { return Ok(Rec::absent(name, prefix)) };
-    let mut parts = BTreeMap::new();
+    let mut raw = Raw { head, ..Raw::default() };
     if let Some(Reply::Array(fields)) = reply.get(1) {
         for pair in fields.chunks(2) {
             let [Reply::BulkString(number), Reply::BulkString(bytes)] = pair else { continue };
             let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
-            parts.extend(number.map(|number: u64| (number, bytes.clone())));
+            raw.parts.extend(number.map(|number: u64| (number, bytes.as_slice())));
         }
     }
-    Rec::read(name, prefix, head, &parts)
+    raw.tail = tail_of(reply);
+    Rec::read(name, prefix, &raw)
+}
+
+/// The calls counted behind a head.
+pub(super) fn tail_of(reply: &[Reply]) -> Vec<&[u8]> {
+    match reply.get(2) {
+        Some(Reply::Array(calls)) => calls
+            .iter()
+            .map(|call| if let Reply::BulkString(bytes) = call { bytes.as_slice() } else { &[] })
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Commands of a commit, with the keys that they need.

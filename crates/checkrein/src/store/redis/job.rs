@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use checkrein_core::admission::{Inputs, KeyValue, PermitError};
+use checkrein_core::admission::{Admission, Inputs, KeyValue, PermitError};
 use checkrein_core::key::{KeyRef, MAX_KEY_BYTES};
 use checkrein_core::policy::{Gate, RecordKind};
 use checkrein_core::time::Timestamp;
@@ -13,8 +13,9 @@ use super::families::Families;
 use super::name::{self, Tag};
 use super::record::Name;
 use super::stage::refusal_of;
+use crate::engine::CompiledPolicy;
 use crate::parking::{Condvar, Mutex};
-use crate::store::{PermitId, Results, Step, StepResult, StoreError};
+use crate::store::{OwnedInputs, PermitId, Results, Step, StepResult, StoreError};
 
 /// A step and the names of its records, in the order in which it uses them.
 #[derive(Clone, Debug)]
@@ -214,15 +215,19 @@ pub(super) fn record_of<'a>(gate: &Gate, inputs: &Inputs<'a>) -> Option<(RecordK
 }
 
 /// The name of a record, as every host knows it.
-pub(super) fn name_of(families: &Families, kind: RecordKind, key: KeyRef<'_>) -> Option<Name> {
+fn name_of(families: &Families, tag: Tag, kind: RecordKind, key: KeyRef<'_>) -> Option<Name> {
     let family = families.get(key.family)?.digest;
-    Some(Name { tag: Tag::of(key.tenant), kind, family, record: name::record(key.tenant, key.key) })
+    Some(Name { tag, kind, family, record: name::record(key.tenant, key.key) })
 }
 
 /// A step with its records, or what it comes to without any.
 pub(super) enum Plan {
     On(Tag, Planned),
     Answer(StepResult),
+    /// A refusal that needs no record.
+    Refuse(Arc<CompiledPolicy>, Box<OwnedInputs>, Box<Admission>),
+    /// Only a ledger has a place for it.
+    Note(String, Vec<(String, String)>),
 }
 
 /// Finds out which records a step needs.
@@ -230,31 +235,29 @@ pub(super) fn plan(step: Step, families: &Families, open: &Mutex<OpenPermits>) -
     let unknown = || Plan::Answer(StepResult::Failed(StoreError::NotCommitted("no such gate".to_owned())));
     match &step {
         Step::Admit(policy, inputs) | Step::Peek(policy, inputs) => {
+            let tag = Tag::of(inputs.tenant.as_bytes());
             let names = inputs.with(&[], |inputs| {
                 if let Some(refusal) = refusal_of(policy, inputs) {
                     return Err(Some(refusal));
                 }
                 let records = policy.policy().gates().iter().filter_map(|gate| record_of(gate, inputs));
                 let names: Option<Vec<Name>> =
-                    records.map(|(kind, key)| name_of(families, kind, key)).collect();
+                    records.map(|(kind, key)| name_of(families, tag, kind, key)).collect();
                 names.ok_or(None)
             });
             match names {
-                Ok(names) => {
-                    let tag = Tag::of(inputs.tenant.as_bytes());
-                    Plan::On(tag, Planned { step, names })
-                }
+                Ok(names) => Plan::On(tag, Planned { step, names }),
                 Err(None) => unknown(),
-                Err(Some(refusal)) => Plan::Answer(match step {
-                    Step::Peek(..) => StepResult::Peeked(refusal, Vec::new()),
-                    _ => StepResult::Admitted(refusal, None),
-                }),
+                Err(Some(refusal)) => match step {
+                    Step::Admit(policy, inputs) => Plan::Refuse(policy, Box::new(inputs), Box::new(refusal)),
+                    _ => Plan::Answer(StepResult::Peeked(refusal, Vec::new())),
+                },
             }
         }
         Step::Start(permit) | Step::Release(permit) | Step::Finish(permit, _) | Step::Expire(permit) => {
             on_permit(*permit, step, open)
         }
-        Step::Note(..) => Plan::Answer(StepResult::Done),
+        Step::Note(name, fields) => Plan::Note(name.clone(), fields.clone()),
         Step::Resolve(key, ..) => on_key(RecordKind::Operation, key.borrow(), step.clone(), families),
         Step::Prove(key, _) => on_key(RecordKind::Fact, key.borrow(), step.clone(), families),
         Step::Reset(kind, key) => on_key(*kind, key.borrow(), step.clone(), families),
@@ -276,7 +279,7 @@ fn on_key(kind: RecordKind, key: KeyRef<'_>, step: Step, families: &Families) ->
         let text = format!("key and tenant have {length} bytes, at most {MAX_KEY_BYTES} are allowed");
         return Plan::Answer(StepResult::Failed(StoreError::NotCommitted(text)));
     }
-    match name_of(families, kind, key) {
+    match name_of(families, Tag::of(key.tenant), kind, key) {
         Some(name) => Plan::On(name.tag, Planned { step, names: vec![name] }),
         None => Plan::Answer(StepResult::NotFound),
     }

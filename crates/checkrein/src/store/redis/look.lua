@@ -1,6 +1,6 @@
 -- ARGV[1]  what to look for; the reply begins with the time in microseconds
 --   get                        every record of KEYS
---   join                       counts KEYS[1] up by one, and returns it
+--   join     name              counts KEYS[1] up by one, and returns it, and KEYS[2]: this name, if it had none
 --   due      time, limit       the members of the sorted set KEYS[1] up to this score (empty: the server's time, in ms)
 --   list     after, limit, base  members of KEYS[1] after one of them, each with its record; the keys begin with base
 --   sweep    after, limit, base  removes those of the members that have no record; returns the last one looked at when
@@ -12,8 +12,10 @@ local all = {now}
 
 local function add(key)
   local head, at = redis.call('GET', key), #all
+  local flags = head and string.byte(head, 10) or 0
   all[at + 1] = head
-  all[at + 2] = head and string.byte(head, 10) == 1 and redis.call('HGETALL', key .. ':h')
+  all[at + 2] = flags % 2 == 1 and redis.call('HGETALL', key .. ':h')
+  all[at + 3] = flags >= 2 and redis.call('LRANGE', key .. ':t', 0, -1)
 end
 
 local what = ARGV[1]
@@ -21,6 +23,8 @@ if what == 'get' then
   for _, key in ipairs(KEYS) do add(key) end
 elseif what == 'join' then
   all[2] = redis.call('INCR', KEYS[1])
+  redis.call('SET', KEYS[2], ARGV[2], 'NX')
+  all[3] = redis.call('GET', KEYS[2])
 elseif what == 'due' then
   local time = ARGV[2] ~= '' and ARGV[2] or math.floor(now / 1000)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', time, 'LIMIT', 0, ARGV[3])) do

@@ -14,22 +14,26 @@ use checkrein_core::policy::{Policy, RecordKind};
 use checkrein_core::time::Span;
 use parking_lot::Mutex;
 
-use super::durable::FamilyKey;
+use super::durable::{Decided, FamilyKey};
 use super::{Cursor, Page, Results, Step, StepResult, StoreError};
 use crate::clock::Clock;
+use crate::ledger::{HostLedger, LedgerAt};
 
 mod address;
 mod families;
+mod fast;
 mod group;
 mod hub;
 mod job;
 mod keep;
 mod link;
 mod name;
+mod outbox;
 mod record;
 mod rounds;
 mod script;
 mod stage;
+mod tell;
 mod time;
 
 use address::Address;
@@ -37,6 +41,7 @@ use hub::Hub;
 use job::{Plan, Planned, Reply};
 pub use link::ServerInfo;
 use name::Tag;
+use outbox::Outbox;
 
 /// How long a decision may take before it is a refusal.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(500);
@@ -61,6 +66,8 @@ pub struct RedisOptions {
     pub clock: Option<Clock>,
     /// How often leases are looked after.
     pub housekeeping: Duration,
+    /// The host's own ledger; without one none is kept.
+    pub ledger: Option<LedgerAt>,
 }
 
 impl Default for RedisOptions {
@@ -72,6 +79,7 @@ impl Default for RedisOptions {
             accept_failover_loss: false,
             clock: None,
             housekeeping: Duration::from_millis(500),
+            ledger: None,
         }
     }
 }
@@ -146,7 +154,8 @@ impl RedisStore {
         }
         let clock = options.clock.clone().unwrap_or_default();
         let shown = address.to_string();
-        let hub = Arc::new(Hub::new(address, options.clone(), seed()?));
+        let outbox = Outbox::open(&options)?;
+        let hub = Arc::new(Hub::new(address, options.clone(), seed()?, outbox));
         hub.join()?;
         hub.start();
         let generation = Generation { hub, next: OnceLock::new() };
@@ -178,6 +187,11 @@ impl RedisStore {
         &self.0.shown
     }
 
+    /// How long a decision may take.
+    pub fn deadline(&self) -> Duration {
+        self.0.generation.hub.options.deadline
+    }
+
     /// About the time of day, for what is not decided by it.
     pub fn clock(&self) -> &Clock {
         &self.0.clock
@@ -191,7 +205,9 @@ impl RedisStore {
                 this = next;
                 continue;
             }
-            let hub = Arc::new(Hub::new(this.hub.address.clone(), this.hub.options.clone(), seed()?));
+            let options = this.hub.options.clone();
+            let outbox = Outbox::open(&options)?;
+            let hub = Arc::new(Hub::new(this.hub.address.clone(), options, seed()?, outbox));
             // A thread of the parent that is not here may hold this lock for ever.
             let families = this.hub.families.try_lock().map(|families| Arc::clone(&families));
             let Some(families) = families else {
@@ -217,6 +233,9 @@ impl RedisStore {
             // By a given time leases end when it says so; by the server's, when somebody looks.
             hub.expire_own();
         }
+        if let Some(outbox) = hub.outbox.as_ref().filter(|_| admits(&steps)) {
+            outbox.wait_for_room(std::time::Instant::now() + hub.options.deadline)?;
+        }
         let mut results = Vec::with_capacity(steps.len());
         for part in self.parts(hub, steps)? {
             match part {
@@ -229,7 +248,12 @@ impl RedisStore {
 
     /// Commits steps without waiting: `then` is called from a worker's thread. It must not wait for anything.
     pub fn run_then(&self, steps: Vec<Step>, then: Box<dyn FnOnce(Results) + Send>) {
-        let parts = self.hub().and_then(|hub| Ok((hub, self.parts(hub, steps)?)));
+        let parts = self.hub().and_then(|hub| {
+            if let Some(outbox) = hub.outbox.as_ref().filter(|_| admits(&steps)) {
+                outbox.wait_for_room(std::time::Instant::now())?;
+            }
+            Ok((hub, self.parts(hub, steps)?))
+        });
         match parts {
             Err(error) => then(Err(error)),
             Ok((hub, parts)) => run_parts(Arc::clone(hub), parts.into(), Vec::new(), then),
@@ -255,9 +279,27 @@ impl RedisStore {
         let families = Arc::clone(&hub.families.lock());
         let mut parts: Vec<Part> = Vec::with_capacity(1);
         for step in steps {
+            if let (Some(outbox), Step::Admit(policy, _)) = (&hub.outbox, &step) {
+                outbox.policy(policy)?;
+            }
             let (tag, planned) = match job::plan(step, &families, &hub.open) {
                 Plan::Answer(result) => {
                     parts.push(Part::Answer(result));
+                    continue;
+                }
+                Plan::Refuse(policy, inputs, admission) => {
+                    if let Some(outbox) = &hub.outbox {
+                        let (inputs, admission, meters) = (*inputs, (*admission).clone(), Vec::new());
+                        outbox.decided(vec![Decided { policy, inputs, admission, meters }]);
+                    }
+                    parts.push(Part::Answer(StepResult::Admitted(*admission, None)));
+                    continue;
+                }
+                Plan::Note(name, fields) => {
+                    let fields: Vec<(&str, &str)> =
+                        fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                    hub.outbox.as_ref().map_or(Ok(()), |outbox| outbox.event(&name, &fields))?;
+                    parts.push(Part::Answer(StepResult::Done));
                     continue;
                 }
                 Plan::On(tag, planned) => (tag, planned),
@@ -284,6 +326,14 @@ impl RedisStore {
         Ok(family)
     }
 
+    /// What is counted on this store, by whichever process.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn families(&self) -> Result<Vec<(Family, FamilyKey)>, StoreError> {
+        self.hub()?.all_families()
+    }
+
     /// Why a policy must not be decided by on this store: it promises what a failover would break.
     pub(crate) fn object_to(&self, policy: &Policy) -> Result<(), StoreError> {
         let hub = self.hub()?;
@@ -293,6 +343,36 @@ impl RedisStore {
         let deadline = std::time::Instant::now() + hub.options.deadline;
         let standing = hub.side.lock().standing(Tag::STORE, deadline).map_err(rounds::not_committed)?;
         if standing.replicated { Err(StoreError::NotCommitted(stage::REPLICATED.to_owned())) } else { Ok(()) }
+    }
+
+    /// Whether a ledger of this host is kept.
+    pub fn keeps_ledger(&self) -> bool {
+        self.0.generation.hub.options.ledger.is_some()
+    }
+
+    /// The host's own ledger, if one is kept.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn ledger(&self) -> Result<Option<HostLedger>, StoreError> {
+        self.hub()?.outbox.as_ref().map(Outbox::ledger).transpose()
+    }
+
+    /// Takes everything out of the host's outbox into its ledger now, and waits for it.
+    ///
+    /// # Errors
+    /// The store or the ledger is not to be had; what has not come in comes later.
+    pub fn drain(&self) -> Result<(), StoreError> {
+        let hub = self.hub()?;
+        match &hub.outbox {
+            Some(outbox) => outbox.drain_all(hub),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the host's ledger is behind what was decided; nothing if it is not.
+    pub fn ledger_error(&self) -> Option<StoreError> {
+        self.hub().ok()?.outbox.as_ref().and_then(Outbox::error)
     }
 
     /// Says for every tenant that the server is to be trusted as it is now, and ends the safe mode.
@@ -313,12 +393,21 @@ impl RedisStore {
         hub.side.lock().servers(deadline).map_err(rounds::not_committed)
     }
 
+    /// The tags of all tenants, the store's own first, and whether the server of each is the one that was accepted.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn epochs(&self) -> Result<Vec<(String, bool)>, StoreError> {
+        self.hub()?.epochs()
+    }
+
     /// The tenants' tags whose server is not the one that was accepted.
     ///
     /// # Errors
     /// The store is not to be had.
     pub fn unaccepted(&self) -> Result<Vec<String>, StoreError> {
-        self.hub()?.unaccepted()
+        let unaccepted = self.epochs()?.into_iter().filter(|(_, accepted)| !accepted);
+        Ok(unaccepted.map(|(tag, _)| tag).collect())
     }
 
     /// At most `limit` records of a kind after a cursor, and where to go on; `None` at the end.
@@ -344,6 +433,11 @@ impl RedisStore {
     pub fn collect(&self) -> Result<usize, StoreError> {
         self.hub()?.collect()
     }
+}
+
+/// Whether any of the steps may let an action pass.
+fn admits(steps: &[Step]) -> bool {
+    steps.iter().any(|step| matches!(step, Step::Admit(..)))
 }
 
 /// Part of what a caller asks for: steps that are committed together, or what one comes to without the server.

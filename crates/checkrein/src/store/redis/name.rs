@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::policy::RecordKind;
 use sha2::{Digest as _, Sha256};
 
@@ -18,6 +19,11 @@ impl Tag {
 
     pub(super) fn of(tenant: &[u8]) -> Self {
         Self(short(&[b"tenant", tenant]))
+    }
+
+    /// What it is called in ledgers: as in keys.
+    pub(super) const fn id(self) -> ShortId {
+        ShortId::from_bytes(self.0.to_be_bytes())
     }
 
     /// The tag of what a [`Display`](std::fmt::Display) wrote.
@@ -115,7 +121,27 @@ pub(super) fn tags_key(prefix: &str) -> String {
     under(prefix, Tag::STORE, format_args!("tags"))
 }
 
+/// The set of the definitions of all families in use.
+pub(super) fn families_key(prefix: &str) -> String {
+    under(prefix, Tag::STORE, format_args!("families"))
+}
+
 /// The number of the process that came last.
 pub(super) fn processes_key(prefix: &str) -> String {
     under(prefix, Tag::STORE, format_args!("processes"))
+}
+
+/// What the store is called in ledgers: drawn by whoever came first.
+pub(super) fn store_key(prefix: &str) -> String {
+    under(prefix, Tag::STORE, format_args!("name"))
+}
+
+/// The drafts of a host that it has not taken out yet, for its ledger.
+pub(super) fn outbox_key(prefix: &str, tag: Tag, host: ShortId) -> String {
+    under(prefix, tag, format_args!("out:{host}"))
+}
+
+/// The name of that list, and how many were taken out since it got it.
+pub(super) fn outbox_mark_key(prefix: &str, tag: Tag, host: ShortId) -> String {
+    under(prefix, tag, format_args!("out:{host}:at"))
 }

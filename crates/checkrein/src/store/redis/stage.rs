@@ -1,11 +1,14 @@
 //! Steps on the records of one key set, in memory: what they come to counts once the server has taken it.
 
+use std::sync::Arc;
+
 use checkrein_core::admission::{self, Admission, Inputs, PermitError, Plan, Records};
 use checkrein_core::code::Code;
 use checkrein_core::gate::breaker::{Breaker, Health};
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{Operation, OperationState, Run};
 use checkrein_core::key::KeyRef;
+use checkrein_core::ledger::entry::{By, Ending};
 use checkrein_core::meter::Meter;
 use checkrein_core::permit::{Outcome, Permit, Settlement};
 use checkrein_core::policy::{Check, Policy, RecordKind};
@@ -18,6 +21,8 @@ use super::link::Standing;
 use super::name::Tag;
 use super::record::{Name, Open, Rec, Value};
 use crate::engine::CompiledPolicy;
+use crate::ledger::Drafts;
+use crate::store::durable::{Decided, Told, bare_permit, ending_of, told_of_expiry};
 use crate::store::{OwnedInputs, OwnedSettlement, PermitId, Step, StepResult};
 
 pub(super) const REPLICATED: &str = "the Redis server is replicated, and a failover loses what it acknowledged last: \
@@ -34,6 +39,8 @@ pub(super) struct Setting<'a> {
     pub(super) families: &'a Families,
     pub(super) standing: Standing,
     pub(super) accept_failover_loss: bool,
+    /// What writes drafts, where a ledger is kept.
+    pub(super) drafts: Option<&'a Drafts>,
 }
 
 /// The records of a key set, and what has been done to them.
@@ -47,10 +54,14 @@ pub(super) struct Stage<'a> {
     pub(super) opened: Vec<(u64, Timestamp)>,
     /// Permits whose lease is another one, and those that ended.
     pub(super) moved: Vec<(u64, Option<Timestamp>)>,
+    /// What the host's ledger is told by the commit itself.
+    pub(super) told: Vec<Vec<u8>>,
+    /// Decisions that change nothing on the server: the host writes them down by itself.
+    pub(super) decided: Vec<Decided>,
 }
 
 /// The records of one step, as the core sees them.
-struct Places<'a> {
+pub(super) struct Places<'a> {
     records: &'a mut Vec<Rec>,
     places: &'a [usize],
     full: &'a [Name],
@@ -149,38 +160,46 @@ impl<'a> Stage<'a> {
         match &planned.step {
             Step::Admit(policy, inputs) => self.admit(policy, inputs, places, number),
             Step::Peek(policy, inputs) => self.peek(policy, inputs, places),
-            Step::Start(_) => self.with_permit(places, |permit, records, _| {
+            Step::Start(_) => self.with_permit(places, None, |permit, records, _| {
                 admission::start(permit, now, records).map(|()| true)
             }),
-            Step::Release(_) => self.with_permit(places, |permit, records, _| {
-                admission::release(permit, now, records).map(|()| false)
-            }),
-            Step::Finish(_, settlement) => self.finish(places, settlement),
+            Step::Release(_) => {
+                let told = Told::new(Ending::FailedClean, By::Caller).note("it was not started");
+                self.with_permit(places, Some(told), |permit, records, _| {
+                    admission::release(permit, now, records).map(|()| false)
+                })
+            }
+            Step::Finish(_, settlement) => {
+                let OwnedSettlement { outcome, health, actual } = settlement;
+                let told = Told::new(ending_of(outcome), By::Caller).with(*health, actual);
+                self.finish(places, settlement, told)
+            }
             Step::Expire(_) => self.expire(places),
-            Step::Resolve(_, run, state) => done(self.resolve(places, *run, state)),
+            Step::Resolve(key, run, state) => done(self.resolve(places, key.borrow(), *run, state)),
             // Only a ledger has a place for it.
             Step::Note(..) => StepResult::Done,
             Step::Prove(key, fact) => done(self.prove(places, key.borrow(), *fact)),
-            Step::Reset(..) => done(self.reset(places)),
+            Step::Reset(_, key) => done(self.reset(places, key.borrow())),
         }
     }
 
-    fn places<'b>(&'b mut self, places: &'b [usize]) -> Places<'b> {
+    pub(super) fn places<'b>(&'b mut self, places: &'b [usize]) -> Places<'b> {
         Places { records: self.records, places, full: self.full }
     }
 
     fn admit(
         &mut self,
-        policy: &CompiledPolicy,
-        inputs: &OwnedInputs,
+        policy: &Arc<CompiledPolicy>,
+        owned: &OwnedInputs,
         places: &[usize],
         number: &mut dyn FnMut() -> u64,
     ) -> StepResult {
         if let Some(refusal) = self.distrust(policy) {
+            self.note_decided(policy, owned, &refusal, Vec::new());
             return StepResult::Admitted(refusal, None);
         }
         let now = self.setting.now;
-        inputs.with(&policy.period_ends(now.earliest), |inputs| {
+        owned.with(&policy.period_ends(now.earliest), |inputs| {
             let plan = admission::plan(policy.policy(), inputs);
             self.name_records(&plan, places);
             let mut records = self.places(places);
@@ -189,7 +208,13 @@ impl<'a> Stage<'a> {
             if admission.verdict == admission::Verdict::Allow || broken {
                 records.mark();
             }
+            let permit = permit.or_else(|| {
+                let allowed = admission.verdict == admission::Verdict::Allow;
+                let tracked = self.setting.drafts.is_some() && inputs.start && inputs.action.is_some();
+                (allowed && tracked).then(|| bare_permit(policy, now.latest))
+            });
             let permit = permit.map(|permit| self.open(permit, places, number()));
+            self.note_admission(policy, owned, inputs, places, &admission, permit);
             StepResult::Admitted(admission, permit)
         })
     }
@@ -230,7 +255,11 @@ impl<'a> Stage<'a> {
 
     fn open(&mut self, permit: Permit, places: &[usize], number: u64) -> PermitId {
         let names = places.iter().filter_map(|place| self.records.get(*place)).map(|record| record.name);
-        let open = Open { records: names.collect(), permit };
+        let host = self.setting.drafts.map(Drafts::host);
+        // What settles nothing is there for the ledger only, and has no records to settle on.
+        let light = permit.holds.is_empty() && permit.breakers.is_empty() && permit.operation.is_none();
+        let names = names.filter(|_| !light || host.is_none());
+        let open = Open { records: names.collect(), host, permit };
         if let Some((at, _)) = open.permit.operation
             && let Some(operation) =
                 places.get(usize::from(at)).and_then(|place| self.records.get_mut(*place))
@@ -241,14 +270,14 @@ impl<'a> Stage<'a> {
         let mut record = Rec::absent(Name::permit(self.setting.tag, number), self.setting.prefix);
         (record.value, record.dirty) = (Some(Value::Permit(open)), true);
         self.records.push(record);
-        PermitId::from_number(number)
+        PermitId::from_number(number).with_light(light && host.is_some())
     }
 
-    fn finish(&mut self, places: &[usize], settlement: &OwnedSettlement) -> StepResult {
+    fn finish(&mut self, places: &[usize], settlement: &OwnedSettlement, told: Told<'_>) -> StepResult {
         let OwnedSettlement { outcome, health, actual } = settlement;
         let settlement = Settlement { outcome: outcome.clone(), health: *health, actual };
         let now = self.setting.now;
-        self.with_permit(places, |permit, records, ends| {
+        self.with_permit(places, Some(told), |permit, records, ends| {
             admission::finish(permit, &settlement, ends, now, records)
         })
     }
@@ -256,11 +285,12 @@ impl<'a> Stage<'a> {
     fn expire(&mut self, places: &[usize]) -> StepResult {
         let now = self.setting.now;
         let record = places.first().and_then(|place| self.records.get(*place));
-        match record.and_then(|record| record.value.as_ref()) {
+        let told = match record.and_then(|record| record.value.as_ref()) {
             Some(Value::Permit(open)) if now.earliest < open.permit.lease_until => return StepResult::Done,
-            _ => {}
-        }
-        self.with_permit(places, |permit, records, ends| admission::expire(permit, now, ends, records))
+            Some(Value::Permit(open)) => Some(told_of_expiry(open.permit.phase, By::Lease)),
+            _ => None,
+        };
+        self.with_permit(places, told, |permit, records, ends| admission::expire(permit, now, ends, records))
     }
 
     /// Runs `step` on a permit and its records, the first of `places` and those after it; `step` says whether the permit
@@ -268,6 +298,7 @@ impl<'a> Stage<'a> {
     fn with_permit(
         &mut self,
         places: &[usize],
+        told: Option<Told<'_>>,
         step: impl FnOnce(&mut Permit, &mut Places<'_>, &[Timestamp]) -> Result<bool, PermitError>,
     ) -> StepResult {
         let Some((&at, places)) = places.split_first() else {
@@ -289,9 +320,13 @@ impl<'a> Stage<'a> {
             Ok(stays) => stays,
         };
         let Some(record) = self.records.get_mut(at) else { return StepResult::NotFound };
-        self.moved.push((record.name.record as u64, stays.then_some(open.permit.lease_until)));
+        let (number, host) = (record.name.record as u64, open.host);
+        self.moved.push((number, stays.then_some(open.permit.lease_until)));
         record.value = stays.then_some(Value::Permit(open));
         record.dirty = true;
+        if let Some(told) = told {
+            self.note_outcome(number, host, told);
+        }
         StepResult::Done
     }
 
@@ -309,7 +344,13 @@ impl<'a> Stage<'a> {
     }
 
     /// Ends an operation in doubt, the first of `places`, and settles what its permit, the second, holds.
-    fn resolve(&mut self, places: &[usize], run: Option<Run>, state: &OperationState) -> bool {
+    fn resolve(
+        &mut self,
+        places: &[usize],
+        key: KeyRef<'_>,
+        run: Option<Run>,
+        state: &OperationState,
+    ) -> bool {
         let Some((&at, places)) = places.split_first() else { return false };
         let now = self.setting.now;
         let record = self.records.get_mut(at);
@@ -334,9 +375,12 @@ impl<'a> Stage<'a> {
                 _ => Outcome::Done(None),
             };
             let settlement = OwnedSettlement { outcome, health: Health::Neutral, actual: Vec::new() };
+            let by = if run.is_some() { By::Reconcile } else { By::Person };
+            let told = Told::new(ending_of(&settlement.outcome), by).note("resolved");
             // What it holds ends with the lease if it cannot be settled here.
-            self.finish(places, &settlement);
+            self.finish(places, &settlement, told);
         }
+        self.note_event(at, key, "resolved", &[("state", state.name())]);
         true
     }
 
@@ -345,9 +389,8 @@ impl<'a> Stage<'a> {
         // How long it holds is the caller's to say; from when on, the server's clock.
         let keep = fact.expires.since(fact.proved);
         let fact = Fact { proved: now.latest, expires: now.earliest.after(keep) };
-        let Some(record) = places.first().and_then(|place| self.records.get_mut(*place)) else {
-            return false;
-        };
+        let Some(&at) = places.first() else { return false };
+        let Some(record) = self.records.get_mut(at) else { return false };
         match &mut record.value {
             Some(Value::Fact(known)) => known.expires = known.expires.max(fact.expires),
             _ if full.iter().any(|full| full.family == record.name.family) => return false,
@@ -357,19 +400,20 @@ impl<'a> Stage<'a> {
             }
         }
         record.dirty = true;
+        self.note_proved(at, key);
         true
     }
 
-    fn reset(&mut self, places: &[usize]) -> bool {
-        let Some(record) = places.first().and_then(|place| self.records.get_mut(*place)) else {
-            return false;
-        };
+    fn reset(&mut self, places: &[usize], key: KeyRef<'_>) -> bool {
+        let Some(&at) = places.first() else { return false };
+        let Some(record) = self.records.get_mut(at) else { return false };
         match &mut record.value {
             Some(Value::Meter(meter)) => meter.reset(),
             Some(Value::Breaker(breaker)) => breaker.reset(),
             _ => return false,
         }
         record.dirty = true;
+        self.note_event(at, key, "reset", &[]);
         true
     }
 }

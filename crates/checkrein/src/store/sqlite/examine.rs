@@ -3,13 +3,14 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::time::Timestamp;
 
 use super::lock::ProcessLocks;
 use super::{clock, lock, place, tables};
 use crate::clock::Clock;
 use crate::store::StoreError;
-use crate::store::durable::{Liveness, Mark, ProcessInfo, Table, open_row, read_process};
+use crate::store::durable::{Liveness, Mark, ProcessInfo, Table, open_row, read_host, read_process};
 
 /// A process that has a store open, or left it without closing it.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub struct Examination {
     /// How far the store's clock is ahead of the machine's, in nanoseconds; nothing where the machine has been booted
     /// since the store was last open.
     pub clock_ahead: Option<i64>,
+    /// The host whose ledger it is beside a store that several hosts share.
+    pub ledger_host: Option<ShortId>,
 }
 
 /// Looks at a store's file. `full` reads every page and index, otherwise every page.
@@ -70,6 +73,7 @@ pub fn examine(path: &Path, full: bool) -> Result<Examination, StoreError> {
     let row = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, Vec<u8>>(0)).ok();
     let schema = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap_or_default();
     let mark = row("SELECT body FROM meta WHERE key = CAST('head' AS BLOB)");
+    let host = row("SELECT body FROM meta WHERE key = CAST('host' AS BLOB)");
     let kept = row("SELECT body FROM meta WHERE key = CAST('clock' AS BLOB)");
     let body = kept.as_deref().and_then(|row| open_row(Table::Meta, clock::KEY, row).ok());
     let anchor = body.and_then(|(body, _)| clock::anchor_of_this_boot(body));
@@ -87,6 +91,7 @@ pub fn examine(path: &Path, full: bool) -> Result<Examination, StoreError> {
         mark: mark.and_then(|row| Mark::read(&row).ok()),
         processes: processes(&path)?,
         clock_ahead: anchor.map(ahead),
+        ledger_host: host.and_then(|row| read_host(&row).ok()),
         path,
     })
 }
