@@ -15,6 +15,7 @@ cargo bench --quiet -p checkrein --bench decisions -- "${quick[@]}" --date "$dat
 cargo bench --quiet -p checkrein --bench memory -- --date "$date" --json "$out/memory.json"
 cargo bench --quiet -p checkrein --bench durable -- "${quick[@]}" --date "$date" --json "$out/durable.json"
 cargo bench --quiet -p checkrein --bench ledger -- --date "$date" --json "$out/ledger.json"
+cargo bench --quiet -p checkrein --bench prices -- --date "$date" --json "$out/prices.json"
 
 # The release wheel, in an environment of the Python version that the published packages run on.
 scripts/wheel.sh release build/bench-wheel
