@@ -31,9 +31,9 @@ skip() {
 
 rust_tests() {
     if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run --locked --workspace --no-fail-fast --no-tests=fail --status-level fail
+        CHECKREIN_REQUIRE_REDIS=1 cargo nextest run --locked --workspace --no-fail-fast --no-tests=fail --status-level fail
     else
-        cargo test --locked --workspace --all-targets --quiet
+        CHECKREIN_REQUIRE_REDIS=1 cargo test --locked --workspace --all-targets --quiet
     fi
 }
 install_wheel() {
@@ -59,13 +59,13 @@ else
     skip "dependencies" "cargo-deny is not installed"
 fi
 if [ "$what" = all ]; then
+    step "redis server" scripts/redis-server.sh
     step "rust tests" rust_tests
     step "planted bugs" cargo test --locked --quiet -p checkrein-sim --features planted-bugs --test planted
     step "rust doc tests" cargo test --locked --workspace --doc --quiet
     step "wheel" install_wheel
     step "stubs" .venv/bin/python -m mypy.stubtest checkrein._native \
         --mypy-config-file pyproject.toml --allowlist tests/python/stubtest-allowlist.txt
-    step "redis server" scripts/redis-server.sh
     step "python tests" python_tests
 fi
 

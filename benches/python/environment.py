@@ -18,6 +18,9 @@ PUBLISHED = (
 )
 """They need Python 3.12 or newer."""
 
+BESIDE = ("redis==8.1.0", "limits==5.8.0")
+"""What the Redis stores are measured with and beside."""
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -47,6 +50,28 @@ def find(own: str | None, peers: str | None, wheel: Path | None) -> Found:
         # The same Python for both where there is one; ours also runs on 3.11.
         _make(found, "checkrein", base or sys.executable, [str(wheel)])
     return found
+
+
+def together(own: str | None, wheel: Path | None) -> tuple[str | None, str]:
+    """Find or make one environment with everything, for what runs in one process; or say why there is none."""
+    if own:
+        return own, ""
+    base = _python_312()
+    if base is None:
+        return None, "the published packages need Python 3.12 or newer, and none was found"
+    if wheel is None:
+        return None, "no wheel was given"
+    found = Found()
+    _make(found, "together", base, [*PUBLISHED[:2], *BESIDE])
+    if "together" in found.pythons:
+        python = found.pythons["together"]
+        try:
+            # A wheel of the same version may be a new build.
+            pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _run([*pip, "--force-reinstall", "--no-deps", str(wheel)])
+        except subprocess.CalledProcessError as error:
+            return None, str(error.stderr).strip()
+    return found.pythons.get("together"), found.missing.get("together", "")
 
 
 def _make(found: Found, side: str, base: str, requirements: list[str]) -> None:

@@ -38,6 +38,11 @@ impl CompiledPolicy {
         &self.policy
     }
 
+    /// The one enforced rate limit that the policy is, if it is nothing else.
+    pub(crate) fn only_limit(&self) -> Option<&Limit> {
+        self.only_limit.as_ref()
+    }
+
     /// The gates in words, one a line, as the ledger keeps them.
     pub fn text(&self) -> &str {
         &self.text

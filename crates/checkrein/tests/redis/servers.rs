@@ -34,15 +34,24 @@ pub(crate) fn missing() -> bool {
     missing
 }
 
-/// A port that nobody listens on. Its cluster bus port (10,000 above) is free as well.
+/// A port that nobody listens on, and that no other test of this machine will get while this process lives. Its cluster
+/// bus port (10,000 above) is free as well, and neither is one that the system gives to connections.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    static HELD: Mutex<Vec<std::fs::File>> = Mutex::new(Vec::new());
     // Tests are several processes: each begins elsewhere.
-    let offset = u16::try_from(std::process::id() % 700).unwrap() * 30;
-    for _ in 0..20_000 {
-        let port = 20_000 + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % 22_000;
+    let offset = u16::try_from(std::process::id() % 600).unwrap() * 20;
+    for _ in 0..12_000 {
+        let port = 10_000 + (offset + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000) % 12_000;
         let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if port != 6379 && free(port) && free(port + 10_000) {
+        if !free(port) || !free(port + 10_000) {
+            continue;
+        }
+        let lock = std::env::temp_dir().join(format!("checkrein-test-port-{port}"));
+        if let Ok(file) = std::fs::File::create(lock)
+            && file.try_lock().is_ok()
+        {
+            HELD.lock().unwrap().push(file);
             return port;
         }
     }
@@ -162,12 +171,20 @@ impl Server {
     /// Waits until it answers.
     pub(crate) fn wait(&self) {
         until("the server answers", || {
+            let log = || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            assert!(self.is_running(), "the server has ended: {}", log());
             let said = self.try_cli(&["PING"]);
             said.contains("PONG") || said.contains("NOAUTH") || said.contains("NOPERM")
         });
     }
 
-    /// Its URL, without a password.
+    fn is_running(&self) -> bool {
+        // A process that has ended and was not waited for yet is a zombie.
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        status.map_or(!cfg!(target_os = "linux"), |status| !status.contains(") Z "))
+    }
+
+    /// Its URL.
     pub(crate) fn url(&self) -> String {
         match (&self.tls, &self.password) {
             (Some(dir), _) => {

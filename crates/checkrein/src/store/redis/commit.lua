@@ -1,6 +1,7 @@
 -- KEYS     the records, then every other key that is written
 -- ARGV     earliest, latest (microseconds; empty: the time is given), records, caps, a claim (or nothing),
---          the version of each record (empty: there is none), for each cap the index's key and the most it may have,
+--          the version of each record (empty: there is none; after it how many calls are counted behind its head, if any),
+--          for each cap the index's key and the most it may have,
 --          then the writes: for each the number of arguments, the command, its key, the arguments
 -- returns  the time, when everything was written; otherwise nothing was, and it returns why, the time, and every record:
 --          1 the time is not within the bounds, 2 a version is another one, 2 + i the i-th index is full
@@ -27,15 +28,19 @@ local function refuse(why)
   local all = {why, now}
   for i = 1, records do
     local head = redis.call('GET', KEYS[i])
-    all[2 * i + 1] = head
-    all[2 * i + 2] = head and string.byte(head, 10) == 1 and redis.call('HGETALL', KEYS[i] .. ':h')
+    local flags = head and string.byte(head, 10) or 0
+    all[3 * i] = head
+    all[3 * i + 1] = flags % 2 == 1 and redis.call('HGETALL', KEYS[i] .. ':h')
+    all[3 * i + 2] = flags >= 2 and redis.call('LRANGE', KEYS[i] .. ':t', 0, -1)
   end
   return all
 end
 
 if ARGV[1] ~= '' and (now < tonumber(ARGV[1]) or now > tonumber(ARGV[2])) then return refuse(1) end
 for i = 1, records do
-  if redis.call('GETRANGE', KEYS[i], 0, 8) ~= ARGV[5 + i] then return refuse(2) end
+  local version, known = redis.call('GETRANGE', KEYS[i], 0, 8), ARGV[5 + i]
+  if #known > 9 then version = version .. redis.call('LLEN', KEYS[i] .. ':t') end
+  if version ~= known then return refuse(2) end
 end
 local at = 6 + records
 for i = 1, caps do

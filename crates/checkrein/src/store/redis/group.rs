@@ -10,7 +10,7 @@ use redis::Value as Reply;
 use super::job::Job;
 use super::link::{Arguments, Request};
 use super::name;
-use super::record::{Fate, Name, Rec, Value, Version, Written, claim};
+use super::record::{Fate, Name, Raw, Rec, Value, Version, Written, claim};
 use super::script::Script;
 use super::stage::{Setting, Stage};
 use crate::store::durable::Decided;
@@ -33,6 +33,8 @@ pub(super) struct Group {
     pub(super) attempts: u32,
     /// All records are what the server sent in reply to an earlier try of this very group.
     is_fresh: bool,
+    /// The server could not say that there surely is room: the core decides.
+    pub(super) needs_core: bool,
     /// Of the last try.
     pub(super) tried: Tried,
 }
@@ -43,16 +45,18 @@ pub(super) struct Tried {
     pub(super) results: Vec<Vec<StepResult>>,
     pub(super) opened: Vec<(u64, Timestamp)>,
     pub(super) moved: Vec<(u64, Option<Timestamp>)>,
-    id: u64,
+    pub(super) id: u64,
+    /// It only had calls counted behind the head of its one record.
+    pub(super) is_fast: bool,
     /// The records that it writes, by place, with the versions that they had.
-    written: Vec<(usize, Version)>,
+    pub(super) written: Vec<(usize, Version)>,
     /// What it would claim the records by, if it came too late once more.
-    claim: Option<[u8; 8]>,
+    pub(super) claim: Option<[u8; 8]>,
     /// The server does not take it later than this, in microseconds since 1970.
     pub(super) fence: Option<i64>,
-    caps: Vec<Name>,
+    pub(super) caps: Vec<Name>,
     /// The drafts that it pushes.
-    told: Vec<Vec<u8>>,
+    pub(super) told: Vec<Vec<u8>>,
     /// Decisions that change nothing on the server.
     pub(super) decided: Vec<Decided>,
 }
@@ -104,6 +108,7 @@ impl Group {
             full: Vec::new(),
             attempts: 0,
             is_fresh: false,
+            needs_core: false,
             tried: Tried::default(),
         }
     }
@@ -117,6 +122,9 @@ impl Group {
     pub(super) fn attempt(&mut self, how: &How<'_>, number: &mut dyn FnMut() -> u64) -> Request {
         self.attempts += 1;
         self.records.truncate(self.base);
+        if let Some(request) = self.attempt_fast(how) {
+            return request;
+        }
         let mut stage = Stage {
             setting: how.setting,
             records: &mut self.records,
@@ -140,7 +148,7 @@ impl Group {
         let Now { earliest, latest } = how.setting.now;
         let (tag, prefix) = (how.setting.tag, how.setting.prefix);
         let mut request = Request::new(Script::Commit, tag);
-        let versions: Vec<Vec<u8>> = self.records.iter().map(|record| record.version.expected()).collect();
+        let versions: Vec<Vec<u8>> = self.records.iter().map(Rec::expected).collect();
         self.records.iter().for_each(|record| request.key(record.key.as_bytes()));
         let mut writes =
             Writes { keys: Vec::new(), first: self.records.len() + 1, args: Arguments::default() };
@@ -156,6 +164,10 @@ impl Group {
             self.tried.written.push((place, before));
             let expires = written.expires.map(|expires| expires.to_string());
             writes.parts(&key, &written);
+            if written.drop_tail {
+                let tail = writes.key(format!("{key}:t"));
+                puts.command("DEL", tail, &[]);
+            }
             if record.name.kind == RecordKind::Permit {
                 let due = writes.key(name::due_key(prefix, tag));
                 let member = (record.name.record as u64).to_string();
@@ -234,7 +246,10 @@ impl Group {
                 self.install(records, prefix)?;
                 let said = match why {
                     1 => Said::Late,
-                    2 => Said::Conflict,
+                    2 => {
+                        self.lost();
+                        Said::Conflict
+                    }
                     cap => {
                         let cap = usize::try_from(cap - 3).ok().and_then(|cap| self.tried.caps.get(cap));
                         Said::Full(cap.copied().ok_or_else(strange)?)
@@ -257,10 +272,10 @@ impl Group {
     }
 
     /// Replaces the records by those that the server has.
-    fn install(&mut self, replies: &[Reply], prefix: &str) -> Result<(), StoreError> {
+    pub(super) fn install(&mut self, replies: &[Reply], prefix: &str) -> Result<(), StoreError> {
         self.records.truncate(self.base);
         self.is_fresh = true;
-        for (record, reply) in self.records.iter_mut().zip(replies.chunks(2)) {
+        for (record, reply) in self.records.iter_mut().zip(replies.chunks(REPLIES)) {
             *record = read(record.name, prefix, reply)?;
             self.tried.claim.into_iter().for_each(|claim| record.claimed_by(claim));
         }
@@ -270,7 +285,7 @@ impl Group {
     /// Whether the try is an answer already: it writes nothing, and the server has shown its records since the callers
     /// asked. Nobody can tell it from one that was made at that moment.
     pub(super) fn is_answered(&self) -> bool {
-        self.is_fresh && !self.writes()
+        self.is_fresh && !self.writes() && self.tried.told.is_empty()
     }
 
     /// Whether somebody else is to write first.
@@ -300,9 +315,13 @@ impl Group {
     /// # Errors
     /// A record that cannot be read.
     pub(super) fn fate(&mut self, replies: &[Reply], prefix: &str) -> Result<Fate, StoreError> {
+        if self.tried.is_fast {
+            return self.fate_of_fast(replies, prefix);
+        }
         let (mut fates, mut gone) = (Vec::new(), false);
         for &(place, before) in &self.tried.written {
-            let (Some(record), Some(reply)) = (self.records.get(place), replies.chunks(2).nth(place)) else {
+            let (Some(record), Some(reply)) = (self.records.get(place), replies.chunks(REPLIES).nth(place))
+            else {
                 continue;
             };
             let now = read(record.name, prefix, reply)?;
@@ -330,7 +349,7 @@ impl Group {
 
     /// Whether the last try writes anything.
     pub(super) fn writes(&self) -> bool {
-        !self.tried.written.is_empty()
+        self.tried.is_fast || !self.tried.written.is_empty()
     }
 }
 
@@ -342,18 +361,33 @@ fn lease_of(record: &Rec) -> Option<i64> {
     }
 }
 
-/// A record out of a reply: its head and its parts.
+/// So many replies make a record: its head, its parts, and the calls counted behind it.
+pub(super) const REPLIES: usize = 3;
+
+/// A record out of a reply.
 pub(super) fn read(name: Name, prefix: &str, reply: &[Reply]) -> Result<Rec, StoreError> {
     let Some(Reply::BulkString(head)) = reply.first() else { return Ok(Rec::absent(name, prefix)) };
-    let mut parts = BTreeMap::new();
+    let mut raw = Raw { head, ..Raw::default() };
     if let Some(Reply::Array(fields)) = reply.get(1) {
         for pair in fields.chunks(2) {
             let [Reply::BulkString(number), Reply::BulkString(bytes)] = pair else { continue };
             let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
-            parts.extend(number.map(|number: u64| (number, bytes.clone())));
+            raw.parts.extend(number.map(|number: u64| (number, bytes.as_slice())));
         }
     }
-    Rec::read(name, prefix, head, &parts)
+    raw.tail = tail_of(reply);
+    Rec::read(name, prefix, &raw)
+}
+
+/// The calls counted behind a head.
+pub(super) fn tail_of(reply: &[Reply]) -> Vec<&[u8]> {
+    match reply.get(2) {
+        Some(Reply::Array(calls)) => calls
+            .iter()
+            .map(|call| if let Reply::BulkString(bytes) = call { bytes.as_slice() } else { &[] })
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Commands of a commit, with the keys that they need.

@@ -229,7 +229,7 @@ impl Hub {
         let reply = one(lane, request, deadline)?;
         let members = reply.get(1..).unwrap_or_default();
         let mut records = Vec::new();
-        for entry in members.chunks(3) {
+        for entry in members.chunks(1 + group::REPLIES) {
             let [member, record @ ..] = entry else { continue };
             let number = text(member).and_then(|member| u128::from_str_radix(member, 16).ok());
             let Some(number) = number else { continue };
@@ -240,8 +240,8 @@ impl Hub {
                 Err(error) => return Err(error),
             }
         }
-        let full = members.len() / 3 == limit;
-        let last = members.chunks(3).last().and_then(|entry| entry.first()).and_then(text);
+        let full = members.len() / (1 + group::REPLIES) == limit;
+        let last = members.chunks(1 + group::REPLIES).last().and_then(|entry| entry.first()).and_then(text);
         Ok((records, last.filter(|_| full).map(str::to_owned)))
     }
 
@@ -274,10 +274,11 @@ impl Hub {
                 let mut request = Request::new(Script::Commit, index.tag);
                 request.key(record.key.as_bytes());
                 request.key(format!("{}:h", record.key).as_bytes());
+                request.key(format!("{}:t", record.key).as_bytes());
                 request.key(name::index_key(&prefix, index.tag, index.kind, index.family).as_bytes());
                 ["", "", "1", "0", ""].iter().for_each(|arg| request.arg(arg.as_bytes()));
-                request.arg(&record.version.expected());
-                for arg in ["0", "DEL", "1", "0", "DEL", "2", "1", "ZREM", "3"] {
+                request.arg(&record.expected());
+                for arg in ["0", "DEL", "1", "0", "DEL", "2", "0", "DEL", "3", "1", "ZREM", "4"] {
                     request.arg(arg.as_bytes());
                 }
                 request.arg(record.name.member().as_bytes());

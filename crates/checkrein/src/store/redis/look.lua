@@ -12,8 +12,10 @@ local all = {now}
 
 local function add(key)
   local head, at = redis.call('GET', key), #all
+  local flags = head and string.byte(head, 10) or 0
   all[at + 1] = head
-  all[at + 2] = head and string.byte(head, 10) == 1 and redis.call('HGETALL', key .. ':h')
+  all[at + 2] = flags % 2 == 1 and redis.call('HGETALL', key .. ':h')
+  all[at + 3] = flags >= 2 and redis.call('LRANGE', key .. ':t', 0, -1)
 end
 
 local what = ARGV[1]

@@ -21,6 +21,7 @@ use crate::ledger::{HostLedger, LedgerAt};
 
 mod address;
 mod families;
+mod fast;
 mod group;
 mod hub;
 mod job;

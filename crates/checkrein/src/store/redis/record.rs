@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use checkrein_core::amount::Amount;
 use checkrein_core::codec::{Damaged, Reader, Record as _, Write as _};
 use checkrein_core::gate::breaker::Breaker;
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::Operation;
 use checkrein_core::key::KeyRef;
 use checkrein_core::ledger::entry::ShortId;
-use checkrein_core::meter::Meter;
+use checkrein_core::meter::{Account, Meter};
 use checkrein_core::permit::Permit;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Now, Span, Timestamp, Window};
@@ -100,6 +102,10 @@ const FORMAT: u8 = 1;
 /// Format and token: what the commit script compares.
 const COMPARED: usize = 9;
 const SUM: usize = 8;
+/// Flag of a head with parts.
+const PARTS: u8 = 1;
+/// Flag of a head behind which the server may count calls.
+const COUNTS: u8 = 2;
 
 /// What is known of a write that got no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,9 +189,22 @@ pub(super) struct Rec {
     parts: Vec<u64>,
     /// When the server forgets the parts, as far as that is known; within it `None` for never.
     parts_until: Option<Option<i64>>,
+    /// Calls that the server has counted behind the head since it was written.
+    tail: usize,
+    /// Until then others write it all the time, and calls are counted on the server where that is possible.
+    pub(super) hot_until: Option<Instant>,
     pub(super) dirty: bool,
     /// It did not exist and is counted in its index when it is written.
     pub(super) is_new: bool,
+}
+
+/// What lies on the server under a record's name.
+#[derive(Debug, Default)]
+pub(super) struct Raw<'a> {
+    pub(super) head: &'a [u8],
+    pub(super) parts: BTreeMap<u64, &'a [u8]>,
+    /// Calls that were counted since the head was written: a time in nanoseconds and an id each.
+    pub(super) tail: Vec<&'a [u8]>,
 }
 
 /// The writes of one record, as arguments of the commit script.
@@ -196,6 +215,8 @@ pub(super) struct Written {
     pub(super) expires: Option<i64>,
     pub(super) put_parts: Vec<(u64, Vec<u8>)>,
     pub(super) drop_parts: Vec<u64>,
+    /// The calls counted behind the head are in it now.
+    pub(super) drop_tail: bool,
     pub(super) has_parts: bool,
     /// When the server is to forget the parts, if it does not know; within it `None` for never.
     pub(super) parts_until: Option<Option<i64>>,
@@ -246,6 +267,8 @@ impl Rec {
             expires: None,
             parts: Vec::new(),
             parts_until: None,
+            tail: 0,
+            hot_until: None,
             dirty: false,
             is_new: false,
         }
@@ -255,25 +278,17 @@ impl Rec {
     ///
     /// # Errors
     /// Bytes that no version of this library wrote under this key, or a later one did.
-    pub(super) fn read(
-        name: Name,
-        prefix: &str,
-        head: &[u8],
-        parts: &BTreeMap<u64, Vec<u8>>,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn read(name: Name, prefix: &str, raw: &Raw<'_>) -> Result<Self, StoreError> {
         let key = name.key(prefix);
-        Self::read_from(name, &key, head, parts).map_err(|why| damaged(&key, why))
+        Self::read_from(name, &key, raw).map_err(|why| damaged(&key, why))
     }
 
-    fn read_from(
-        name: Name,
-        key: &str,
-        head: &[u8],
-        parts: &BTreeMap<u64, Vec<u8>>,
-    ) -> Result<Self, Damaged> {
-        let mut bytes = Reader::new(open(key, None, head)?, FORMAT)?;
+    fn read_from(name: Name, key: &str, raw: &Raw<'_>) -> Result<Self, Damaged> {
+        let mut bytes = Reader::new(open(key, None, raw.head)?, FORMAT)?;
         let token = bytes.take(8)?.first_chunk().copied().unwrap_or_default();
-        let has_parts = bytes.flag()?;
+        let flags = bytes.take(1)?.first().copied().unwrap_or_default();
+        let has_parts = flags & PARTS != 0;
+        bytes.take(4)?;
         let id = bytes.take(8)?.first_chunk().copied().map_or(0, u64::from_be_bytes);
         let writes = bytes.small()?;
         let mut recent = [0; RECENT];
@@ -284,7 +299,7 @@ impl Rec {
         let tuple = (bytes.blob()?.into(), bytes.blob()?.into());
         let body = bytes.blob()?;
         bytes.end()?;
-        let part = |number: u64| match parts.get(&number) {
+        let part = |number: u64| match raw.parts.get(&number) {
             Some(bytes) if has_parts => open(key, Some(number), bytes),
             _ => Err(Damaged::Value("a part of it is missing")),
         };
@@ -304,8 +319,38 @@ impl Rec {
             RecordKind::Permit => Value::Permit(Open::decode(name.tag, body)?),
         };
         let version = Version { token, is_ours: false, id, writes, recent };
-        let parts = if has_parts { parts.keys().copied().collect() } else { Vec::new() };
-        Ok(Self { value: Some(value), version, tuple, keep, permit, parts, ..Self::none(name, key.into()) })
+        let parts = if has_parts { raw.parts.keys().copied().collect() } else { Vec::new() };
+        let mut record =
+            Self { value: Some(value), version, tuple, keep, permit, parts, ..Self::none(name, key.into()) };
+        record.count_tail(&raw.tail)?;
+        Ok(record)
+    }
+
+    /// Takes over the calls that the server has counted since the head was written.
+    fn count_tail(&mut self, tail: &[&[u8]]) -> Result<(), Damaged> {
+        self.tail = tail.len();
+        let (window, _) = self.keep;
+        let Some(Value::Meter(meter)) = &mut self.value else {
+            return if tail.is_empty() { Ok(()) } else { Err(Damaged::Value("it counts no calls")) };
+        };
+        for call in tail {
+            let stamp = call.first_chunk().copied().map(i64::from_be_bytes).ok_or(Damaged::Short)?;
+            let stamp = meter
+                .newest()
+                .map_or(Timestamp::from_nanos(stamp), |newest| newest.max(Timestamp::from_nanos(stamp)));
+            let counted = meter.record(stamp, Amount::ONE, window);
+            counted.map_err(|_| Damaged::Value("its calls do not add up"))?;
+        }
+        Ok(())
+    }
+
+    /// What the commit script compares with.
+    pub(super) fn expected(&self) -> Vec<u8> {
+        let mut bytes = self.version.expected();
+        if self.tail > 0 {
+            bytes.extend_from_slice(self.tail.to_string().as_bytes());
+        }
+        bytes
     }
 
     /// When it may be forgotten.
@@ -324,18 +369,20 @@ impl Rec {
     /// The bytes of what has changed, under the id of the write that takes them to the server.
     pub(super) fn write(&mut self, id: u64, keeping: Option<(Window, Span)>, now: Option<Now>) -> Written {
         self.dirty = false;
+        let drop_tail = std::mem::take(&mut self.tail) > 0;
         if let Some((window, cooldown)) = keeping {
             self.keep = (window, self.keep.1.max(cooldown));
         }
         let expires_at = self.expires_at();
         let forgotten = matches!(&self.value, Some(Value::Meter(_))) && expires_at == Timestamp::MIN;
         if self.value.is_none() || forgotten {
-            let written = Written { drop_parts: std::mem::take(&mut self.parts), ..Written::default() };
+            let drop_parts = std::mem::take(&mut self.parts);
+            let written = Written { drop_parts, drop_tail, ..Written::default() };
             *self = Self::none(self.name, std::mem::take(&mut self.key));
             return written;
         }
         let key = std::mem::take(&mut self.key);
-        let mut written = Written::default();
+        let mut written = Written { drop_tail, ..Written::default() };
         self.write_parts(&key, &mut written);
         written.has_parts = !self.parts.is_empty();
         self.version = self.version.next(id);
@@ -375,7 +422,9 @@ impl Rec {
         let mut out = Vec::with_capacity(160);
         out.push(FORMAT);
         out.extend_from_slice(&self.version.token);
-        out.flag(has_parts);
+        let counted = self.counted();
+        out.push(if has_parts { PARTS } else { 0 } | if counted.is_some() { COUNTS } else { 0 });
+        out.extend_from_slice(&counted.unwrap_or(u32::MAX).to_be_bytes());
         out.extend_from_slice(&self.version.id.to_be_bytes());
         out.number(self.version.writes.into());
         self.version.recent.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
@@ -429,6 +478,19 @@ impl Rec {
         }
         if let Some(Value::Meter(meter)) = &mut self.value {
             meter.mark_kept();
+        }
+    }
+
+    /// The calls that the head counts, where the server may count more of them behind it: in a rolling window, with
+    /// nothing held, forced or closed.
+    fn counted(&self) -> Option<u32> {
+        match (&self.value, self.keep.0) {
+            (Some(Value::Meter(meter)), Window::Rolling(_))
+                if !meter.is_closed() && meter.account() == Account::default() =>
+            {
+                u32::try_from(meter.count()).ok()
+            }
+            _ => None,
         }
     }
 
