@@ -66,8 +66,9 @@ class Engine(_native.EngineBase):
     deadline: how long a decision may wait for the server, 0.5 seconds by default; then it is a refusal.
     accept_failover_loss: decide on once keys and hard budgets although the server is replicated, and a failover may
         lose what it acknowledged last.
-    ledger: the file in which this host keeps its own ledger of what it did on the server.
-    ledger_arguments: what the ledger of a file keeps of the arguments of calls: `"full"`, `"digest"` (salted, the
+    ledger: the file in which this host keeps its own ledger of what it did on the server. Its processes may share it,
+        but none that was forked from one that has it open.
+    ledger_arguments: what the ledger keeps of the arguments of calls: `"full"`, `"digest"` (salted, the
         default) or `"none"`.
     ledger_key: the private key file that signs the ledger; beside the store by default, made at first use.
     witness: a file or URL that gets each signed checkpoint, and is asked at the start whether it saw this ledger.

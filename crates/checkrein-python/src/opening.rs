@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use checkrein::clock::Clock;
 use checkrein::engine::Engine;
+use checkrein::ledger::LedgerAt;
 use checkrein::store::StoreError;
 use checkrein::store::durable::KeepArguments;
 use checkrein::store::redis::{RedisOptions, RedisStore};
@@ -15,6 +16,7 @@ use crate::error;
 use crate::place::Place;
 
 const FILE: &str = "give the engine a file: store=\"sqlite:PATH\"";
+const BESIDE: &str = "give the engine a file for this host's ledger: ledger=\"PATH\"";
 const SERVER: &str = "leave it out, or give the engine a server: store=\"redis://HOST:PORT\"";
 
 /// What the engine was given beside its store.
@@ -97,14 +99,21 @@ fn in_a_file(py: Python<'_>, path: PathBuf, options: Options) -> PyResult<Engine
 }
 
 fn on_a_server(py: Python<'_>, url: &str, options: Options) -> PyResult<Engine> {
-    if options.ledger.is_some() {
-        let text = "a ledger beside a store on a server is not available yet";
-        return Err(error::config(py, text, "ledger", "leave `ledger` out"));
+    if options.ledger.is_none() && options.is_about_a_ledger() {
+        let text = "an engine on a server keeps no ledger unless it is given a file for it";
+        return Err(error::config(py, text, "ledger", BESIDE));
     }
-    if options.is_about_a_ledger() {
-        let text = "an engine on a server keeps no ledger of its own";
-        return Err(error::config(py, text, "ledger", FILE));
-    }
+    let ledger = options.ledger.map(|path| {
+        let defaults = SqliteOptions::default();
+        let options = SqliteOptions {
+            clock: options.clock.clone(),
+            key: options.key,
+            witness: options.witness,
+            ledger: options.arguments.or(defaults.ledger),
+            ..defaults
+        };
+        LedgerAt { path, options }
+    });
     let defaults = RedisOptions::default();
     let redis = RedisOptions {
         prefix: options.prefix.unwrap_or(defaults.prefix),
@@ -112,6 +121,7 @@ fn on_a_server(py: Python<'_>, url: &str, options: Options) -> PyResult<Engine> 
         max_keys: options.max_keys.unwrap_or(defaults.max_keys),
         accept_failover_loss: options.accept_failover_loss.unwrap_or(defaults.accept_failover_loss),
         clock: options.clock,
+        ledger,
         ..defaults
     };
     if let Err(

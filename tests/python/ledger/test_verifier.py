@@ -75,9 +75,11 @@ class Writer:
         """Append entries of several kinds."""
         for number in range(count):
             if number % 5 == 4:
+                position = sum(b'"outbox"' in entry for entry in self.entries)
                 outbox = {
                     **OUTBOX,
-                    "number": number,
+                    "draft": position,
+                    "number": position,
                     **({"intent": "00000000000000bb"} if number % 2 else {}),
                 }
                 self.append(

@@ -81,6 +81,10 @@ impl Verify {
             Output::Json => {
                 let all = match reports.as_slice() {
                     [(_, report)] if alone => record(report),
+                    [(_, report)] => with(
+                        record(report),
+                        &[("valid", valid.into()), ("together", together::record(&compared))],
+                    ),
                     _ => json!({
                         "valid": valid,
                         "ledgers": reports.iter().map(|(file, report)| named(file, report)).collect::<Vec<_>>(),
@@ -99,11 +103,16 @@ impl Verify {
 }
 
 fn named(file: &Path, report: &Report) -> serde_json::Value {
-    let mut record = record(report);
-    if let Some(record) = record.as_object_mut() {
-        record.insert("file".to_owned(), file.display().to_string().into());
+    with(record(report), &[("file", file.display().to_string().into())])
+}
+
+/// An object with these members.
+fn with(mut object: serde_json::Value, members: &[(&str, serde_json::Value)]) -> serde_json::Value {
+    if let Some(object) = object.as_object_mut() {
+        let members = members.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        object.extend(members);
     }
-    record
+    object
 }
 
 fn record(report: &Report) -> serde_json::Value {

@@ -34,24 +34,9 @@ impl Mark {
     }
 }
 
-/// The key's value for the first user of a tag. One that remembers the tag, from this incarnation or another, is not the
-/// first: its key is gone, so what it counted is gone as well, and everybody is told.
-pub(super) fn first(remembered: Option<&str>, incarnation: &str) -> String {
-    match remembered {
-        Some(before) => value(before, Mark::Lost),
-        None => value(incarnation, Mark::First),
-    }
-}
-
 /// The key's value when a person has accepted an incarnation.
 pub(super) fn accepted(incarnation: &str) -> String {
     value(incarnation, Mark::Accepted)
-}
-
-/// The value to put in the place of one that somebody wrote who did not know what had been lost; none if it is right.
-pub(super) fn correction(remembered: Option<&str>, incarnation: &str, found: &str) -> Option<String> {
-    let other = remembered.filter(|other| *other != incarnation)?;
-    (found == value(incarnation, Mark::First)).then(|| value(other, Mark::Lost))
 }
 
 /// Whether the key says that this incarnation is the one.
@@ -61,6 +46,58 @@ pub(super) fn is_accepted(incarnation: &str, found: &str) -> bool {
 
 fn value(incarnation: &str, mark: Mark) -> String {
     format!("{incarnation} {}", mark.word())
+}
+
+/// What the key of the store as a whole says about a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Nobody has accepted it: it may have lost what it knew of any tag.
+    None,
+    /// It is the first one.
+    First,
+    /// A person has accepted it, whatever it has lost.
+    Accepted,
+}
+
+impl Trust {
+    pub(super) fn of(incarnation: &str, found: &str) -> Self {
+        if found == accepted(incarnation) {
+            Self::Accepted
+        } else if is_accepted(incarnation, found) {
+            Self::First
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// What is known before the key of a tag is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before<'a> {
+    /// The incarnation on which this process saw the tag last.
+    pub(super) remembered: Option<&'a str>,
+    /// What the server says about the store, if it keeps that.
+    pub(super) store: Option<Trust>,
+}
+
+impl Before<'_> {
+    /// The key's value where there is none. Who remembers the tag is not its first user: the key is gone, so what was
+    /// counted is gone as well, and everybody is told. On a server that nobody has accepted nobody can say what was there.
+    pub(super) fn first(self, incarnation: &str) -> String {
+        match (self.store, self.remembered) {
+            (Some(Trust::None), remembered) => value(remembered.unwrap_or("unknown"), Mark::Lost),
+            (Some(Trust::Accepted), Some(other)) if other != incarnation => accepted(incarnation),
+            (_, Some(other)) => value(other, Mark::Lost),
+            (_, None) => value(incarnation, Mark::First),
+        }
+    }
+
+    /// The value to put in the place of one that somebody wrote who did not know what had been lost; none if it is right.
+    pub(super) fn correction(self, incarnation: &str, found: &str) -> Option<String> {
+        let other = self.remembered.filter(|other| *other != incarnation)?;
+        let is_wrong = self.store != Some(Trust::Accepted) && found == value(incarnation, Mark::First);
+        is_wrong.then(|| value(other, Mark::Lost))
+    }
 }
 
 /// What a link knows of a tag.
@@ -152,11 +189,17 @@ impl Memory {
 mod tests {
     use super::*;
 
+    fn knowing(remembered: Option<&str>, store: Option<Trust>) -> Before<'_> {
+        Before { remembered, store }
+    }
+
     #[test]
     fn who_comes_first_is_accepted_and_nobody_else() {
-        let first = first(None, "a:1");
-        assert!(is_accepted("a:1", &first));
-        assert!(!is_accepted("b:1", &first));
+        for store in [None, Some(Trust::First), Some(Trust::Accepted)] {
+            let first = knowing(None, store).first("a:1");
+            assert!(is_accepted("a:1", &first));
+            assert!(!is_accepted("b:1", &first));
+        }
         assert!(is_accepted("b:1", &accepted("b:1")));
         assert!(!is_accepted("a:1", "a:1"));
         assert!(!is_accepted("a:1", ""));
@@ -164,17 +207,32 @@ mod tests {
 
     #[test]
     fn a_key_that_has_gone_is_no_first_use() {
-        let found = first(Some("a:1"), "b:1");
-        assert!(!is_accepted("b:1", &found) && !is_accepted("a:1", &found));
+        for store in [None, Some(Trust::None), Some(Trust::First)] {
+            let found = knowing(Some("a:1"), store).first("b:1");
+            assert!(!is_accepted("b:1", &found) && !is_accepted("a:1", &found));
+        }
         // Somebody deleted it, with everything else perhaps.
-        assert!(!is_accepted("b:1", &first(Some("b:1"), "b:1")));
+        for store in [None, Some(Trust::None), Some(Trust::First), Some(Trust::Accepted)] {
+            assert!(!is_accepted("b:1", &knowing(Some("b:1"), store).first("b:1")));
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_the_store_goes_for_tags_without_a_key() {
+        assert!(!is_accepted("b:1", &knowing(None, Some(Trust::None)).first("b:1")));
+        assert!(is_accepted("b:1", &knowing(Some("a:1"), Some(Trust::Accepted)).first("b:1")));
+        assert_eq!(Trust::of("b:1", "b:1 accepted"), Trust::Accepted);
+        assert_eq!(Trust::of("b:1", "b:1 first"), Trust::First);
+        assert_eq!(Trust::of("b:1", "a:1 accepted"), Trust::None);
     }
 
     #[test]
     fn a_newcomer_is_corrected_and_a_person_is_not() {
-        assert_eq!(correction(Some("a:1"), "b:1", &first(None, "b:1")).as_deref(), Some("a:1 lost"));
-        assert_eq!(correction(Some("a:1"), "b:1", &accepted("b:1")), None);
-        assert_eq!(correction(Some("b:1"), "b:1", &first(None, "b:1")), None);
-        assert_eq!(correction(None, "b:1", &first(None, "b:1")), None);
+        let knowing = knowing(Some("a:1"), None);
+        assert_eq!(knowing.correction("b:1", "b:1 first").as_deref(), Some("a:1 lost"));
+        assert_eq!(knowing.correction("b:1", &accepted("b:1")), None);
+        assert_eq!(knowing.correction("a:1", "a:1 first"), None);
+        assert_eq!(Before { store: Some(Trust::Accepted), ..knowing }.correction("b:1", "b:1 first"), None);
+        assert_eq!(Before { remembered: None, ..knowing }.correction("b:1", "b:1 first"), None);
     }
 }

@@ -26,7 +26,7 @@ mod wire;
 
 use batch::Batch;
 use cluster::Slots;
-use epoch::{Known, Memory, Tags};
+use epoch::{Before, Known, Memory, Tags, Trust};
 pub use info::ServerInfo;
 use node::{Node, Setup};
 use reach::Route;
@@ -197,19 +197,41 @@ impl Link {
 
     fn ask_standing(&mut self, tag: Tag, deadline: Instant) -> Result<Standing, LinkError> {
         let (at, info) = self.reach(tag, deadline)?;
+        // What the server says about the store as a whole, if it keeps that along with the tag.
+        let store = if tag != Tag::STORE && self.place(Tag::STORE) == Some(&at) {
+            let found = self.learn(Tag::STORE, None, &at, &info, deadline)?;
+            Some(Trust::of(&info.incarnation, &found))
+        } else {
+            None
+        };
+        let found = self.learn(tag, store, &at, &info, deadline)?;
+        let accepted = epoch::is_accepted(&info.incarnation, &found);
+        Ok(Standing { accepted, replicated: self.is_replicated(&info) })
+    }
+
+    /// Reads the epoch key of a tag, which is written if there is none, and remembers what it says.
+    fn learn(
+        &mut self,
+        tag: Tag,
+        store: Option<Trust>,
+        at: &Endpoint,
+        info: &ServerInfo,
+        deadline: Instant,
+    ) -> Result<String, LinkError> {
         let remembered = self.memory.get(tag);
+        let before = Before { remembered: remembered.as_deref(), store };
         let key = name::epoch(&self.prefix, tag);
-        let first = epoch::first(remembered.as_deref(), &info.incarnation);
-        let mut found = self.epoch(&at, &[&["SET", &key, &first, "NX"], &["GET", &key]], deadline)?;
-        if let Some(correction) = epoch::correction(remembered.as_deref(), &info.incarnation, &found) {
+        let first = before.first(&info.incarnation);
+        let mut found = self.epoch(at, &[&["SET", &key, &first, "NX"], &["GET", &key]], deadline)?;
+        if let Some(correction) = before.correction(&info.incarnation, &found) {
             // A person may have accepted it meanwhile, so only what was found is replaced.
             let script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end \
                           return redis.call('GET', KEYS[1])";
-            found = self.epoch(&at, &[&["EVAL", script, "1", &key, &found, &correction]], deadline)?;
+            found = self.epoch(at, &[&["EVAL", script, "1", &key, &found, &correction]], deadline)?;
         }
         let accepted = epoch::is_accepted(&info.incarnation, &found);
-        self.remember(tag, &info, Some((accepted, Instant::now())));
-        Ok(Standing { accepted, replicated: self.is_replicated(&info) })
+        self.remember(tag, info, Some((accepted, Instant::now())));
+        Ok(found)
     }
 
     /// Accepts the server that keeps a tag as it is now: a person says that what it has lost, if anything, does not

@@ -163,3 +163,35 @@ fn a_server_that_was_emptied_is_not_gone_on_with() {
     assert_eq!(found(&mut one, tag()), Ok(None));
     assert_eq!(one.standing(tag(), soon()), Ok(WELL));
 }
+
+#[test]
+fn a_tag_that_comes_later_is_not_trusted_on_a_server_that_is_not() {
+    if servers::missing() {
+        return;
+    }
+    let mut server = Server::durable();
+    let other = Tag::of(b"other");
+    assert_eq!(link(&server.url()).standing(Tag::STORE, soon()), Ok(WELL));
+    server.restart();
+    // Nobody here knows whether it was used before.
+    let mut newcomer = stranger(&server.url());
+    assert_eq!(newcomer.standing(other, soon()), Ok(LOST));
+    newcomer.accept(Tag::STORE, soon()).unwrap();
+    newcomer.accept(other, soon()).unwrap();
+    assert_eq!(newcomer.standing(other, soon()), Ok(WELL));
+    assert_eq!(newcomer.standing(tag(), soon()), Ok(WELL));
+}
+
+#[test]
+fn what_a_person_accepts_is_accepted_for_tags_that_nobody_has_used_since() {
+    if servers::missing() {
+        return;
+    }
+    let mut server = Server::start(&[]);
+    let mut one = link(&server.url());
+    assert_eq!(one.standing(tag(), soon()), Ok(WELL));
+    server.restart();
+    stranger(&server.url()).accept(Tag::STORE, soon()).unwrap();
+    assert_eq!(run(&mut one, &look(tag())), Err(LinkError::Changed));
+    assert_eq!(one.standing(tag(), soon()), Ok(WELL));
+}
