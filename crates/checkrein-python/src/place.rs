@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use checkrein::store::StoreError;
 use checkrein::store::durable::KeepArguments;
 use checkrein::store::redis::RedisStore;
-use checkrein::store::sqlite::path_of;
+use checkrein::store::sqlite::{path_of, quotable};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -86,15 +86,6 @@ pub(crate) fn arguments_of(py: Python<'_>, word: &str) -> PyResult<KeepArguments
     }
 }
 
-/// What may be repeated of a text that may be a URL with a password in it.
-fn quotable(text: &str) -> String {
-    match text.split_once("://") {
-        Some((scheme, _)) if !scheme.contains('@') => format!("{scheme}://..."),
-        None if !text.contains('@') => text.to_owned(),
-        _ => "...".to_owned(),
-    }
-}
-
 /// What somebody who wrote this probably meant.
 fn meant(text: &str) -> String {
     let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
@@ -104,14 +95,15 @@ fn meant(text: &str) -> String {
         return format!("stores in {scheme} come with a later version; {HINT}");
     }
     if distance(&scheme, "sqlite") <= 2 || scheme == "file" {
-        let rest = if path.is_empty() { "PATH" } else { rest };
+        // What follows may be the URL of a server, with its password.
+        let rest = if path.is_empty() || rest.contains('@') { "PATH" } else { rest };
         return format!("did you mean `sqlite:{}`?", rest.escape_debug());
     }
     if distance(&scheme, "memory") <= 2 {
         return "did you mean `memory`?".to_owned();
     }
     let looks_like_a_file = [".db", ".sqlite", ".sqlite3"].iter().any(|end| text.ends_with(end));
-    if rest.is_empty() && (looks_like_a_file || text.contains('/')) {
+    if rest.is_empty() && !text.contains('@') && (looks_like_a_file || text.contains('/')) {
         return format!("did you mean `sqlite:{}`?", text.escape_debug());
     }
     HINT.to_owned()

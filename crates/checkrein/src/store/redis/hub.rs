@@ -45,6 +45,8 @@ pub(super) struct Hub {
     pub(super) estimates: Mutex<HashMap<Tag, Estimate>>,
     /// Tags that the store knows of.
     pub(super) tags: Mutex<HashSet<Tag>>,
+    /// So many families, in the order of their numbers, are written down on the server.
+    pub(super) defined: AtomicUsize,
     /// What has to be done as soon as the server can be had: outcomes that could not be committed when they came, and
     /// the end of permits that nobody has, because it was not known whether their admission was committed.
     pub(super) owed: Mutex<VecDeque<Planned>>,
@@ -92,6 +94,7 @@ impl Hub {
             open: Mutex::default(),
             estimates: Mutex::default(),
             tags: Mutex::default(),
+            defined: AtomicUsize::new(0),
             owed: Mutex::default(),
             side,
             next_tag: AtomicUsize::new(0),
@@ -135,8 +138,13 @@ impl Hub {
         drop(state);
         let seconds = self.options.deadline.as_secs_f32();
         let text = format!("the Redis server has not answered within {seconds} s");
-        let unknown =
-            if queued.is_some() { StoreError::NotCommitted(text) } else { StoreError::Unknown(text) };
+        let unknown = if let Some(job) = &queued {
+            let error = StoreError::NotCommitted(text);
+            self.owe_outcomes(job, &error);
+            error
+        } else {
+            StoreError::Unknown(text)
+        };
         ticket.give_up().filter(|_| queued.is_none()).unwrap_or(Err(unknown))
     }
 
@@ -255,6 +263,9 @@ impl Hub {
             match outcome {
                 Ok(()) => replies.extend(jobs.into_iter().zip(tried.results.into_iter().map(Ok))),
                 Err(error) => {
+                    for job in &jobs {
+                        self.owe_outcomes(job, &error);
+                    }
                     replies
                         .extend(jobs.into_iter().map(|job| (job, Err::<Vec<StepResult>, _>(error.clone()))));
                 }
@@ -277,6 +288,14 @@ impl Hub {
             {
                 self.owe([Planned { step: Self::not_started(permit.number()), names }]);
             }
+        }
+    }
+
+    /// Actions that have ended are told of as soon as the server can be had. What cannot be read never can.
+    fn owe_outcomes(&self, job: &Job, error: &StoreError) {
+        if !matches!(error, StoreError::Damaged(_)) {
+            let outcomes = job.steps.iter().filter(|planned| matches!(planned.step, Step::Finish(..)));
+            self.owe(outcomes.cloned());
         }
     }
 
@@ -341,6 +360,7 @@ impl Hub {
         self.estimates.lock().remove(&tag);
         // A server that has lost everything is told again.
         self.tags.lock().remove(&tag);
+        self.defined.store(0, Ordering::Release);
     }
 
     /// A permit that was opened elsewhere, so that its lease can be seen to.

@@ -1,6 +1,7 @@
 //! Rounds to the server: try, hear what it says, and try again with what it sent, until every group has its answer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use redis::Value as Reply;
@@ -30,6 +31,8 @@ struct Round {
 
 /// The longest pause before another try for a record that somebody else has claimed.
 const MOST_PAUSE: Duration = Duration::from_micros(500);
+/// So many members are added to a set by one command.
+const MEMBERS: usize = 256;
 
 impl Hub {
     /// Runs groups until each is committed or has failed. Those who share nothing go out together.
@@ -129,8 +132,11 @@ impl Hub {
             let micros = reply.first().map_or(0, number);
             self.estimates.lock().insert(tag, Estimate::first(sent, Instant::now(), micros));
         }
-        if tag != Tag::STORE && !self.tags.lock().contains(&tag) {
-            self.introduce(lane, tag, deadline)?;
+        if tag != Tag::STORE {
+            if !self.tags.lock().contains(&tag) {
+                self.introduce(lane, tag, deadline)?;
+            }
+            self.define(lane, deadline)?;
         }
         Ok(standing)
     }
@@ -147,6 +153,34 @@ impl Hub {
         match lane.run(&[request], deadline).pop() {
             Some(Ok(Reply::Int(_))) => {
                 self.tags.lock().insert(tag);
+                Ok(())
+            }
+            Some(Err(error)) => Err(not_committed(error)),
+            _ => Err(strange()),
+        }
+    }
+
+    /// Writes down what this process counts, so that every process can name the records it finds.
+    fn define(&self, lane: &mut Link, deadline: Instant) -> Result<(), StoreError> {
+        let families = Arc::clone(&self.families.lock());
+        let (done, count) = (self.defined.load(Ordering::Acquire), families.len());
+        if done >= count {
+            return Ok(());
+        }
+        lane.standing(Tag::STORE, deadline).map_err(not_committed)?;
+        let mut request = Request::new(Script::Commit, Tag::STORE);
+        request.key(name::families_key(&self.options.prefix).as_bytes());
+        ["", "", "0", "0", ""].iter().for_each(|arg| request.arg(arg.as_bytes()));
+        let definitions: Vec<Vec<u8>> =
+            families.iter().skip(done).map(|(_, known)| known.key.to_bytes()).collect();
+        for members in definitions.chunks(MEMBERS) {
+            request.number(members.len() as i64);
+            ["SADD", "1"].iter().for_each(|arg| request.arg(arg.as_bytes()));
+            members.iter().for_each(|member| request.arg(member));
+        }
+        match lane.run(&[request], deadline).pop() {
+            Some(Ok(Reply::Int(_))) => {
+                self.defined.fetch_max(count, Ordering::AcqRel);
                 Ok(())
             }
             Some(Err(error)) => Err(not_committed(error)),

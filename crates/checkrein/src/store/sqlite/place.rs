@@ -15,7 +15,8 @@ use crate::store::StoreError;
 pub fn path_of(url: &str) -> Result<PathBuf, StoreError> {
     let bad = |text: String| Err(StoreError::NotCommitted(text));
     let Some(rest) = url.strip_prefix("sqlite:") else {
-        return bad(format!("`{}` is no store; write `sqlite:PATH`", url.escape_debug()));
+        let shown = quotable(url);
+        return bad(format!("`{}` is not a store in a file; write `sqlite:PATH`", shown.escape_debug()));
     };
     // `sqlite:///abs/path` as SQLAlchemy and others write it.
     let path = rest.strip_prefix("//").map_or(rest, |rest| rest.strip_prefix("localhost").unwrap_or(rest));
@@ -26,10 +27,24 @@ pub fn path_of(url: &str) -> Result<PathBuf, StoreError> {
                 .to_owned(),
         ),
         path if path.contains('\0') => bad("the path contains a NUL byte".to_owned()),
+        // Nothing of it is repeated: it may have a password in it.
+        path if path.contains("://") => bad(
+            "the path after `sqlite:` is the URL of something else; write `sqlite:PATH` for a file, or the URL alone"
+                .to_owned(),
+        ),
         path if path.contains('?') => {
             bad(format!("`{}` has options; a store takes none", url.escape_debug()))
         }
         path => Ok(PathBuf::from(path)),
+    }
+}
+
+/// What may be repeated of a text that may be a URL with a password in it.
+pub fn quotable(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, _)) if !scheme.contains('@') => format!("{scheme}://..."),
+        None if !url.contains('@') => url.to_owned(),
+        _ => "...".to_owned(),
     }
 }
 
@@ -191,6 +206,11 @@ mod tests {
             "sqlite:a\0b",
         ] {
             assert!(path_of(url).is_err(), "{url}");
+        }
+        for url in ["sqlite:redis://:secret@h", "sqlite://redis://:secret@h", "sqlite:a/redis://:secret@h?x"]
+        {
+            let Err(StoreError::NotCommitted(said)) = path_of(url) else { panic!("{url}") };
+            assert!(!said.contains("secret"), "{said}");
         }
     }
 }
