@@ -258,8 +258,8 @@ async def test_the_loop_goes_on_while_the_server_does_not(own_redis_server: Serv
         assert {type(answer) for answer in gone} == {asyncio.CancelledError}
     ticking.cancel()
     assert ran == ["first"]
-    # Neither those that were told nor those that went away left anything behind, and their keys are free: what was still
-    # on its way when the server went on is admitted and given back.
+    # Neither those that were told nor those that went away left anything behind, and their keys are free: what was
+    # still on its way when the server went on is admitted and given back.
     for key in ("k0", "k99", "c0", "c49"):
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
