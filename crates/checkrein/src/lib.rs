@@ -19,7 +19,12 @@ pub use engine::Engine;
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
-/// And those of the page on the policy file.
+/// So are those of the page on the policy file.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/reference/policy.md")]
 struct PolicyPage;
+
+/// So are those of the page on prices.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/reference/prices.md")]
+struct Prices;
