@@ -1,7 +1,7 @@
 -- KEYS     the records, then every other key that is written
 -- ARGV     earliest, latest (microseconds; empty: the time is given), records, caps, a claim (or nothing),
 --          the version of each record (empty: there is none; after it how many calls are counted behind its head, if any),
---          for each cap the index's key and the most it may have,
+--          for each cap the index's key and the most it may have (or `there`: the key must exist),
 --          then the writes: for each the number of arguments, the command, its key, the arguments
 -- returns  the time, when everything was written; otherwise nothing was, and it returns why, the time, and every record:
 --          1 the time is not within the bounds, 2 a version is another one, 2 + i the i-th index is full
@@ -12,6 +12,8 @@ local records, caps = tonumber(ARGV[3]), tonumber(ARGV[4])
 -- A claim is taken unless another holds that is not older than 20 ms: from then on only its owner's version fits.
 local function take_turn(claim)
   for i = 1, records do
+    local format = redis.call('GETRANGE', KEYS[i], 0, 0)
+    if format ~= '' and format ~= '\1' then return end
     local a, b, c, d, e = string.byte(redis.call('GETRANGE', KEYS[i], 1, 5), 1, 5)
     if a == 255 then
       local age = (math.floor(now / 1000) - (b * 16777216 + c * 65536 + d * 256 + e)) % 4294967296
@@ -44,7 +46,12 @@ for i = 1, records do
 end
 local at = 6 + records
 for i = 1, caps do
-  if redis.call('ZCARD', KEYS[tonumber(ARGV[at])]) > tonumber(ARGV[at + 1]) then return refuse(2 + i) end
+  local key, most = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
+  if most == 'there' then
+    if redis.call('EXISTS', key) == 0 then return refuse(2) end
+  elseif redis.call('ZCARD', key) > tonumber(most) then
+    return refuse(2 + i)
+  end
   at = at + 2
 end
 local last = #ARGV

@@ -111,6 +111,7 @@ impl Hub {
 
     /// Makes sure that a tag is known to the store, and its server's standing and time to this process.
     pub(super) fn meet(&self, lane: &mut Link, tag: Tag, deadline: Instant) -> Result<Standing, StoreError> {
+        let deadline = self.soon(deadline);
         let standing = lane.standing(tag, deadline).map_err(not_committed)?;
         if self.options.clock.is_none() && !self.estimates.lock().contains_key(&tag) {
             let mut request = Request::new(Script::Look, tag);
