@@ -1018,6 +1018,8 @@ class Guard:
     @property
     def tool(self) -> str: ...
     @property
+    def _patience_s(self) -> float: ...
+    @property
     def settles(self) -> bool: ...
     @property
     def gates(self) -> list[tuple[str, str]]: ...
@@ -1031,6 +1033,8 @@ class Guard:
 class Operation:
     """One operation of a once gate."""
 
+    @property
+    def _patience_s(self) -> float: ...
     @property
     def gate(self) -> str: ...
     @property
@@ -1052,6 +1056,8 @@ class Operation:
 class Permit:
     """What an admitted call holds; finished once."""
 
+    @property
+    def _patience_s(self) -> float: ...
     @property
     def args(self) -> tuple[Any, ...] | None: ...
     @property

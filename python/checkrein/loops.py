@@ -13,10 +13,8 @@ from checkrein._native import Bell, Guard, Operation, Permit, Ticket
 if TYPE_CHECKING:
     import asyncio
 
-PATIENCE_S: Final = 0.95
-"""How long a coroutine waits for an admission; then the store counts as gone, and what comes late is given back."""
-ENDING_PATIENCE_S: Final = 1.8
-"""How long one waits for the record of an outcome, as a thread does."""
+ENDING: Final = 2.0
+"""So much longer than for an admission a coroutine waits for the record of an outcome, as a thread does."""
 
 
 class _Desk:
@@ -73,8 +71,11 @@ def _begin() -> tuple[asyncio.AbstractEventLoop, _Desk, int]:
 def admitter(guard: Guard) -> Callable[..., Any]:
     """Make the admission that coroutines await where a decision waits for a disk.
 
-    A caller that is cancelled meanwhile leaves nothing behind: what was admitted for it is given back.
+    A store that does not answer in time counts as gone, and what comes late is given back. A caller that is cancelled
+    meanwhile leaves nothing behind: what was admitted for it is given back.
     """
+
+    patience_s = guard._patience_s
 
     async def admit(*slots: Any) -> Any:
         loop, desk, number = _begin()
@@ -83,7 +84,7 @@ def admitter(guard: Guard) -> Callable[..., Any]:
             answer = guard._submit(desk.bell, number, *slots)
             if answer.__class__ is not Ticket:
                 return answer
-            await desk.wait(loop, number, PATIENCE_S)
+            await desk.wait(loop, number, patience_s)
         except BaseException:
             if answer.__class__ is Ticket:
                 answer.abandon()
@@ -101,7 +102,7 @@ async def resolve(doubt: Operation, state: str, stored: bytes | None) -> Operati
     try:
         resolving = doubt._resolve_later(desk.bell, number, state, stored)
         # The answer is about one run: it is as true when whoever waits for its record is cancelled.
-        await desk.wait(loop, number, ENDING_PATIENCE_S)
+        await desk.wait(loop, number, ENDING * doubt._patience_s)
         return resolving.answer()
     finally:
         desk.waits.pop(number, None)
@@ -114,7 +115,7 @@ async def done(permit: Permit, result: Any) -> Any:
         ending = permit._done_later(desk.bell, number, result)
         if ending.waits:
             # The tool ran: what a cancellation interrupts here is only the wait for its record.
-            await desk.wait(loop, number, ENDING_PATIENCE_S)
+            await desk.wait(loop, number, ENDING * permit._patience_s)
         return ending.answer()
     finally:
         desk.waits.pop(number, None)

@@ -83,6 +83,21 @@ class Server:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def pause(self) -> None:
+        """Have it take what it is sent and answer nothing; returns when it has stopped."""
+        assert self._process is not None
+        self.signal(signal.SIGSTOP)
+        # The state after the name, which is in parentheses.
+        while (
+            "T"
+            not in Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0].upper()
+        ):
+            time.sleep(0.001)
+
+    def resume(self) -> None:
+        """Have it go on."""
+        self.signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Kill it: what it held is gone."""
         if self._process is not None:

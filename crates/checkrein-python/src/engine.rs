@@ -396,10 +396,14 @@ impl EngineBase {
 }
 
 impl EngineBase {
-    /// Everything that is counted: by this engine, or in its file by whoever.
+    /// Everything that is counted: by this engine, or in its file or on its server by whoever.
     fn families(&self, py: Python<'_>) -> PyResult<Vec<FamilyInfo>> {
-        let Some(store) = self.engine.sqlite() else { return Ok(self.engine.families()) };
-        let known = py.detach(|| store.families()).map_err(|problem| error::store(py, &problem))?;
+        let known = match (self.engine.sqlite(), self.engine.redis()) {
+            (Some(store), _) => py.detach(|| store.families()),
+            (None, Some(store)) => py.detach(|| store.families()),
+            (None, None) => return Ok(self.engine.families()),
+        };
+        let known = known.map_err(|problem| error::store(py, &problem))?;
         let info = |(family, key): (Family, FamilyKey)| {
             // Meters are kept under the kind of their gate and its name.
             let after = key.name.split_once(':').filter(|_| key.kind == RecordKind::Meter);

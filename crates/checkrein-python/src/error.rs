@@ -44,14 +44,17 @@ pub(crate) fn denied(py: Python<'_>, code: Code, decision: Bound<'_, PyAny>) -> 
     }
 }
 
-/// Whether the logger `checkrein` shows refusals; a logger that cannot say does not.
-pub(crate) fn is_debugging(py: Python<'_>) -> bool {
+/// Whether the logger `checkrein` shows refusals; a logger that cannot say does not. A Ctrl-C of the time that the
+/// decision took arrives here, at the first line of Python: it is not the logger's, and is returned.
+pub(crate) fn is_debugging(py: Python<'_>) -> PyResult<bool> {
     const DEBUG: u8 = 10;
     let logger = LOGGER.get_or_try_init(py, || {
         py.import("logging")?.call_method1("getLogger", ("checkrein",)).map(Bound::unbind)
     });
     let asked = logger.and_then(|logger| logger.bind(py).call_method1("isEnabledFor", (DEBUG,))?.is_truthy());
-    asked.unwrap_or(false)
+    asked.or_else(|error| {
+        if error.is_instance_of::<pyo3::exceptions::PyException>(py) { Ok(false) } else { Err(error) }
+    })
 }
 
 /// Reports an exception of a listener, where the call has to go on. Ctrl-C comes again where the call can end.

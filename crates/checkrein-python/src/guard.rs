@@ -23,7 +23,7 @@ use crate::inputs::{Reader, Reading};
 use crate::operation::Operation;
 use crate::permit::{Hooks, Permit, Taken};
 use crate::simple::Simple;
-use crate::waiting::{Bell, Ticket};
+use crate::waiting::{self, Bell, Ticket};
 use crate::{entry, error, reason, spec};
 
 /// The arguments of a call that the guard copied, and those it took as they are.
@@ -118,6 +118,12 @@ impl Guard {
     #[getter]
     fn tool(&self) -> &str {
         &self.reader.tool
+    }
+
+    /// How long a coroutine waits for a decision, in seconds; then the store counts as gone.
+    #[getter]
+    pub(crate) fn _patience_s(&self) -> f64 {
+        waiting::patience_s(&self.engine)
     }
 
     /// Whether somebody has to be told how calls end: a meter, a breaker, an operation, or the ledger.
@@ -419,7 +425,7 @@ impl Guard {
             Decided::Blocked(decision) => {
                 let code = decision.first_code().unwrap_or(Code::PolicyError);
                 let decision = Bound::new(py, *decision)?.into_any();
-                if error::is_debugging(py) {
+                if error::is_debugging(py)? {
                     self.owner.bind(py).call_method1("_refused", (decision.clone(),))?;
                 }
                 if listening {

@@ -13,7 +13,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::engine::EngineBase;
 use crate::error;
-use crate::waiting::{Bell, Resolving};
+use crate::waiting::{self, Bell, Resolving};
 
 /// The namespace of operations and actions of this door.
 pub(crate) const NAMESPACE: &str = "python";
@@ -124,6 +124,12 @@ impl Operation {
     #[getter]
     pub(crate) fn idempotency_key(&self) -> String {
         idempotency_key(&self.gate, self.key.borrow())
+    }
+
+    /// How long a coroutine waits for the store, in seconds.
+    #[getter]
+    fn _patience_s(&self) -> f64 {
+        waiting::patience_s(&self.owner.get().engine)
     }
 
     /// Records what became of it; `None` when it is not in doubt any more, or not in this run.

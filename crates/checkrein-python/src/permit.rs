@@ -222,6 +222,10 @@ impl Permit {
             ended => ended,
         };
         if let Err(problem) = &ended {
+            if matches!(problem, SettleError::Store(_)) {
+                // The store goes on trying: another outcome must not overtake this one.
+                self.open.store(false, Ordering::Release);
+            }
             self.guard().warn(py, &format!("the outcome was not recorded: {problem}"));
         }
         ended
@@ -312,6 +316,12 @@ impl Permit {
 
 #[pymethods]
 impl Permit {
+    /// How long a coroutine waits for the store, in seconds.
+    #[getter]
+    fn _patience_s(&self) -> f64 {
+        self.guard()._patience_s()
+    }
+
     /// The arguments the tool is to run on, when containers among them were copied.
     #[getter]
     fn args<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyTuple>> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use checkrein::store::StoreError;
 use checkrein::store::durable::KeepArguments;
 use checkrein::store::redis::RedisStore;
-use checkrein::store::sqlite::path_of;
+use checkrein::store::sqlite::{path_of, quotable};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -83,15 +83,6 @@ pub(crate) fn arguments_of(py: Python<'_>, word: &str) -> PyResult<KeepArguments
             let fact = format!("ledger_arguments is `{}`", word.escape_debug());
             Err(error::config(py, &fact, "ledger", "use `full`, `digest` or `none`"))
         }
-    }
-}
-
-/// What may be repeated of a text that may be a URL with a password in it.
-fn quotable(text: &str) -> String {
-    match text.split_once("://") {
-        Some((scheme, _)) if !scheme.contains('@') => format!("{scheme}://..."),
-        None if !text.contains('@') => text.to_owned(),
-        _ => "...".to_owned(),
     }
 }
 

@@ -22,6 +22,16 @@ use crate::permit::{Permit, Taken};
 
 type Results = Result<Vec<StepResult>, StoreError>;
 
+/// A disk that has not answered for so long is gone.
+const DISK_PATIENCE_S: f64 = 0.95;
+/// What a server's answer may take beyond the deadline until it is here.
+const GRACE_S: f64 = 0.3;
+
+/// How long a coroutine waits for a store, in seconds.
+pub(crate) fn patience_s(engine: &CoreEngine) -> f64 {
+    engine.redis().map_or(DISK_PATIENCE_S, |store| store.deadline().as_secs_f64() + GRACE_S)
+}
+
 /// Nobody panics while holding one of these locks. They are the standard library's, because threads that wait for
 /// `parking_lot`'s leave a forked child a table of freed stacks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,12 +8,14 @@ use checkrein::core::time::{Span, Timestamp};
 use checkrein::ledger::{Audit, Database, audit, keys};
 use checkrein::store::durable::Report;
 use checkrein::store::sqlite::{Examination, SqliteStore, examine};
-use checkrein::store::{Cursor, RecordState, StoreError};
+use checkrein::store::{Cursor, Page, RecordState, StoreError};
 use serde_json::{Value, json};
 
 use super::inert;
-use super::store::{StoreOf, age, refuse, short, size};
+use super::store::{SharedStoreOf, age, refuse, short, size};
 use crate::{Exit, Output};
+
+mod server;
 
 /// Operations in doubt for longer are a finding.
 const OLD_DOUBT: Span = Span::from_secs(24 * 3_600);
@@ -29,14 +31,26 @@ const PAGE: usize = 1_024;
 #[command(after_help = "Examples:
   checkrein doctor --store sqlite:checkrein.db
   checkrein doctor --store sqlite:checkrein.db --quick --output json
+  CHECKREIN_STORE=redis://:PASSWORD@10.0.0.5 checkrein doctor --prefix shop
+  checkrein doctor --store redis://10.0.0.5 --accept-epoch --yes
 
-Exit code 1 when something was found. Without --quick every row, page and index is read.")]
+Exit code 1 when something was found. Without --quick every row, page and index is read.
+
+A server that was started again without its data, or whose place another one has taken, may have forgotten what was
+spent and done. Tenants whose records were there are in safe mode then: hard budgets and once keys are refused, until
+somebody who knows what was lost says --accept-epoch.")]
 pub(crate) struct Doctor {
     #[command(flatten)]
-    store: StoreOf,
+    store: SharedStoreOf,
     /// Leave out what takes time: indexes, and the cross-check of all records
     #[arg(long)]
     quick: bool,
+    /// Trust the servers of the store as they are now: ends the safe mode
+    #[arg(long)]
+    accept_epoch: bool,
+    /// Do not ask before the epoch is accepted
+    #[arg(long, requires = "accept_epoch")]
+    yes: bool,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -59,13 +73,24 @@ struct Records {
 
 impl Doctor {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
-        let found = self.store.path().and_then(|path| examine(&path, !self.quick));
+        if self.store.is_on_a_server() {
+            return self.run_on_a_server();
+        }
+        if self.accept_epoch {
+            let text = "`--accept-epoch` is for stores on a server; leave it out";
+            return Ok(refuse(&StoreError::NotCommitted(text.to_owned())));
+        }
+        let of = match self.store.in_a_file() {
+            Ok(of) => of,
+            Err(error) => return Ok(refuse(&error)),
+        };
+        let found = of.path().and_then(|path| examine(&path, !self.quick));
         let file = match found {
             Ok(file) => file,
             Err(error) => return Ok(refuse(&error)),
         };
         let mut findings = of_file(&file);
-        let records = match self.store.open_unchecked().and_then(|store| self.records(&store)) {
+        let records = match of.open_unchecked().and_then(|store| self.records(&store)) {
             Ok(records) => records,
             Err(error) => {
                 let hint = "nobody can decide by this store now";
@@ -88,29 +113,39 @@ impl Doctor {
         if !self.quick {
             records.report = Some(store.check()?);
         }
-        let now = store.clock().now();
-        each(store, RecordKind::Permit, |_| records.permits += 1)?;
-        each(store, RecordKind::Operation, |state| {
-            if let RecordState::Operation { state, since, .. } = state
-                && state.name() == "in_doubt"
-            {
-                records.in_doubt += 1;
-                let old = age(now, since);
-                records.oldest_doubt = Some(records.oldest_doubt.map_or(old, |oldest| oldest.max(old)));
-            }
-        })?;
+        records.count(store.clock().now(), |kind, after| store.scan(kind, after, PAGE))?;
         Ok(records)
     }
 }
 
+impl Records {
+    /// Counts open permits and operations in doubt, page by page.
+    fn count(
+        &mut self,
+        now: Timestamp,
+        scan: impl Fn(RecordKind, Cursor) -> Result<Page, StoreError>,
+    ) -> Result<(), StoreError> {
+        each(&scan, RecordKind::Permit, |_| self.permits += 1)?;
+        each(&scan, RecordKind::Operation, |state| {
+            if let RecordState::Operation { state, since, .. } = state
+                && state.name() == "in_doubt"
+            {
+                self.in_doubt += 1;
+                let old = age(now, since);
+                self.oldest_doubt = Some(self.oldest_doubt.map_or(old, |oldest| oldest.max(old)));
+            }
+        })
+    }
+}
+
 fn each(
-    store: &SqliteStore,
+    scan: &impl Fn(RecordKind, Cursor) -> Result<Page, StoreError>,
     kind: RecordKind,
     mut use_state: impl FnMut(RecordState),
 ) -> Result<(), StoreError> {
     let mut after = Cursor::default();
     loop {
-        let (page, next) = store.scan(kind, after, PAGE)?;
+        let (page, next) = scan(kind, after)?;
         page.into_iter().for_each(|record| use_state(record.state));
         match next {
             Some(next) => after = next,
@@ -315,6 +350,10 @@ fn write_text(
             format!("{} entries sealed by {} checkpoints, {signed}", ledger.sealed, ledger.checkpoints);
         line("ledger", what)?;
     }
+    write_findings(to, findings)
+}
+
+fn write_findings(to: &mut impl Write, findings: &[Finding]) -> std::io::Result<()> {
     if findings.is_empty() {
         return writeln!(to, "\u{1b}[1;32mnothing is wrong\u{1b}[0m");
     }

@@ -2,17 +2,112 @@
 
 use std::path::PathBuf;
 
+use checkrein::clock::Clock;
+use checkrein::core::key::Family;
+use checkrein::core::policy::RecordKind;
 use checkrein::core::time::{Span, Timestamp};
-use checkrein::store::StoreError;
+use checkrein::store::durable::FamilyKey;
+use checkrein::store::redis::{DEFAULT_PREFIX, RedisOptions, RedisStore};
 use checkrein::store::sqlite::{SqliteOptions, SqliteStore, path_of};
+use checkrein::store::{Cursor, Page, Results, Step, StoreError};
 
 use crate::Exit;
+
+/// A person waits longer than a decision does.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Which store, of those that may be on a server.
+#[derive(clap::Args)]
+pub(super) struct SharedStoreOf {
+    /// The store, as in `sqlite:checkrein.db` or `redis://HOST:PORT`
+    #[arg(long, value_name = "URL", env = "CHECKREIN_STORE", hide_env_values = true)]
+    store: String,
+    /// What the keys of a store on a server begin with
+    #[arg(long, value_name = "TEXT", env = "CHECKREIN_PREFIX", default_value = DEFAULT_PREFIX)]
+    prefix: String,
+}
+
+impl SharedStoreOf {
+    /// Whether it is on a server.
+    pub(super) fn is_on_a_server(&self) -> bool {
+        RedisStore::is_url(&self.store)
+    }
+
+    /// The one in a file.
+    pub(super) fn in_a_file(&self) -> Result<StoreOf, StoreError> {
+        if self.prefix == DEFAULT_PREFIX {
+            return Ok(StoreOf { store: self.store.clone() });
+        }
+        let text = "`--prefix` is for stores on a server; leave it out";
+        Err(StoreError::NotCommitted(text.to_owned()))
+    }
+
+    /// What the keys on the server begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Opens the one on a server. The failover is nobody's fault who only looks.
+    pub(super) fn on_a_server(&self) -> Result<RedisStore, StoreError> {
+        let options = RedisOptions {
+            prefix: self.prefix.clone(),
+            deadline: PATIENCE,
+            accept_failover_loss: true,
+            ..RedisOptions::default()
+        };
+        RedisStore::open(&self.store, options)
+    }
+
+    /// Opens it, wherever it is.
+    pub(super) fn open(&self) -> Result<Opened, StoreError> {
+        if self.is_on_a_server() {
+            return self.on_a_server().map(Opened::Server);
+        }
+        self.in_a_file()?.open().map(Opened::File)
+    }
+}
+
+/// A store that a verb looks into.
+pub(super) enum Opened {
+    File(SqliteStore),
+    Server(RedisStore),
+}
+
+impl Opened {
+    pub(super) fn clock(&self) -> &Clock {
+        match self {
+            Self::File(store) => store.clock(),
+            Self::Server(store) => store.clock(),
+        }
+    }
+
+    pub(super) fn families(&self) -> Result<Vec<(Family, FamilyKey)>, StoreError> {
+        match self {
+            Self::File(store) => store.families(),
+            Self::Server(store) => store.families(),
+        }
+    }
+
+    pub(super) fn scan(&self, kind: RecordKind, after: Cursor, limit: usize) -> Result<Page, StoreError> {
+        match self {
+            Self::File(store) => store.scan(kind, after, limit),
+            Self::Server(store) => store.scan(kind, &after, limit),
+        }
+    }
+
+    pub(super) fn run(&self, steps: Vec<Step>) -> Results {
+        match self {
+            Self::File(store) => store.run(steps),
+            Self::Server(store) => store.run(steps),
+        }
+    }
+}
 
 /// Which store.
 #[derive(clap::Args)]
 pub(super) struct StoreOf {
     /// The store, as in `sqlite:checkrein.db`
-    #[arg(long, value_name = "URL", env = "CHECKREIN_STORE")]
+    #[arg(long, value_name = "URL", env = "CHECKREIN_STORE", hide_env_values = true)]
     pub(super) store: String,
 }
 

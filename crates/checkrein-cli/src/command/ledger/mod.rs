@@ -44,7 +44,7 @@ enum Action {
 #[derive(clap::Args)]
 struct StoreOf {
     /// The store, as in `sqlite:checkrein.db`
-    #[arg(long, value_name = "URL", env = "CHECKREIN_STORE")]
+    #[arg(long, value_name = "URL", env = "CHECKREIN_STORE", hide_env_values = true)]
     store: String,
 }
 

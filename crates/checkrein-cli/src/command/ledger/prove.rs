@@ -22,7 +22,13 @@ pub(super) struct Prove {
     #[arg(required_unless_present_any = ["since", "check"], conflicts_with_all = ["since", "check"])]
     seq: Option<u64>,
     /// The store, as in `sqlite:checkrein.db`
-    #[arg(long, value_name = "URL", env = "CHECKREIN_STORE", required_unless_present = "check")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "CHECKREIN_STORE",
+        hide_env_values = true,
+        required_unless_present = "check"
+    )]
     store: Option<String>,
     /// Prove that the ledger only grew since this checkpoint
     #[arg(long, value_name = "CHECKPOINT")]

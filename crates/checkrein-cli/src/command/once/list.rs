@@ -6,7 +6,7 @@ use checkrein::core::time::Timestamp;
 use serde_json::Value;
 
 use super::super::inert;
-use super::super::store::{StoreOf, age, short};
+use super::super::store::{SharedStoreOf, age, short};
 use super::{Operation, all, shown};
 use crate::Exit;
 use crate::command::ledger::ListOutput;
@@ -15,7 +15,7 @@ use crate::command::ledger::ListOutput;
 #[derive(clap::Args)]
 pub(super) struct List {
     #[command(flatten)]
-    store: StoreOf,
+    store: SharedStoreOf,
     /// Also those that are done or failed clean, newest first
     #[arg(long)]
     all: bool,

@@ -6,11 +6,10 @@ use checkrein::core::key::{Family, Key, decode_parts};
 use checkrein::core::ledger::moment;
 use checkrein::core::policy::RecordKind;
 use checkrein::core::time::Timestamp;
-use checkrein::store::sqlite::SqliteStore;
 use checkrein::store::{Cursor, RecordState, StoreError};
 use serde_json::{Value, json};
 
-use super::store::{age, refuse};
+use super::store::{Opened, age, refuse};
 use crate::Exit;
 
 mod list;
@@ -22,6 +21,7 @@ mod show;
 #[command(after_help = "Examples:
   checkrein once list --store sqlite:checkrein.db
   checkrein once show inv-7 --store sqlite:checkrein.db
+  CHECKREIN_STORE=redis://:PASSWORD@10.0.0.5 checkrein once list --prefix shop
   checkrein once resolve inv-7 --as done --result '{\"paid\": \"49.00\"}' --by kim --store sqlite:checkrein.db")]
 pub(crate) struct Once {
     #[command(subcommand)]
@@ -116,7 +116,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Calls `each` with every operation of a store.
-fn all(store: &SqliteStore, mut each: impl FnMut(Operation)) -> Result<(), StoreError> {
+fn all(store: &Opened, mut each: impl FnMut(Operation)) -> Result<(), StoreError> {
     let gates: std::collections::BTreeMap<Family, String> =
         store.families()?.into_iter().map(|(family, known)| (family, known.name)).collect();
     let mut after = Cursor::default();
@@ -150,7 +150,7 @@ struct Which {
 
 impl Which {
     /// The operation; printed and `None` when there is none, or several.
-    fn find(&self, store: &SqliteStore) -> Result<Option<Operation>, StoreError> {
+    fn find(&self, store: &Opened) -> Result<Option<Operation>, StoreError> {
         let mut found = Vec::new();
         all(store, |operation| {
             let fits = shown(operation.key.borrow().key) == self.key

@@ -10,7 +10,7 @@ use checkrein::core::json::{self, Limits};
 use checkrein::store::{Step, StepResult};
 use serde_json::json;
 
-use super::super::store::StoreOf;
+use super::super::store::SharedStoreOf;
 use super::super::{inert, print_error};
 use super::{Which, shown};
 use crate::{Exit, Output};
@@ -30,7 +30,7 @@ pub(super) struct Resolve {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
-    store: StoreOf,
+    store: SharedStoreOf,
     /// What became of it
     #[arg(long = "as", value_enum)]
     ended: Ended,

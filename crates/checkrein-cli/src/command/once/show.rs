@@ -7,7 +7,7 @@ use checkrein::core::ledger::moment;
 use serde_json::Value;
 
 use super::super::inert;
-use super::super::store::{StoreOf, age, short};
+use super::super::store::{SharedStoreOf, age, short};
 use super::{Which, shown};
 use crate::{Exit, Output};
 
@@ -17,7 +17,7 @@ pub(super) struct Show {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
-    store: StoreOf,
+    store: SharedStoreOf,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
     output: Output,

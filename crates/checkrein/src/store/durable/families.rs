@@ -27,6 +27,20 @@ pub struct FamilyKey {
 }
 
 impl FamilyKey {
+    /// The definition as a shared store keeps it for everybody.
+    #[cfg(feature = "redis")]
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(self, Span::ZERO, &mut bytes);
+        bytes
+    }
+
+    /// The definition of what [`to_bytes`](Self::to_bytes) wrote.
+    #[cfg(feature = "redis")]
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, Damaged> {
+        decode(bytes).map(|known| known.key)
+    }
+
     fn calendar(&self) -> Option<Calendar> {
         let (period, zone) = self.calendar.as_ref()?;
         Calendar::new(Period::parse(period)?, zone).ok()

@@ -47,6 +47,11 @@ impl Families {
         self.by_digest(digest).map(|(_, known)| (known.window(), known.cooldown))
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (Family, &Known)> {
         self.known.iter().zip(0..).map(|(known, number)| (Family(number), known))
     }

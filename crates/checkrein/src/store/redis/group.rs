@@ -1,6 +1,6 @@
 //! A key set: jobs that share records, decided one after the other and committed by one script.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use checkrein_core::policy::RecordKind;
@@ -10,7 +10,7 @@ use redis::Value as Reply;
 use super::job::Job;
 use super::link::{Arguments, Request};
 use super::name;
-use super::record::{Fate, Name, Raw, Rec, Value, Version, Written, claim};
+use super::record::{ByName, Fate, Name, Raw, Rec, Value, Version, Written, claim};
 use super::script::Script;
 use super::stage::{Setting, Stage, must_last};
 use crate::store::durable::Decided;
@@ -88,7 +88,7 @@ pub(super) struct How<'a> {
 impl Group {
     /// Jobs in their order, with what is remembered of their records.
     pub(super) fn new(jobs: Vec<Job>, mut recall: impl FnMut(Name) -> Rec) -> Self {
-        let (mut records, mut known): (Vec<Rec>, HashMap<Name, usize>) = (Vec::new(), HashMap::new());
+        let (mut records, mut known): (Vec<Rec>, ByName<usize>) = (Vec::new(), ByName::default());
         let mut place = |name: Name| {
             *known.entry(name).or_insert_with(|| {
                 records.push(recall(name));
@@ -152,6 +152,7 @@ impl Group {
         self.records.iter().for_each(|record| request.key(record.key.as_bytes()));
         let mut writes = Writes::after(self.records.len());
         let mut puts = Writes::after(0);
+        let mut plain = Arguments::default();
         let mut made: BTreeMap<Name, i64> = BTreeMap::new();
         for (place, record) in self.records.iter_mut().enumerate().filter(|(_, record)| record.dirty) {
             let before = record.version;
@@ -184,7 +185,10 @@ impl Group {
             }
             match (&written.head, &expires) {
                 (None, _) => puts.command("DEL", place + 1, &[]),
-                (Some(head), None) => puts.command("SET", place + 1, &[head]),
+                (Some(head), None) => {
+                    plain.number(place as i64 + 1);
+                    plain.arg(head);
+                }
                 (Some(head), Some(expires)) => {
                     puts.command("SET", place + 1, &[head, b"PXAT", expires.as_bytes()]);
                 }
@@ -237,6 +241,8 @@ impl Group {
         // What may find a key of another kind comes before what cannot fail: nothing is half written.
         request.args(&writes.args);
         request.args(&puts.args);
+        request.arg(b"*");
+        request.args(&plain);
         request
     }
 

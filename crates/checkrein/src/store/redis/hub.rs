@@ -16,7 +16,7 @@ use super::job::{Job, OpenPermits, Planned, Reply, Ticket};
 use super::link::Link;
 use super::name::Tag;
 use super::outbox::Outbox;
-use super::record::{Name, Rec, Value};
+use super::record::{ByName, Name, Names, Rec, Value};
 use super::time::Estimate;
 use crate::parking::{Condvar, Mutex};
 use crate::store::{OwnedSettlement, PermitId, Results, Step, StepResult, StoreError};
@@ -47,6 +47,8 @@ pub(super) struct Hub {
     pub(super) estimates: Mutex<HashMap<Tag, Estimate>>,
     /// Tags that the store knows of.
     pub(super) tags: Mutex<HashSet<Tag>>,
+    /// So many families, in the order of their numbers, are written down on the server.
+    pub(super) defined: AtomicUsize,
     /// What has to be done as soon as the server can be had: outcomes that could not be committed when they came, and
     /// the end of permits that nobody has, because it was not known whether their admission was committed.
     pub(super) owed: Mutex<VecDeque<Planned>>,
@@ -73,9 +75,11 @@ pub(super) struct Hub {
 struct State {
     queue: VecDeque<Job>,
     /// Records that are in somebody's hands.
-    busy: HashSet<Name>,
+    busy: Names,
     lanes: Vec<Link>,
-    cache: HashMap<Name, Rec>,
+    cache: ByName<Rec>,
+    /// Those that were not needed since the cache was last half full.
+    older: ByName<Rec>,
     workers: usize,
     asleep: usize,
 }
@@ -83,7 +87,8 @@ struct State {
 impl Hub {
     pub(super) fn new(address: Address, options: RedisOptions, seed: u64, outbox: Option<Outbox>) -> Self {
         let lanes: Vec<Link> = (0..LANES).map(|_| Link::new(address.clone(), &options.prefix)).collect();
-        let (queue, busy, cache) = (VecDeque::new(), HashSet::new(), HashMap::new());
+        let (queue, busy) = (VecDeque::new(), Names::default());
+        let (cache, older) = (ByName::default(), ByName::default());
         let house = Mutex::new(Link::new(address.clone(), &options.prefix));
         Self {
             pid: std::process::id(),
@@ -94,13 +99,14 @@ impl Hub {
             open: Mutex::default(),
             estimates: Mutex::default(),
             tags: Mutex::default(),
+            defined: AtomicUsize::new(0),
             owed: Mutex::default(),
             house,
             must_join: AtomicBool::new(false),
             next_tag: AtomicUsize::new(0),
             swept: Mutex::default(),
             keeping_house: AtomicBool::new(false),
-            state: Mutex::new(State { queue, busy, lanes, cache, workers: 0, asleep: 0 }),
+            state: Mutex::new(State { queue, busy, lanes, cache, older, workers: 0, asleep: 0 }),
             came: Condvar::default(),
             closed: AtomicBool::new(false),
             outbox,
@@ -139,8 +145,13 @@ impl Hub {
         drop(state);
         let seconds = self.options.deadline.as_secs_f32();
         let text = format!("the Redis server has not answered within {seconds} s");
-        let unknown =
-            if queued.is_some() { StoreError::NotCommitted(text) } else { StoreError::Unknown(text) };
+        let unknown = if let Some(job) = &queued {
+            let error = StoreError::NotCommitted(text);
+            self.owe_outcomes(job, &error);
+            error
+        } else {
+            StoreError::Unknown(text)
+        };
         ticket.give_up().filter(|_| queued.is_none()).unwrap_or(Err(unknown))
     }
 
@@ -246,7 +257,7 @@ impl Hub {
     /// Runs groups until each of them has been told what became of it.
     fn take(self: &Arc<Self>, lane: &mut Link, groups: Vec<Group>) {
         let ended = self.run_groups(lane, groups);
-        let mut replies = Vec::new();
+        let (mut replies, mut forgotten) = (Vec::new(), Vec::new());
         let mut state = self.state.lock();
         for (group, outcome) in ended {
             let Group { jobs, records, tried, .. } = group;
@@ -254,17 +265,21 @@ impl Hub {
                 state.busy.remove(&name);
             }
             if outcome.is_ok() {
-                state.remember(records);
+                forgotten.extend(Some(state.remember(records)).filter(|records| !records.is_empty()));
             }
             match outcome {
                 Ok(()) => replies.extend(jobs.into_iter().zip(tried.results.into_iter().map(Ok))),
                 Err(error) => {
+                    for job in &jobs {
+                        self.owe_outcomes(job, &error);
+                    }
                     replies
                         .extend(jobs.into_iter().map(|job| (job, Err::<Vec<StepResult>, _>(error.clone()))));
                 }
             }
         }
         drop(state);
+        drop(forgotten);
         let mut unwanted = Vec::new();
         for (job, results) in replies {
             unwanted.extend(job.reply.end(results).and_then(Result::ok).into_iter().flatten());
@@ -280,6 +295,14 @@ impl Hub {
             {
                 self.owe([Planned { step: Self::not_started(permit.number()), names }]);
             }
+        }
+    }
+
+    /// Actions that have ended are told of as soon as the server can be had. What cannot be read never can.
+    fn owe_outcomes(&self, job: &Job, error: &StoreError) {
+        if !matches!(error, StoreError::Damaged(_)) {
+            let outcomes = job.steps.iter().filter(|planned| matches!(planned.step, Step::Finish(..)));
+            self.owe(outcomes.cloned());
         }
     }
 
@@ -352,11 +375,15 @@ impl Hub {
 
     /// Forgets what is remembered of a tag.
     pub(super) fn forget(&self, tag: Tag) {
-        self.state.lock().cache.retain(|name, _| name.tag != tag);
+        let mut state = self.state.lock();
+        state.cache.retain(|name, _| name.tag != tag);
+        state.older.retain(|name, _| name.tag != tag);
+        drop(state);
         self.estimates.lock().remove(&tag);
         self.must_join.store(true, Ordering::Release);
         // A server that has lost everything is told again.
         self.tags.lock().remove(&tag);
+        self.defined.store(0, Ordering::Release);
     }
 
     /// A permit that was opened elsewhere, so that its lease can be seen to.
@@ -378,30 +405,29 @@ impl Hub {
 impl State {
     /// One key set, and its records out of everybody else's reach.
     fn check_out(&mut self, jobs: Vec<Job>, prefix: &str) -> Group {
-        let (cache, busy) = (&mut self.cache, &mut self.busy);
+        let (cache, older, busy) = (&mut self.cache, &mut self.older, &mut self.busy);
         Group::new(jobs, |name| {
             busy.insert(name);
-            cache.remove(&name).unwrap_or_else(|| Rec::absent(name, prefix))
+            let known = cache.remove(&name).or_else(|| older.remove(&name));
+            known.unwrap_or_else(|| Rec::absent(name, prefix))
         })
     }
 
-    /// Keeps records for the next time.
-    fn remember(&mut self, records: Vec<Rec>) {
-        if self.cache.len() > MAX_CACHED {
-            // Every other one: what is needed is read again.
-            let mut keep = false;
-            self.cache.retain(|_, _| {
-                keep = !keep;
-                keep
-            });
+    /// Keeps records for the next time; gives those that are forgotten instead, because to let go of them takes time.
+    fn remember(&mut self, records: Vec<Rec>) -> ByName<Rec> {
+        let mut forgotten = ByName::default();
+        if self.cache.len() > MAX_CACHED / 2 {
+            // What is in use stays, because it moves over when it is needed; the rest is read again.
+            forgotten = std::mem::replace(&mut self.older, std::mem::take(&mut self.cache));
         }
         let there = records.into_iter().filter(|record| record.version.id != 0);
         self.cache.extend(there.map(|record| (record.name, record)));
+        forgotten
     }
 
     /// Jobs whose records nobody has, in their order; nothing overtakes a job that it shares a record with.
     fn take_jobs(&mut self) -> Vec<Job> {
-        let mut blocked: HashSet<Name> = HashSet::new();
+        let mut blocked = Names::default();
         let (mut taken, mut left) = (Vec::new(), VecDeque::new());
         for job in self.queue.drain(..) {
             let free = taken.len() < BATCH
@@ -419,7 +445,7 @@ impl State {
 
     /// Jobs that share records in one group each.
     fn groups(&mut self, jobs: Vec<Job>, prefix: &str) -> Vec<Group> {
-        let (mut root, mut seen): (Vec<usize>, HashMap<Name, usize>) = (Vec::new(), HashMap::new());
+        let (mut root, mut seen): (Vec<usize>, ByName<usize>) = (Vec::new(), ByName::default());
         fn find(root: &[usize], mut at: usize) -> usize {
             while let Some(&up) = root.get(at).filter(|&&up| up != at) {
                 at = up;

@@ -215,9 +215,9 @@ pub(super) fn record_of<'a>(gate: &Gate, inputs: &Inputs<'a>) -> Option<(RecordK
 }
 
 /// The name of a record, as every host knows it.
-pub(super) fn name_of(families: &Families, kind: RecordKind, key: KeyRef<'_>) -> Option<Name> {
+fn name_of(families: &Families, tag: Tag, kind: RecordKind, key: KeyRef<'_>) -> Option<Name> {
     let family = families.get(key.family)?.digest;
-    Some(Name { tag: Tag::of(key.tenant), kind, family, record: name::record(key.tenant, key.key) })
+    Some(Name { tag, kind, family, record: name::record(key.tenant, key.key) })
 }
 
 /// A step with its records, or what it comes to without any.
@@ -235,20 +235,18 @@ pub(super) fn plan(step: Step, families: &Families, open: &Mutex<OpenPermits>) -
     let unknown = || Plan::Answer(StepResult::Failed(StoreError::NotCommitted("no such gate".to_owned())));
     match &step {
         Step::Admit(policy, inputs) | Step::Peek(policy, inputs) => {
+            let tag = Tag::of(inputs.tenant.as_bytes());
             let names = inputs.with(&[], |inputs| {
                 if let Some(refusal) = refusal_of(policy, inputs) {
                     return Err(Some(refusal));
                 }
                 let records = policy.policy().gates().iter().filter_map(|gate| record_of(gate, inputs));
                 let names: Option<Vec<Name>> =
-                    records.map(|(kind, key)| name_of(families, kind, key)).collect();
+                    records.map(|(kind, key)| name_of(families, tag, kind, key)).collect();
                 names.ok_or(None)
             });
             match names {
-                Ok(names) => {
-                    let tag = Tag::of(inputs.tenant.as_bytes());
-                    Plan::On(tag, Planned { step, names })
-                }
+                Ok(names) => Plan::On(tag, Planned { step, names }),
                 Err(None) => unknown(),
                 Err(Some(refusal)) => match step {
                     Step::Admit(policy, inputs) => Plan::Refuse(policy, Box::new(inputs), Box::new(refusal)),
@@ -281,7 +279,7 @@ fn on_key(kind: RecordKind, key: KeyRef<'_>, step: Step, families: &Families) ->
         let text = format!("key and tenant have {length} bytes, at most {MAX_KEY_BYTES} are allowed");
         return Plan::Answer(StepResult::Failed(StoreError::NotCommitted(text)));
     }
-    match name_of(families, kind, key) {
+    match name_of(families, Tag::of(key.tenant), kind, key) {
         Some(name) => Plan::On(name.tag, Planned { step, names: vec![name] }),
         None => Plan::Answer(StepResult::NotFound),
     }

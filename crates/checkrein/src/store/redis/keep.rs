@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use checkrein_core::key::{Family, Key, KeyRef};
 use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::policy::RecordKind;
-use checkrein_core::time::{Now, Timestamp, Window};
+use checkrein_core::time::{Now, Span, Timestamp, Window};
 use redis::Value as Reply;
 
 use super::group;
@@ -18,6 +18,7 @@ use super::name::{self, Tag};
 use super::record::{Name, Rec, Value};
 use super::rounds::{not_committed, number, one, strange};
 use super::script::Script;
+use crate::store::durable::FamilyKey;
 use crate::store::{Cursor, Page, PermitId, RecordInfo, RecordState, Step, StepResult, StoreError};
 
 /// So many tenants are looked after at a time.
@@ -74,11 +75,14 @@ impl Hub {
     /// What is due without anybody asking. Whatever cannot be done now is tried again the next time.
     pub(super) fn keep_house(self: &Arc<Self>) {
         self.expire_own();
-        let owed: Vec<Planned> = self.owed.lock().drain(..).collect();
-        for planned in owed {
+        let mut owed = std::mem::take(&mut *self.owed.lock());
+        while let Some(planned) = owed.pop_front() {
             // What cannot be done now is owed again; whatever is refused has been done, or can no longer be.
-            if let (Some(name), Step::Finish(..)) = (planned.names.first(), &planned.step) {
-                let _ = self.run(name.tag, vec![planned]);
+            let Some(tag) = planned.names.first().map(|name| name.tag) else { continue };
+            if self.run(tag, vec![planned]).is_err() {
+                // The rest could not be done either.
+                self.owe(owed);
+                break;
             }
         }
         let mut tags: Vec<Tag> = self.tags.lock().iter().copied().collect();
@@ -335,7 +339,33 @@ impl Hub {
         Ok(tags)
     }
 
-    /// Every index of the families that this process knows, of one kind or of all.
+    /// Takes over the definitions that any process has written down, so that its records can be named here.
+    pub(super) fn learn(&self, lane: &mut Link, deadline: Instant) -> Result<(), StoreError> {
+        self.meet(lane, Tag::STORE, deadline)?;
+        let mut request = Request::new(Script::Look, Tag::STORE);
+        request.key(name::families_key(&self.options.prefix).as_bytes());
+        request.arg(b"members");
+        let reply = one(lane, request, deadline)?;
+        let mut families = self.families.lock();
+        for definition in reply.iter().skip(1) {
+            let Reply::BulkString(bytes) = definition else { continue };
+            // Of a newer version, or not ours: its records stay unnamed.
+            let Ok(key) = FamilyKey::from_bytes(bytes) else { continue };
+            if families.by_digest(name::family(&key)).is_none() {
+                Arc::make_mut(&mut families).intern(&key, Span::ZERO);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every family that anybody counts, by its number in this process.
+    pub(super) fn all_families(&self) -> Result<Vec<(Family, FamilyKey)>, StoreError> {
+        self.learn(&mut self.side_lane(), Instant::now() + LONG)?;
+        let families = Arc::clone(&self.families.lock());
+        Ok(families.iter().map(|(family, known)| (family, known.key.clone())).collect())
+    }
+
+    /// Every index of the families that anybody counts, of one kind or of all.
     fn indexes(
         &self,
         lane: &mut Link,
@@ -343,6 +373,7 @@ impl Hub {
         deadline: Instant,
     ) -> Result<Vec<Name>, StoreError> {
         let tags = self.all_tags(lane, deadline)?;
+        self.learn(lane, deadline)?;
         let families = Arc::clone(&self.families.lock());
         let mut indexes = Vec::new();
         for tag in tags {
@@ -488,14 +519,14 @@ impl Hub {
         Ok(())
     }
 
-    /// The tags whose server has not been accepted.
-    pub(super) fn unaccepted(&self) -> Result<Vec<String>, StoreError> {
+    /// Every tag, the store's own first, and whether its server is the one that was accepted.
+    pub(super) fn epochs(&self) -> Result<Vec<(String, bool)>, StoreError> {
         let (mut lane, deadline) = (self.side_lane(), Instant::now() + LONG);
         let mut found = Vec::new();
-        for tag in self.all_tags(&mut lane, deadline)?.into_iter().chain([Tag::STORE]) {
-            if !lane.standing(tag, deadline).map_err(not_committed)?.accepted {
-                found.push(tag.to_string());
-            }
+        let tags = self.all_tags(&mut lane, deadline)?;
+        for tag in std::iter::once(Tag::STORE).chain(tags) {
+            let standing = lane.standing(tag, deadline).map_err(not_committed)?;
+            found.push((tag.to_string(), standing.accepted));
         }
         Ok(found)
     }

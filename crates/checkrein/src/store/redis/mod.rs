@@ -187,6 +187,11 @@ impl RedisStore {
         &self.0.shown
     }
 
+    /// How long a decision may take.
+    pub fn deadline(&self) -> Duration {
+        self.0.generation.hub.options.deadline
+    }
+
     /// About the time of day, for what is not decided by it.
     pub fn clock(&self) -> &Clock {
         &self.0.clock
@@ -340,6 +345,14 @@ impl RedisStore {
         Ok(family)
     }
 
+    /// What is counted on this store, by whichever process.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn families(&self) -> Result<Vec<(Family, FamilyKey)>, StoreError> {
+        self.hub()?.all_families()
+    }
+
     /// Why a policy must not be decided by on this store: it promises what a failover would break.
     pub(crate) fn object_to(&self, policy: &Policy) -> Result<(), StoreError> {
         let hub = self.hub()?;
@@ -399,12 +412,21 @@ impl RedisStore {
         hub.side_lane().servers(deadline).map_err(rounds::not_committed)
     }
 
+    /// The tags of all tenants, the store's own first, and whether the server of each is the one that was accepted.
+    ///
+    /// # Errors
+    /// The store is not to be had.
+    pub fn epochs(&self) -> Result<Vec<(String, bool)>, StoreError> {
+        self.hub()?.epochs()
+    }
+
     /// The tenants' tags whose server is not the one that was accepted.
     ///
     /// # Errors
     /// The store is not to be had.
     pub fn unaccepted(&self) -> Result<Vec<String>, StoreError> {
-        self.hub()?.unaccepted()
+        let unaccepted = self.epochs()?.into_iter().filter(|(_, accepted)| !accepted);
+        Ok(unaccepted.map(|(tag, _)| tag).collect())
     }
 
     /// At most `limit` records of a kind after a cursor, and where to go on; `None` at the end.

@@ -121,6 +121,11 @@ pub(super) fn tags_key(prefix: &str) -> String {
     under(prefix, Tag::STORE, format_args!("tags"))
 }
 
+/// The set of the definitions of all families in use.
+pub(super) fn families_key(prefix: &str) -> String {
+    under(prefix, Tag::STORE, format_args!("families"))
+}
+
 /// The number of the process that came last.
 pub(super) fn processes_key(prefix: &str) -> String {
     under(prefix, Tag::STORE, format_args!("processes"))

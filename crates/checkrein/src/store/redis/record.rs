@@ -1,6 +1,6 @@
 //! Records as they lie on the server: a head with a version and the tuple it is named by, and parts of what outgrew it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,6 +30,10 @@ pub(super) struct Name {
     /// The digest of tenant and key; the number of a permit.
     pub(super) record: u128,
 }
+
+/// Names are digests and numbers that nobody chose, so that what is looked up by them needs no slow hash.
+pub(super) type ByName<T> = HashMap<Name, T, foldhash::fast::RandomState>;
+pub(super) type Names = HashSet<Name, foldhash::fast::RandomState>;
 
 impl Name {
     pub(super) const fn permit(tag: Tag, number: u64) -> Self {

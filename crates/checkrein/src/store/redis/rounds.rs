@@ -1,6 +1,7 @@
 //! Rounds to the server: try, hear what it says, and try again with what it sent, until every group has its answer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use redis::Value as Reply;
@@ -20,8 +21,18 @@ use crate::store::StoreError;
 /// A group and what became of it.
 pub(super) type Ended = (Group, Result<(), StoreError>);
 
+/// When tries were made, sent and answered.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    began: Instant,
+    sent: Instant,
+    received: Instant,
+}
+
 /// The longest pause before another try for a record that somebody else has claimed.
 const MOST_PAUSE: Duration = Duration::from_micros(500);
+/// So many members are added to a set by one command.
+const MEMBERS: usize = 256;
 
 impl Hub {
     /// Runs groups until each is committed or has failed. Those who share nothing go out together.
@@ -29,6 +40,7 @@ impl Hub {
         let mut ended: Vec<Ended> = Vec::with_capacity(groups.len());
         let mut waiting = groups;
         while !waiting.is_empty() {
+            let began = Instant::now();
             let (mut sent, mut requests) = (Vec::new(), Vec::new());
             for mut group in waiting.drain(..) {
                 match self.attempt(lane, &mut group) {
@@ -43,9 +55,9 @@ impl Hub {
             let deadline = sent.iter().filter_map(Group::deadline).min().unwrap_or_else(Instant::now);
             let before = Instant::now();
             let replies = if requests.is_empty() { Vec::new() } else { lane.run(&requests, deadline) };
-            let after = Instant::now();
+            let round = Round { began, sent: before, received: Instant::now() };
             for (mut group, reply) in sent.into_iter().zip(replies) {
-                match self.heard(lane, &mut group, reply, before, after) {
+                match self.heard(lane, &mut group, reply, round) {
                     Ok(true) => {
                         self.settle(&mut group);
                         ended.push((group, Ok(())));
@@ -121,8 +133,11 @@ impl Hub {
             let micros = reply.first().map_or(0, number);
             self.estimates.lock().insert(tag, Estimate::first(sent, Instant::now(), micros));
         }
-        if tag != Tag::STORE && !self.tags.lock().contains(&tag) {
-            self.introduce(lane, tag, deadline)?;
+        if tag != Tag::STORE {
+            if !self.tags.lock().contains(&tag) {
+                self.introduce(lane, tag, deadline)?;
+            }
+            self.define(lane, deadline)?;
         }
         Ok(standing)
     }
@@ -146,14 +161,41 @@ impl Hub {
         }
     }
 
+    /// Writes down what this process counts, so that every process can name the records it finds.
+    fn define(&self, lane: &mut Link, deadline: Instant) -> Result<(), StoreError> {
+        let families = Arc::clone(&self.families.lock());
+        let (done, count) = (self.defined.load(Ordering::Acquire), families.len());
+        if done >= count {
+            return Ok(());
+        }
+        lane.standing(Tag::STORE, deadline).map_err(not_committed)?;
+        let mut request = Request::new(Script::Commit, Tag::STORE);
+        request.key(name::families_key(&self.options.prefix).as_bytes());
+        ["", "", "0", "0", ""].iter().for_each(|arg| request.arg(arg.as_bytes()));
+        let definitions: Vec<Vec<u8>> =
+            families.iter().skip(done).map(|(_, known)| known.key.to_bytes()).collect();
+        for members in definitions.chunks(MEMBERS) {
+            request.number(members.len() as i64);
+            ["SADD", "1"].iter().for_each(|arg| request.arg(arg.as_bytes()));
+            members.iter().for_each(|member| request.arg(member));
+        }
+        match lane.run(&[request], deadline).pop() {
+            Some(Ok(Reply::Int(_))) => {
+                self.defined.fetch_max(count, Ordering::AcqRel);
+                Ok(())
+            }
+            Some(Err(error)) => Err(not_committed(error)),
+            _ => Err(strange()),
+        }
+    }
+
     /// Whether a try was committed; `false` when it is to be made again.
     fn heard(
         &self,
         lane: &mut Link,
         group: &mut Group,
         reply: Result<Reply, LinkError>,
-        sent: Instant,
-        received: Instant,
+        round: Round,
     ) -> Result<bool, StoreError> {
         let Some(tag) = group.jobs.first().map(|job| job.tag) else { return Ok(true) };
         let prefix = &self.options.prefix;
@@ -162,8 +204,9 @@ impl Hub {
                 let (said, micros) = group.hear(&reply, prefix)?;
                 let late = matches!(said, Said::Late);
                 if let Some(estimate) = self.estimates.lock().get_mut(&tag) {
-                    estimate.learn(sent, received, micros);
-                    if late { estimate.widen() } else { estimate.relax() }
+                    estimate.learn(round.sent, round.received, micros);
+                    let took = round.received.saturating_duration_since(round.began);
+                    if late { estimate.widen(took) } else { estimate.relax() }
                 }
                 match said {
                     Said::Committed => return Ok(true),

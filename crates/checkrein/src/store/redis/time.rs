@@ -9,6 +9,8 @@ const DRIFT: i64 = 5_000;
 /// What is added to the later bound at first: the time that a request takes.
 const PATIENCE: Duration = Duration::from_millis(2);
 const MOST_PATIENCE: Duration = Duration::from_millis(200);
+/// So long after one change of the patience comes the next.
+const CALM: Duration = Duration::from_millis(10);
 
 /// Where a server's clock stands, seen from this process's monotonic one.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +22,8 @@ pub(super) struct Estimate {
     /// When the bounds were last made.
     at: Instant,
     patience: Duration,
+    /// When the patience was last made longer or shorter.
+    changed: Instant,
 }
 
 fn nanos(duration: Duration) -> i64 {
@@ -29,8 +33,9 @@ fn nanos(duration: Duration) -> i64 {
 impl Estimate {
     /// From one reply: the server said `micros` after `sent` and before `received`.
     pub(super) fn first(sent: Instant, received: Instant, micros: i64) -> Self {
+        let (low, high) = (i64::MIN / 4, i64::MAX / 4);
         let mut estimate =
-            Self { base: sent, low: i64::MIN / 4, high: i64::MAX / 4, at: received, patience: PATIENCE };
+            Self { base: sent, low, high, at: received, patience: PATIENCE, changed: received };
         estimate.learn(sent, received, micros);
         estimate
     }
@@ -60,16 +65,23 @@ impl Estimate {
         }
     }
 
-    /// The bounds were too narrow: the next ones are wider.
-    pub(super) fn widen(&mut self) {
-        self.patience = (self.patience * 2).min(MOST_PATIENCE);
+    /// The bounds were too narrow for a round that took so long: the next ones are wider. All replies of a round say the
+    /// same, so only the first of them counts.
+    pub(super) fn widen(&mut self, took: Duration) {
+        if self.changed.elapsed() >= took {
+            self.set_patience((self.patience * 2).max(took));
+        }
     }
 
-    /// They were wide enough.
+    /// They were wide enough: what was added goes slowly, so that one long round is not refused after another.
     pub(super) fn relax(&mut self) {
-        if self.patience > PATIENCE {
-            self.patience = (self.patience * 15 / 16).max(PATIENCE);
+        if self.patience > PATIENCE && self.changed.elapsed() >= CALM {
+            self.set_patience(self.patience * 7 / 8);
         }
+    }
+
+    fn set_patience(&mut self, patience: Duration) {
+        (self.patience, self.changed) = (patience.clamp(PATIENCE, MOST_PATIENCE), Instant::now());
     }
 }
 
@@ -95,5 +107,22 @@ mod tests {
         estimate.learn(at(2_000_000), at(2_000_100), 50);
         let now = 50_000 - 2_000_000_000;
         assert!((estimate.low - now).abs() <= 200_000, "{estimate:?}");
+    }
+
+    #[test]
+    fn a_round_of_late_replies_widens_the_bounds_once() {
+        let sent = Instant::now();
+        let mut estimate = Estimate::first(sent, sent, 1_000_000);
+        // The round took longer than there was patience, and each of its replies says that it came too late.
+        let took = Duration::from_millis(30);
+        estimate.changed = sent - took;
+        (0..64).for_each(|_| estimate.widen(took));
+        assert_eq!(estimate.patience, took);
+        // Replies that came in time take it back, but not all at once.
+        (0..64).for_each(|_| estimate.relax());
+        assert_eq!(estimate.patience, took);
+        estimate.changed = sent - CALM;
+        (0..64).for_each(|_| estimate.relax());
+        assert_eq!(estimate.patience, took * 7 / 8);
     }
 }

@@ -35,7 +35,7 @@ mod writer;
 
 pub(crate) use clock::since_boot;
 pub use examine::{Examination, Process, examine};
-pub use place::path_of;
+pub use place::{path_of, quotable};
 pub use restore::{Restoration, restore};
 pub use tables::SqliteTables;
 

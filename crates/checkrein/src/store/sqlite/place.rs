@@ -15,7 +15,8 @@ use crate::store::StoreError;
 pub fn path_of(url: &str) -> Result<PathBuf, StoreError> {
     let bad = |text: String| Err(StoreError::NotCommitted(text));
     let Some(rest) = url.strip_prefix("sqlite:") else {
-        return bad(format!("`{}` is no store; write `sqlite:PATH`", url.escape_debug()));
+        let shown = quotable(url);
+        return bad(format!("`{}` is not a store in a file; write `sqlite:PATH`", shown.escape_debug()));
     };
     // `sqlite:///abs/path` as SQLAlchemy and others write it.
     let path = rest.strip_prefix("//").map_or(rest, |rest| rest.strip_prefix("localhost").unwrap_or(rest));
@@ -30,6 +31,15 @@ pub fn path_of(url: &str) -> Result<PathBuf, StoreError> {
             bad(format!("`{}` has options; a store takes none", url.escape_debug()))
         }
         path => Ok(PathBuf::from(path)),
+    }
+}
+
+/// What may be repeated of a text that may be a URL with a password in it.
+pub fn quotable(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, _)) if !scheme.contains('@') => format!("{scheme}://..."),
+        None if !url.contains('@') => url.to_owned(),
+        _ => "...".to_owned(),
     }
 }
 
