@@ -21,6 +21,7 @@ else
     echo "skipped: decisions on a Redis server: there is no redis-server (apt-get install redis-server)"
 fi
 cargo bench --quiet -p checkrein --bench ledger -- --date "$date" --json "$out/ledger.json"
+cargo bench --quiet -p checkrein --bench prices -- --date "$date" --json "$out/prices.json"
 
 # The release wheel, in an environment of the Python version that the published packages run on.
 scripts/wheel.sh release build/bench-wheel

@@ -13,12 +13,14 @@ use checkrein_core::ledger::proof::{ConsistencyProof, InclusionProof, verify_con
 use checkrein_core::ledger::verify::Verifier;
 use checkrein_core::meter::Meter;
 use checkrein_core::permit::Permit;
+use checkrein_core::usage::MOST;
+use checkrein_core::usage::dialect::Dialect;
 
 /// A target: its name, which is that of its corpus, and what it does with the bytes.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub(crate) const TARGETS: [Target; 8] = [
+pub(crate) const TARGETS: [Target; 9] = [
     ("strict_json", strict_json),
     ("canonical_form", canonical_form),
     ("entry", entry),
@@ -27,6 +29,7 @@ pub(crate) const TARGETS: [Target; 8] = [
     ("proof", proof),
     ("export", export),
     ("record", record),
+    ("usage", usage),
 ];
 
 fn limits() -> Limits {
@@ -147,6 +150,24 @@ pub(crate) fn record(data: &[u8]) {
             let _ = Meter::needed_chunks(bytes);
             let _ = Meter::decode(bytes, [bytes]);
         }
+    }
+}
+
+/// What is read as a reply's usage has bounded counts, and no part that is more than its whole.
+pub(crate) fn usage(data: &[u8]) {
+    let Ok(reply) = json::read(data, &limits()) else { return };
+    for dialect in Dialect::ALL {
+        let Ok(report) = dialect.read(&reply) else { continue };
+        assert!(!report.usage.is_empty());
+        for (unit, count) in report.usage.iter() {
+            assert!(count <= MOST);
+            for whole in unit.wholes().iter().filter(|_| dialect != Dialect::Units) {
+                assert!(report.usage.reported(whole).is_none_or(|most| most >= count), "{unit:?} {whole:?}");
+            }
+        }
+    }
+    if let Some(dialect) = Dialect::of(&reply) {
+        let _ = dialect.read(&reply);
     }
 }
 

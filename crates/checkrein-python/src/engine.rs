@@ -142,6 +142,11 @@ fn nanos(py: Python<'_>, seconds: f64) -> PyResult<i64> {
     Err(error::config(py, "the time is out of range", "duration", "use a number of seconds below 9e9"))
 }
 
+/// Whether a forked child may go on: its records are on a server, and there is no file whose locks a fork would lose.
+fn is_shared(engine: &CoreEngine) -> bool {
+    engine.redis().is_some() && !engine.keeps_ledger()
+}
+
 /// Decides actions; `checkrein.Engine` is its Python half.
 #[pyclass(name = "EngineBase", module = "checkrein._native", frozen, subclass, weakref)]
 pub(crate) struct EngineBase {
@@ -191,8 +196,7 @@ impl EngineBase {
         };
         let engine = opening::open(py, place::of(py, store)?, options)?;
         let (listening, unrecorded) = (AtomicBool::new(false), AtomicU64::new(0));
-        let shared =
-            Shared { listening, unrecorded, born: generation(), is_shared: engine.redis().is_some() };
+        let shared = Shared { listening, unrecorded, born: generation(), is_shared: is_shared(&engine) };
         Ok(Self {
             engine: Held::new(engine),
             shared: Arc::new(shared),

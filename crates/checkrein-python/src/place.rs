@@ -95,14 +95,15 @@ fn meant(text: &str) -> String {
         return format!("stores in {scheme} come with a later version; {HINT}");
     }
     if distance(&scheme, "sqlite") <= 2 || scheme == "file" {
-        let rest = if path.is_empty() { "PATH" } else { rest };
+        // What follows may be the URL of a server, with its password.
+        let rest = if path.is_empty() || rest.contains('@') { "PATH" } else { rest };
         return format!("did you mean `sqlite:{}`?", rest.escape_debug());
     }
     if distance(&scheme, "memory") <= 2 {
         return "did you mean `memory`?".to_owned();
     }
     let looks_like_a_file = [".db", ".sqlite", ".sqlite3"].iter().any(|end| text.ends_with(end));
-    if rest.is_empty() && (looks_like_a_file || text.contains('/')) {
+    if rest.is_empty() && !text.contains('@') && (looks_like_a_file || text.contains('/')) {
         return format!("did you mean `sqlite:{}`?", text.escape_debug());
     }
     HINT.to_owned()

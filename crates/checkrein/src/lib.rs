@@ -18,3 +18,8 @@ pub use engine::Engine;
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// So are those of the page on prices.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/reference/prices.md")]
+struct Prices;

@@ -6,14 +6,14 @@ import hashlib
 import inspect
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Final
 
 from .keys import Names
 
 BATCH: Final = 500
-"""Keys that one command removes."""
+"""Keys that one command removes, more or less."""
 
 
 class Script:
@@ -76,22 +76,29 @@ def require(client: Any, asynchronous: bool) -> Any:
 
 
 def clear_all(client: Any, names: Names) -> None:
-    """Remove every key of these names, on every node."""
-    for batch in _batches(key for key in client.scan_iter(match=names.pattern, count=1_000)):
-        client.unlink(*(key for key in batch if names.owns(key)))
+    """Remove every key of these names, on every node. The keys of one identity go in one step."""
+    for pattern in names.patterns:
+        batch: set[bytes] = set()
+        for key in client.scan_iter(match=pattern, count=1_000):
+            batch.update(names.beside(key))
+            if len(batch) >= BATCH:
+                client.unlink(*batch)
+                batch.clear()
+        if batch:
+            client.unlink(*batch)
 
 
 async def clear_all_async(client: Any, names: Names) -> None:
     """`clear_all`, awaited."""
-    found = [key async for key in client.scan_iter(match=names.pattern, count=1_000)]
-    for batch in _batches(found):
-        await client.unlink(*(key for key in batch if names.owns(key)))
-
-
-def _batches(keys: Iterable[Any]) -> Iterator[list[Any]]:
-    remaining = iter(keys)
-    while batch := list(itertools.islice(remaining, BATCH)):
-        yield batch
+    for pattern in names.patterns:
+        batch: set[bytes] = set()
+        async for key in client.scan_iter(match=pattern, count=1_000):
+            batch.update(names.beside(key))
+            if len(batch) >= BATCH:
+                await client.unlink(*batch)
+                batch.clear()
+        if batch:
+            await client.unlink(*batch)
 
 
 class _Attempts:

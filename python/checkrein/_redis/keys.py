@@ -20,16 +20,17 @@ class Names:
     def __init__(self, prefix: str | bytes, *kinds: str) -> None:
         self._prefix = _quoted(prefix)
         self._kinds = kinds
-        choice = kinds[0] if len(kinds) == 1 else "*"
-        self.pattern = f"{self._prefix}:{{{'[0-9a-f]' * DIGITS}}}:{choice}"
+        # One for each kind, of its exact shape: another's key must not even be named, it may be no text.
+        self.patterns = tuple(f"{self._prefix}:{{{'[0-9a-f]' * DIGITS}}}:{kind}" for kind in kinds)
         ours = "|".join(kinds)
-        self._ours = re.compile(f"{re.escape(self._prefix)}:\\{{[0-9a-f]{{{DIGITS}}}\\}}:(?:{ours})")
+        self._ours = re.compile(f"{re.escape(self._prefix)}:\\{{([0-9a-f]{{{DIGITS}}})\\}}:(?:{ours})")
         self.known: dict[Any, tuple[bytes, ...]] = {}
 
-    def owns(self, key: str | bytes) -> bool:
-        """Whether a key that the server named is one of ours."""
+    def beside(self, key: str | bytes) -> tuple[bytes, ...]:
+        """All keys of the identity that a key the server named belongs to; none for a key that is not ours."""
         text = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
-        return self._ours.fullmatch(text) is not None
+        found = self._ours.fullmatch(text)
+        return self.at(found[1]) if found else ()
 
     def of(self, identity: Any, *parts: Any) -> tuple[bytes, ...]:
         """The keys of an identity with these parts, one of each kind; TypeError for parts that have no text."""

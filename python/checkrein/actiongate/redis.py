@@ -27,7 +27,7 @@ class _Calls:
     """What both stores share: the names of keys, the argument of the script, and what its reply means."""
 
     def __init__(self, prefix: str | bytes) -> None:
-        self._names = Names(prefix, "calls")
+        self._names = Names(prefix, "calls", "tries", "tried")
         self._machine = False
         self._shapes: dict[int, tuple[Policy, bytes]] = {}
 

@@ -41,7 +41,7 @@ class _Spend:
     """What both stores share: the names of keys, the arguments of the scripts, and what their replies mean."""
 
     def __init__(self, prefix: str | bytes) -> None:
-        self._names = Names(prefix, "spend", "holds", "leases")
+        self._names = Names(prefix, "spend", "holds", "leases", "tries", "tried")
         self._machine = False
         self._clock: Callable[[], float] | None = None
         self._budgets: dict[int, tuple[Budget, bytes, bytes]] = {}

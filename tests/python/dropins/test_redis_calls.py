@@ -186,8 +186,8 @@ def test_clear_all_removes_its_own_prefix_only(client: Any) -> None:
 
 
 def key_of(client: Any, prefix: str) -> Any:
-    """The only key of a prefix."""
-    (key,) = list(client.scan_iter(match=f"{prefix}:*"))
+    """The only record of a prefix."""
+    (key,) = list(client.scan_iter(match=f"{prefix}:*:calls"))
     return key
 
 
@@ -296,6 +296,52 @@ def test_a_broken_connection_does_not_count_a_call_twice(client: Any) -> None:
     assert store.check_and_reserve(GATE, 6.0, Policy(max_calls=5, window=60))[:2] == (2, True)
     # Later calls do not make the server forget the attempt at once.
     assert module._read(module._CALLS.run(client, keys, argument))[:2] == (2, True)
+
+
+def test_a_repeated_call_is_known_after_thousands_of_others(redis_server: Server) -> None:
+    from checkrein.actiongate import redis as module
+
+    client, prefix = redis_server.client(), fresh_prefix()
+    store, policy = RedisStore(client, prefix), Policy(max_calls=20_000, window=600)
+    keys, argument = store._keys(GATE), store._argument(5.0, policy)
+    module._CALLS.run(client, keys, argument)
+    for others in (8, 100, 4_000, 4_090):
+        with client.pipeline(transaction=False) as many:
+            digest = module._CALLS._load()[0]
+            for _ in range(others):
+                many.execute_command("EVALSHA", digest, len(keys), *keys, store._argument(5.0, policy))
+            many.execute()
+        before = client.llen(keys[0])
+        found = module._read(module._CALLS.run(client, keys, argument))
+        assert found[:2] == (1 + sum(each for each in (8, 100, 4_000, 4_090) if each <= others), True)
+        assert client.llen(keys[0]) == before
+    # What is remembered is bounded, and gone soon where nobody calls.
+    assert all(client.scard(key) <= 4_096 for key in keys[1:])
+    assert all(0 < client.pttl(key) <= 60_000 for key in keys[1:] if client.exists(key))
+    # A limit that is used up is not a refusal for what was counted.
+    full = store._argument(5.0, Policy(max_calls=1, window=600))[:-12] + argument[-12:]
+    assert module._read(module._CALLS.run(client, keys, full))[1] is True
+    store.clear(GATE)
+    assert not client.exists(*keys)
+
+
+def test_clear_all_passes_over_keys_of_others(client: Any) -> None:
+    prefix, policy = fresh_prefix(), Policy(max_calls=99, window=60)
+    foreign: list[Any] = [
+        f"{prefix}:{{{'a' * 32}}}:foreign",
+        f"{prefix}:{{{'b' * 32}}}:".encode() + b"\xff\xfe",
+    ]
+    for key in foreign:
+        client.set(key, "theirs")
+    store = RedisStore(client, prefix)
+    store.clear_all()
+    keys = store._keys(GATE)
+    for _ in range(12):
+        assert store.check_and_reserve(GATE, 5.0, policy)[1]
+    assert client.exists(*keys) == 2
+    store.clear_all()
+    assert client.exists(*keys) == 0
+    assert all(client.delete(key) == 1 for key in foreign)
 
 
 def test_a_flushed_script_is_sent_again(client: Any) -> None:

@@ -365,7 +365,7 @@ def test_many_spends_share_cells(redis_server: Server) -> None:
     for number in range(4_000):
         now[0] = number / 400
         assert engine.check(LEDGER, Decimal("0.01"), budget).allowed
-    (key,) = client.scan_iter(match=f"{prefix}:*")
+    (key,) = client.scan_iter(match=f"{prefix}:*:spend")
     assert client.llen(key) < 1_200
     assert engine.check(LEDGER, Decimal("0.01"), budget).blocked
     now[0] = 100.0 + 10.0 + 0.1
@@ -382,7 +382,7 @@ def test_spends_before_a_stamp_of_the_future_share_cells_too(redis_server: Serve
         now[0] = number / 400
         found = [engine.check(LEDGER, Decimal("0.01"), budget).spent_in_window for engine in (memory, shared)]
         assert found == [1 + Decimal("0.01") * (number + 1)] * 2
-    (key,) = client.scan_iter(match=f"{prefix}:*")
+    (key,) = client.scan_iter(match=f"{prefix}:*:spend")
     assert client.llen(key) < 1_200
     now[0] = 149.9
     assert [engine.get_remaining(LEDGER, budget) for engine in (memory, shared)] == [39, 39]
@@ -409,6 +409,88 @@ def test_a_broken_connection_does_not_charge_twice(client: Any) -> None:
     assert store.get_spend(LEDGER, 7.0, 60) == 3
     with pytest.raises(KeyError):
         store.commit(reservation, Decimal(1))
+
+
+def test_repeated_commands_are_known_after_thousands_of_others(redis_server: Server) -> None:
+    from checkrein.budgetgate import redis as module
+
+    client = redis_server.client()
+    store, plenty = RedisStore(client, fresh_prefix()), Budget(Decimal(10**6), window=600)
+    keys = store._keys(LEDGER)
+    check = store._question(5.0, Decimal(2), plenty, b"a" * 12)
+    assert module._read(module._CHECK.run(client, keys, check)) == (True, 2)
+    reservation, _ = store.reserve(LEDGER, 5.0, Decimal(3), plenty)
+    settlement = store._settlement(str(reservation), Decimal(1))
+    module._settled(module._SETTLE.run(client, *settlement), str(reservation))
+    others = 0
+    for count, window in [(8, 600), (92, 60), (4_000, 600), (4_080, 600)]:
+        digest = module._CHECK._load()[0]
+        with client.pipeline(transaction=False) as many:
+            for number in range(count):
+                budget = Budget(plenty.max_spend, window=window)
+                name = (others + number).to_bytes(12, "big")
+                question = store._question(5.0, Decimal(1), budget, b"b" + name[1:])
+                many.execute_command("EVALSHA", digest, len(keys), *keys, question)
+            many.execute()
+        others += count
+        # A commit whose answer was lost is done, and not the error that its reservation is gone.
+        module._settled(module._SETTLE.run(client, *settlement), str(reservation))
+        assert module._read(module._CHECK.run(client, keys, check)) == (True, 3 + others)
+    assert all(client.scard(key) <= 4_096 for key in keys[3:])
+    assert all(0 < client.pttl(key) <= 60_000 for key in keys[3:] if client.exists(key))
+    # Another commit of the same reservation is no repetition.
+    with pytest.raises(KeyError):
+        store.commit(str(reservation), Decimal(1))
+    store.clear(LEDGER)
+    assert not client.exists(*keys)
+
+
+def foreign_keys(prefix: str) -> list[Any]:
+    """Keys of somebody else that look like ours, one of them no text."""
+    return [f"{prefix}:{{{'a' * 32}}}:foreign", f"{prefix}:{{{'b' * 32}}}:".encode() + b"\xff\xfe"]
+
+
+def test_clear_all_passes_over_keys_of_others(client: Any) -> None:
+    prefix = fresh_prefix()
+    foreign = foreign_keys(prefix)
+    for key in foreign:
+        client.set(key, "theirs")
+    store = RedisStore(client, prefix)
+    store.clear_all()
+    keys = store._keys(LEDGER)
+    for _ in range(12):
+        assert store.check_and_reserve(LEDGER, 5.0, Decimal("0.1"), TEN)[1]
+    assert store.reserve(LEDGER, 5.0, Decimal(1), TEN)[0] is not None
+    assert client.exists(*keys) == 4
+    # Reservations whose record was evicted are ours too.
+    client.delete(keys[0])
+    store.clear_all()
+    assert client.exists(*keys) == 0
+    assert all(client.delete(key) == 1 for key in foreign)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "str", "cluster", "cluster of str"])
+async def test_clear_all_of_coroutines_passes_over_keys_of_others(
+    redis_server: Server, redis_cluster: Cluster, kind: str
+) -> None:
+    options: dict[str, Any] = {"host": "127.0.0.1", "decode_responses": "str" in kind}
+    client: Any
+    if "cluster" in kind:
+        client = redis.asyncio.RedisCluster(port=redis_cluster.servers[0].port, **options)
+    else:
+        client = redis.asyncio.Redis(port=redis_server.port, **options)
+    await client.initialize()
+    prefix = fresh_prefix()
+    store, foreign = AsyncRedisStore(client, prefix), foreign_keys(prefix)
+    for key in foreign:
+        await client.set(key, "theirs")
+    await store.clear_all()
+    assert (await store.check_and_reserve(LEDGER, 5.0, Decimal(1), TEN))[1]
+    await store.clear_all()
+    assert await client.exists(store._keys(LEDGER)[0]) == 0
+    for key in foreign:
+        assert await client.delete(key) == 1
+    await client.aclose()
 
 
 def test_a_flushed_script_is_sent_again(client: Any) -> None:
@@ -440,7 +522,7 @@ def test_what_is_no_record_of_ours_is_a_store_error_and_stays(redis_server: Serv
     store = RedisStore(client, prefix)
     engine = Engine(store=store)
     name, _ = engine.reserve(LEDGER, Decimal(1), TEN)
-    keys = dict(zip(("spend", "holds", "leases"), store._keys(LEDGER), strict=True))
+    keys = dict(zip(("spend", "holds", "leases"), store._keys(LEDGER)[:3], strict=True))
     client.delete(keys["spend"])
     damage(client, keys)
     before = {kind: client.dump(key) for kind, key in keys.items()}
@@ -470,7 +552,7 @@ def test_a_reservation_is_whole_or_not_there(redis_server: Server, kind: str) ->
     store = RedisStore(client, fresh_prefix())
     engine = Engine(store=store)
     assert engine.check(LEDGER, Decimal(1), TEN).allowed
-    keys = dict(zip(("spend", "holds", "leases"), store._keys(LEDGER), strict=True))
+    keys = dict(zip(("spend", "holds", "leases"), store._keys(LEDGER)[:3], strict=True))
     client.set(keys[kind], "text")
     name, decision = engine.reserve(LEDGER, Decimal(1), TEN)
     assert (name, decision.reason) == (None, BlockReason.STORE_ERROR)
@@ -486,7 +568,7 @@ def test_reservations_that_were_evicted_are_charged(redis_server: Server) -> Non
     engine, budget = Engine(store=store, clock=clock), Budget(Decimal(10), window=None)
     first, _ = engine.reserve(LEDGER, Decimal(3), budget)
     second, _ = engine.reserve(LEDGER, Decimal(2), budget)
-    spend, holds, leases = store._keys(LEDGER)
+    spend, holds, leases = store._keys(LEDGER)[:3]
     client.delete(holds, leases)
     with pytest.raises(KeyError):
         engine.commit(str(first), Decimal(1))

@@ -287,3 +287,16 @@ def test_children_of_multiprocessing(redis_server: Server, prefix: str) -> None:
         assert child.exitcode == 0
     assert sum(count for _, count in answers) == 9
     assert {store for store, _ in answers} == {engine.store}
+
+
+def test_an_engine_with_a_ledger_stays_in_its_process(
+    redis_server: Server, prefix: str, tmp_path: Path
+) -> None:
+    engine = checkrein.Engine(
+        store=redis_server.url, prefix=prefix, deadline="20s", ledger=tmp_path / "host.db"
+    )
+    act = engine.guard(name="act", rate="10/h")(lambda: None)
+    act()
+    assert str(in_child(act)()).startswith("ForkedError")
+    act()
+    assert engine.list()[0]["events"] == 2

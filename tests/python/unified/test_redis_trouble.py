@@ -258,17 +258,18 @@ async def test_the_loop_goes_on_while_the_server_does_not(own_redis_server: Serv
         assert {type(answer) for answer in gone} == {asyncio.CancelledError}
     ticking.cancel()
     assert ran == ["first"]
-    # Neither those that were told nor those that went away left anything behind, and their keys are free.
-    await asyncio.to_thread(until, lambda: stands(engine, "act.budget"), ("1", "0"))
+    # Neither those that were told nor those that went away left anything behind, and their keys are free: what was
+    # still on its way when the server went on is admitted and given back.
     for key in ("k0", "k99", "c0", "c49"):
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             try:
                 await act(key)
                 break
-            except (checkrein.StoreError, checkrein.InProgress):
+            except (checkrein.StoreError, checkrein.InProgress, checkrein.BudgetExceeded):
                 await asyncio.sleep(0.05)
     assert sorted(ran) == ["c0", "c49", "first", "k0", "k99"]
+    await asyncio.to_thread(until, lambda: stands(engine, "act.budget"), ("5", "0"))
 
 
 async def test_tasks_cancelled_at_any_moment_leave_nothing_held(own_redis_server: Server) -> None:

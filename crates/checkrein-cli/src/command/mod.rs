@@ -12,6 +12,7 @@ pub(crate) mod ledger;
 pub(crate) mod once;
 mod passphrase;
 pub(crate) mod policy;
+pub(crate) mod prices;
 pub(crate) mod restore;
 pub(crate) mod schema;
 mod store;

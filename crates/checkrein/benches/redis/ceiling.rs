@@ -21,8 +21,7 @@ const ANY_TIME: [&[u8]; 2] = [b"0", b"9000000000000000"];
 fn record(server: &Server, work: Work, decisions: u64) -> Result<Vec<Vec<u8>>, Failure> {
     let (port, heard) = server::listening_way(server.port)?;
     let url = format!("redis://127.0.0.1:{port}");
-    server.ask(&[b"FLUSHALL"])?;
-    let ours = Ours::open(&url, "ceiling", work, crate::HOUR, crate::NO_LIMIT, None)?;
+    let ours = Ours::open(&url, &crate::prefix(), work, crate::HOUR, crate::NO_LIMIT, None)?;
     let mut commands = Vec::new();
     for call in 0..decisions {
         if !ours.call(call % (64 * KEYS)) {
@@ -111,7 +110,7 @@ pub(crate) fn run(server: &Server, rounds: usize, length: Duration) -> Result<Va
     for (name, work) in [("one limit", Work::Limit), ("four gates", Work::Four)] {
         let commands = record(server, work, 4_096)?;
         let url = server.url();
-        let ours = Arc::new(Ours::open(&url, "near", work, crate::FEW, crate::NO_LIMIT, None)?);
+        let ours = Arc::new(Ours::open(&url, &crate::prefix(), work, crate::FEW, crate::NO_LIMIT, None)?);
         let near = Contestant { name, calls: Calls::Chains(ours), batch: 1, laps: Vec::new() };
         let load = Load { callers: 64, hot: false, length };
         let mut laps = Vec::new();

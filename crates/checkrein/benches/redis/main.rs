@@ -14,6 +14,7 @@ mod server;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use checkrein_core::time::Span;
@@ -162,7 +163,15 @@ const PING: &str = "PING";
 const RATE: &str = "one bare rate script";
 const PIPELINED: &str = "the same, 64 in a write";
 
+/// A prefix for one store: what a process has once seen under a prefix it does not forget.
+pub(crate) fn prefix() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("bench{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 fn contestants(server: &Server, port: u16, load: Load) -> Result<Vec<Contestant>, Failure> {
+    // What was measured before must not make the server slower now. A store that is open would not trust it after this.
+    server.ask(&[b"FLUSHALL"])?;
     let window = if port == server.port { FEW } else { FEW_FAR };
     let keys = if load.hot { 1 } else { load.callers as u64 * KEYS };
     let mut all = Vec::new();
@@ -185,7 +194,7 @@ fn contestants(server: &Server, port: u16, load: Load) -> Result<Vec<Contestant>
         ("four gates, admitted and finished", Work::Finished),
     ];
     for (name, work) in names {
-        let ours = Ours::open(&url, &format!("b{}", all.len()), work, window, NO_LIMIT, None)?;
+        let ours = Ours::open(&url, &prefix(), work, window, NO_LIMIT, None)?;
         let calls = Calls::Threads(Box::new(move |_, key| ours.call(key)));
         all.push(Contestant { name, calls, batch: 1, laps: Vec::new() });
     }
@@ -193,12 +202,10 @@ fn contestants(server: &Server, port: u16, load: Load) -> Result<Vec<Contestant>
         for (name, work) in
             [("one limit, nobody waits", Work::Limit), ("four gates, nobody waits", Work::Four)]
         {
-            let ours = Ours::open(&url, &format!("b{}", all.len()), work, window, NO_LIMIT, None)?;
+            let ours = Ours::open(&url, &prefix(), work, window, NO_LIMIT, None)?;
             all.push(Contestant { name, calls: Calls::Chains(Arc::new(ours)), batch: 1, laps: Vec::new() });
         }
     }
-    // What was measured before must not make the server slower now.
-    server.ask(&[b"FLUSHALL"])?;
     Ok(all)
 }
 

@@ -19,9 +19,15 @@ pub(crate) fn events(server: &Server, rounds: usize) -> Result<Value, Failure> {
     let calls = if rounds > 2 { 400 } else { 100 };
     let make = |events: i64| -> Result<_, Failure> {
         let clock = FakeClock::new(Timestamp::from_nanos(1_800_000_000_000_000_000));
-        let name = format!("events{events}");
         let url = server.url();
-        let ours = Ours::open(&url, &name, Work::Limit, crate::MINUTE, crate::NO_LIMIT, Some(clock.clone()))?;
+        let ours = Ours::open(
+            &url,
+            &crate::prefix(),
+            Work::Limit,
+            crate::MINUTE,
+            crate::NO_LIMIT,
+            Some(clock.clone()),
+        )?;
         let tick = Span::from_nanos(60_000_000_000 / events);
         Ok(move |calls: i64| -> Result<[f64; 2], Failure> {
             let (before, mut waits) = (server.counters()?, Vec::new());
@@ -69,7 +75,8 @@ pub(crate) fn bytes(server: &Server, principals: u64) -> Result<Value, Failure> 
     ] {
         server.ask(&[b"FLUSHALL"])?;
         let principals = if events == 1 { principals } else { principals / 100 };
-        let ours = Ours::open(&server.url(), "bytes", work, Span::from_secs(3_600), crate::NO_LIMIT, None)?;
+        let ours =
+            Ours::open(&server.url(), &crate::prefix(), work, Span::from_secs(3_600), crate::NO_LIMIT, None)?;
         let before = server.counters()?.memory;
         // Batches of steps where nothing has to be finished; else one call after the other.
         for _ in 0..events {
@@ -82,7 +89,9 @@ pub(crate) fn bytes(server: &Server, principals: u64) -> Result<Value, Failure> 
                 } else {
                     let step = |key| Step::Admit(Arc::clone(&ours.policy), ours.inputs(key));
                     let store = ours.engine.redis().ok_or("no store")?;
-                    store.run(keys.map(step).collect())?;
+                    if !store.run(keys.map(step).collect())?.iter().all(crate::ours::is_allowed) {
+                        return Err("a call was refused".into());
+                    }
                 }
             }
         }
@@ -101,7 +110,7 @@ pub(crate) fn bytes(server: &Server, principals: u64) -> Result<Value, Failure> 
 /// The bytes of all keys by the server's own account, divided by the principals; of a part of the keys where there are
 /// many.
 fn usage(server: &Server, principals: u64) -> Result<f64, Failure> {
-    let Reply::Array(page) = server.ask(&[b"SCAN", b"0", b"MATCH", b"bytes:*", b"COUNT", b"2000"])? else {
+    let Reply::Array(page) = server.ask(&[b"SCAN", b"0", b"MATCH", b"bench*", b"COUNT", b"2000"])? else {
         return Err("no SCAN".into());
     };
     let Some(Reply::Array(keys)) = page.get(1) else { return Err("no SCAN".into()) };

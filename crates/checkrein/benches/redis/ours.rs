@@ -142,13 +142,16 @@ impl Ours {
     /// The same without waiting, and only the admission: says at the end whether it was allowed.
     pub(crate) fn call_then(&self, key: u64, then: impl FnOnce(bool) + Send + 'static) {
         let step = Step::Admit(Arc::clone(&self.policy), self.inputs(key));
-        let ended = Box::new(move |results: Results| then(results.is_ok_and(|results| allowed(&results))));
+        let ended = Box::new(move |results: Results| {
+            then(results.is_ok_and(|results| results.iter().all(is_allowed)))
+        });
         self.engine.submit_then(vec![step], ended);
     }
 }
 
 const COST: Amount = Amount::from_pico(300_000_000_000);
 
-fn allowed(results: &[StepResult]) -> bool {
-    matches!(results, [StepResult::Admitted(admission, _)] if admission.verdict == Verdict::Allow)
+/// Whether a step is an admission that was allowed.
+pub(crate) fn is_allowed(result: &StepResult) -> bool {
+    matches!(result, StepResult::Admitted(admission, _) if admission.verdict == Verdict::Allow)
 }

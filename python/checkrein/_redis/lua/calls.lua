@@ -3,7 +3,8 @@
 -- KEYS[1] is a list: the calls that some window still sees, oldest first, and the header as its last element.
 --   A call is (stamp, calls before it): what a window sees is one subtraction, and popping old calls changes no sum.
 --   A header is (format, calls, retention, lifetime, early, early_at, newest, renewed, oldest, before) and the names of
---   the latest attempts; the last two numbers are the first call of the list.
+--   the latest eight attempts; the last two numbers are the first call of the list.
+-- KEYS[2] and KEYS[3] are sets of the attempts before those, full ones taking turns, gone after a minute of calm.
 -- ARGV[1] is (now, window, cooldown, most calls, attempt). Times are whole microseconds; now is 2^53 where the
 -- server's own clock counts, a window of -1 sees everything. An attempt that was counted is not counted again: a
 -- client whose connection broke repeats what may have run.
@@ -12,6 +13,7 @@
 -- no functions of its own: making one costs as much as a command.
 local SERVER, NEVER, EXACT, CELLS = 9007199254740992, -9007199254740992, 1024, 1000
 local HEADER, ATTEMPT, OTHERS, SLACK = 74, 12, 84, 3600000
+local SET, CALM = 4096, 60000
 
 local key, command = KEYS[1], redis.call
 local now, window, cooldown, most, attempt = struct.unpack('<ddddc12', ARGV[1])
@@ -102,6 +104,9 @@ if age and window >= 0 and age > window then
 end
 
 local repeated = #attempts > 0 and string.find(attempts, attempt, 1, true)
+if #attempts > OTHERS and not repeated then
+    repeated = command('SISMEMBER', KEYS[2], attempt) + command('SISMEMBER', KEYS[3], attempt) > 0
+end
 local allowed = repeated or count < most and not (cooldown > 0 and age and age < cooldown)
 local in_order = now >= newest
 local position = total
@@ -122,6 +127,12 @@ if allowed and not repeated then
         newest = now
     end
     if #attempts > OTHERS then
+        -- First, because a full server refuses it; one that is in both places does no harm.
+        command('SADD', KEYS[2], string.sub(attempts, OTHERS + 1))
+        command('PEXPIRE', KEYS[2], CALM)
+        if command('SCARD', KEYS[2]) >= SET then
+            command('RENAME', KEYS[2], KEYS[3])
+        end
         attempts = string.sub(attempts, 1, OTHERS)
     end
     attempts, changed = attempt .. attempts, true

@@ -1,9 +1,11 @@
 -- Decides on one spend and records it when it is allowed, where the short way does not go.
 local amount = {a1, a2, a3, a4, a5}
+-- Read before anything is written: a key of another kind is found here.
+local repeated = is_repeated(attempt)
 prepare(now, window)
 local sum, shown_places = spent(now, window)
 local answer = '!'
-if sum and is_repeated(attempt) then
+if sum and repeated then
     answer = '1 ' .. shown(sum, shown_places)
 elseif sum then
     local after = plus(sum, amount)

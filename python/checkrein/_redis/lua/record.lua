@@ -3,6 +3,8 @@
 -- KEYS[1] is a list: the spends that some window still sees, oldest first, and the record as its last element.
 --   A spend is (stamp, all that was spent before it): what a window sees is one subtraction.
 -- KEYS[2] is a hash of open reservations, KEYS[3] a sorted set of the times at which their leases end.
+-- KEYS[4] and KEYS[5] are sets of the attempts before the record's eight, full ones taking turns, gone after a minute
+-- of calm.
 -- Times are whole microseconds. An amount is five whole numbers below 10^14, the largest first: two of whole units and
 -- three of 10^-14, 10^-28, 10^-42. No amount is ever a fraction of a Lua number. A running sum that passes the top begins
 -- again at nothing, so that the difference of two is right however much was ever spent.
@@ -11,6 +13,9 @@
 -- to find a key of another kind is read before.
 local SERVER, NEVER, EXACT, CELLS, BASE = 9007199254740992, -9007199254740992, 1024, 1000, 100000000000000
 local LEASE, SLACK, ATTEMPTS, SWEEP = 3600000000, 3600000, 96, 1000
+local OTHERS, UNUSED, SET, CALM = 84, string.rep('\0', 12), 4096, 60000
+-- Whether the attempt was looked for in vain.
+local unseen = false
 local RECORD, LENGTH = '<c2dddddddddddddddddddddddddc96', 298
 
 local command, key, holds_key, leases_key = redis.call, KEYS[1], KEYS[2], KEYS[3]

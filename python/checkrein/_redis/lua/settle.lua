@@ -12,8 +12,9 @@ elseif now == NEVER then
 end
 local hold = command('HGET', holds_key, name)
 command('ZSCORE', leases_key, name)
+local repeated = is_repeated(attempt)
 if not hold then
-    return is_repeated(attempt) and '1' or '?'
+    return repeated and '1' or '?'
 end
 look_at_oldest()
 local amount, held_digits, _, settled = read_hold(hold)

@@ -9,6 +9,10 @@ if on_server then
 end
 if plain == (on_server and 2 or 1) and window == retention and now >= newest and now < due and digits >= top
         and size > 0 and not string.find(attempts, attempt, 1, true) then
+    unseen = string.sub(attempts, OTHERS + 1) == UNUSED
+        or command('SISMEMBER', KEYS[4], attempt) + command('SISMEMBER', KEYS[5], attempt) == 0
+end
+if unseen then
     local cutoff, drop, stamp = now - retention, 0, oldest
     local c1, c2, c3, c4, c5 = b1, b2, b3, b4, b5
     if oldest < cutoff then
@@ -51,6 +55,15 @@ if plain == (on_server and 2 or 1) and window == retention and now >= newest and
                     merged = 'e' .. cmsgpack.pack(now, e1, e2, e3, e4, e5)
                 end
             end
+            local last_attempt = string.sub(attempts, OTHERS + 1)
+            if last_attempt ~= UNUSED then
+                -- First, because a full server refuses it; one that is in both places does no harm.
+                command('SADD', KEYS[4], last_attempt)
+                command('PEXPIRE', KEYS[4], CALM)
+                if command('SCARD', KEYS[4]) >= SET then
+                    command('RENAME', KEYS[4], KEYS[5])
+                end
+            end
             s5, s4, s3, s2, s1 = s5 + a5, s4 + a4, s3 + a3, s2 + a2, s1 + a1
             if s5 >= BASE then s5, s4 = s5 - BASE, s4 + 1 end
             if s4 >= BASE then s4, s3 = s4 - BASE, s3 + 1 end
@@ -71,7 +84,7 @@ if plain == (on_server and 2 or 1) and window == retention and now >= newest and
             local latest = struct.pack(
                 RECORD, 'B1', s1, s2, s3, s4, s5, c1, c2, c3, c4, c5, h1, h2, h3, h4, h5, retention, now, renewed, stamp,
                 due, plain, digits, held_top, (merged and size or size + 1) - drop, last_due,
-                attempt .. string.sub(attempts, 1, 84)
+                attempt .. string.sub(attempts, 1, OTHERS)
             ) .. string.sub(header, LENGTH + 1)
             if merged then
                 command('LSET', key, -2, merged)

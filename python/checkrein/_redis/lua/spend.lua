@@ -298,10 +298,22 @@ local function spent(now, window)
 end
 
 local function is_repeated(attempt)
-    return string.find(attempts, attempt, 1, true) ~= nil
+    if unseen then
+        return false
+    end
+    return string.find(attempts, attempt, 1, true) ~= nil or string.sub(attempts, OTHERS + 1) ~= UNUSED
+        and command('SISMEMBER', KEYS[4], attempt) + command('SISMEMBER', KEYS[5], attempt) > 0
 end
 
 local function remember(attempt)
+    local last = string.sub(attempts, OTHERS + 1)
+    if last ~= UNUSED then
+        command('SADD', KEYS[4], last)
+        command('PEXPIRE', KEYS[4], CALM)
+        if command('SCARD', KEYS[4]) >= SET then
+            command('RENAME', KEYS[4], KEYS[5])
+        end
+    end
     attempts, changed = string.sub(attempt .. attempts, 1, ATTEMPTS), true
 end
 

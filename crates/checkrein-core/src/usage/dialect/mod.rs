@@ -109,8 +109,9 @@ impl Dialect {
             Self::OpenAiResponses => openai::responses(&root, &mut report)?,
             Self::AnthropicMessages => anthropic::messages(&root, &mut report)?,
             Self::Gemini => gemini::generate_content(&root, &mut report)?,
-            Self::Units => units(&root, &mut report)?,
+            Self::Units => return units(&root, &mut report).map(|()| report),
         }
+        consistent(&report.usage)?;
         Ok(report)
     }
 }
@@ -131,6 +132,18 @@ fn units(root: &Members<'_>, report: &mut Report) -> Result<(), UsageError> {
     }
     if report.usage.is_empty() {
         return Err(UsageError::Missing("usage.*".to_owned()));
+    }
+    Ok(())
+}
+
+/// Refuses counts of which one is a part of another and larger, whichever members they come from.
+fn consistent(usage: &Usage) -> Result<(), UsageError> {
+    for (unit, count) in usage.iter() {
+        for whole in unit.wholes().iter() {
+            if let Some(most) = usage.reported(whole) {
+                within(&[(unit.name(), count)], (whole.name(), most))?;
+            }
+        }
     }
     Ok(())
 }

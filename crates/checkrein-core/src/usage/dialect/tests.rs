@@ -225,6 +225,12 @@ fn gemini() {
              input_image_tokens=0 input_video_tokens=0 input_tool_tokens=0 output_reasoning_tokens=0 \
              unread:usageMetadata.promptTokensDetails[0].tokenCount",
         ),
+        (
+            r#"{"promptTokenCount":9,"totalTokenCount":9,"cachedContentTokenCount":5,
+                "promptTokensDetails":[{"modality":"TEXT","tokenCount":4},{"modality":"AUDIO","tokenCount":5}],
+                "cacheTokensDetails":[{"modality":"TEXT","tokenCount":5}]}"#,
+            "usage_contradictory: `cache_text_read_tokens` are 5, more than the 4 of `input_text_tokens`",
+        ),
         (r#"7"#, "usage_type: `usageMetadata` is number, not object"),
     ] {
         check(&format!(r#"{{"usageMetadata":{usage}}}"#), &format!("gemini: {expected}"));

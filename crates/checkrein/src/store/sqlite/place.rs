@@ -27,6 +27,11 @@ pub fn path_of(url: &str) -> Result<PathBuf, StoreError> {
                 .to_owned(),
         ),
         path if path.contains('\0') => bad("the path contains a NUL byte".to_owned()),
+        // Nothing of it is repeated: it may have a password in it.
+        path if path.contains("://") => bad(
+            "the path after `sqlite:` is the URL of something else; write `sqlite:PATH` for a file, or the URL alone"
+                .to_owned(),
+        ),
         path if path.contains('?') => {
             bad(format!("`{}` has options; a store takes none", url.escape_debug()))
         }
@@ -201,6 +206,11 @@ mod tests {
             "sqlite:a\0b",
         ] {
             assert!(path_of(url).is_err(), "{url}");
+        }
+        for url in ["sqlite:redis://:secret@h", "sqlite://redis://:secret@h", "sqlite:a/redis://:secret@h?x"]
+        {
+            let Err(StoreError::NotCommitted(said)) = path_of(url) else { panic!("{url}") };
+            assert!(!said.contains("secret"), "{said}");
         }
     }
 }
