@@ -43,6 +43,12 @@ fn run(directory: &Path, columns: &str, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+/// All that a shell sees. Spaces at the ends of lines, which help texts have, do not survive in a snapshot.
+fn seen(code: i32, out: &str, err: &str) -> String {
+    let lines = |text: &str| text.lines().map(|line| format!("{}\n", line.trim_end())).collect::<String>();
+    format!("exit {code}\n-- stdout\n{}-- stderr\n{}", lines(out), lines(err))
+}
+
 /// Runs a verb in a directory with one file, and compares all that a shell sees.
 fn check(file: &str, text: &str, columns: &str, arguments: &[&str], expected: &Expect) {
     let directory = tempfile::tempdir().unwrap();
@@ -59,7 +65,7 @@ fn check(file: &str, text: &str, columns: &str, arguments: &[&str], expected: &E
             assert!(line.chars().count() <= width, "{line}");
         }
     }
-    expected.assert_eq(&format!("exit {code}\n-- stdout\n{out}-- stderr\n{err}"));
+    expected.assert_eq(&seen(code, &out, &err));
 }
 
 #[test]
