@@ -1,7 +1,8 @@
 -- KEYS     the records, then every other key that is written
 -- ARGV     earliest, latest (microseconds; empty: the time is given), records, caps, a claim (or nothing),
 --          the version of each record (empty: there is none; after it how many calls are counted behind its head, if any),
---          for each cap the index's key and the most it may have (or `there`: the key must exist),
+--          for each cap the index's key and the most it may have (or `there`: it must hold the
+--          mark of a server that is trusted),
 --          then the writes: for each the number of arguments, the command, its key, the arguments,
 --          then, after a `*`, those that only put a value under a key: the key, the value
 -- returns  the time, when everything was written; otherwise nothing was, and it returns why, the time, and every record:
@@ -70,7 +71,9 @@ local at = 6 + records
 for i = 1, caps do
   local key, full = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
   if full == 'there' then
-    if call('EXISTS', key) == 0 then return refuse(2) end
+    -- The mark of the accepted server: somebody who found it gone says so in its place.
+    local mark = call('GET', key)
+    if not mark or sub(mark, -4) == 'lost' then return refuse(2) end
   elseif call('ZCARD', key) > tonumber(full) then
     return refuse(2 + i)
   end
