@@ -333,7 +333,7 @@ impl Group {
         request
     }
 
-    /// What became of a try that got no reply, by what the server has now. Takes the records over when it was not done.
+    /// What became of a try that got no reply, by what the server has now.
     ///
     /// # Errors
     /// A record that cannot be read.
@@ -358,11 +358,7 @@ impl Group {
         }
         // One script writes all or nothing: whatever one record shows is true of all.
         let fate = [Fate::Done, Fate::Lost, Fate::Forgotten].into_iter().find(|fate| fates.contains(fate));
-        let fate = fate.unwrap_or(if gone && fates.is_empty() { Fate::Done } else { Fate::Open });
-        if fate != Fate::Done {
-            self.install(replies, prefix)?;
-        }
-        Ok(fate)
+        Ok(fate.unwrap_or(if gone && fates.is_empty() { Fate::Done } else { Fate::Open }))
     }
 
     /// So many drafts the last try pushed.
