@@ -4,10 +4,8 @@
 //! not the threads, and walks through freed stacks as soon as it waits for anything: seen with the writer's thread of the
 //! parent, which nearly always waits. The standard library's wait in the memory of the lock itself.
 
-#[cfg(feature = "redis")]
-use std::sync::TryLockError;
-use std::sync::{MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 /// A lock. Nobody panics while holding it, so that nobody finds it half changed.
 #[derive(Debug, Default)]
@@ -22,8 +20,20 @@ impl<T> Mutex<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock, if it is to be had by then. In a forked child a thread that is not there may hold it for ever.
+    pub(crate) fn lock_by(&self, until: Instant) -> Option<MutexGuard<'_, T>> {
+        loop {
+            if let Some(guard) = self.try_lock() {
+                return Some(guard);
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The lock, if nobody has it.
-    #[cfg(feature = "redis")]
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Ok(guard) => Some(guard),

@@ -102,9 +102,6 @@ fn child(job: &str, url: &str) -> u64 {
         }
         // One caller each, as fast as it goes: whoever comes too late again and again must get its turn.
         "turns" => {
-            let deadline = Duration::from_secs(2);
-            let options = RedisOptions { deadline, ..RedisOptions::default() };
-            let engine = Engine::builder().redis(RedisStore::open(url, options).unwrap()).build();
             let policy = compile(&engine, vec![limit(u64::MAX, Span::from_secs(5)), budget(u64::MAX >> 1)]);
             let end = Instant::now() + Duration::from_secs(5);
             let mut allowed = 0;
@@ -175,8 +172,9 @@ fn nobody_is_kept_from_a_key_that_all_want() {
     let server = Server::start(&[]);
     let children: Vec<Child> = (0..8).map(|_| start("turns", &server.url())).collect();
     let allowed: Vec<u64> = children.into_iter().map(|child| total(&output(child))).collect();
-    assert!(allowed.iter().all(|allowed| *allowed > 0), "{allowed:?}");
-    println!("{allowed:?}");
+    // Without turns one of them had thousands and another a single one.
+    let (least, most) = (allowed.iter().min().unwrap(), allowed.iter().max().unwrap());
+    assert!(least * 20 > *most, "{allowed:?}");
 }
 
 #[test]

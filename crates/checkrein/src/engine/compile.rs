@@ -1,7 +1,8 @@
 //! Policies compiled against an engine: gates with the families of records that they count on.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
 
 use checkrein_core::amount::Unit;
 use checkrein_core::key::Family;
@@ -201,6 +202,12 @@ impl Engine {
         })
     }
 
+    fn families_here(&self) -> Result<MutexGuard<'_, BTreeMap<FamilyKey, Family>>, StoreError> {
+        let text = "the engine is not to be had: this process was forked while a policy was compiled; make a new engine";
+        let until = Instant::now() + Duration::from_secs(10);
+        self.0.families.lock_by(until).ok_or_else(|| StoreError::NotCommitted(text.to_owned()))
+    }
+
     /// The family of a definition; the same one for the same definition.
     pub(crate) fn family(
         &self,
@@ -218,7 +225,7 @@ impl Engine {
             window: window.map(WindowSpec::window),
             calendar: calendar.map(|c| (c.period().name(), c.zone().to_owned())),
         };
-        let mut families = self.0.families.lock();
+        let mut families = self.families_here()?;
         match &self.0.store {
             Backend::Memory(store) => {
                 let next = Family(u32::try_from(families.len()).unwrap_or(u32::MAX - 1));
@@ -243,7 +250,7 @@ impl Engine {
 
     /// What this engine counts, by family.
     pub fn families(&self) -> Vec<FamilyInfo> {
-        let families = self.0.families.lock();
+        let Ok(families) = self.families_here() else { return Vec::new() };
         let info = |(key, family): (&FamilyKey, &Family)| FamilyInfo {
             family: *family,
             kind: key.kind,

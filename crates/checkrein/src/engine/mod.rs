@@ -12,7 +12,6 @@ use checkrein_core::key::{Family, Key, KeyRef};
 use checkrein_core::permit::Settlement;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Timestamp};
-use parking_lot::Mutex;
 
 mod answer;
 mod compile;
@@ -24,6 +23,7 @@ pub use spec::{GateSpec, GateSpecKind, WindowSpec};
 use answer::Answer;
 
 use crate::clock::Clock;
+use crate::parking::Mutex;
 use crate::store::durable::FamilyKey;
 use crate::store::memory::MemoryStore;
 #[cfg(feature = "redis")]

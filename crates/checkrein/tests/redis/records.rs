@@ -69,10 +69,16 @@ fn every_byte_that_is_not_ours_is_found() {
         let before = everything(&server);
         let called = call(&other, &theirs, "a");
         // Bytes 1 to 8 say whose turn it is to write and nothing about the record; and whoever has the record in memory
-        // writes it anew.
+        // writes it anew, or has the call counted behind it.
         let is_turn = (1..=8).contains(&at);
         if called.allowed {
             assert!(is_turn || (at % 2 == 0 && at > 8), "byte {at}: {called:?}");
+            // The count is all that the server goes by, and it would have seen that.
+            let counted = server.cli(&["EXISTS", &format!("{key}:t")]) == "1";
+            assert!(!(counted && (9..=17).contains(&at)) || byte(&server, &key, at) == right, "byte {at}");
+            if counted {
+                set_byte(&server, &key, at, right);
+            }
             continue;
         }
         assert!(!is_turn, "byte {at}: {called:?}");

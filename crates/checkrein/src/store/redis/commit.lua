@@ -1,7 +1,8 @@
 -- KEYS     the records, then every other key that is written
 -- ARGV     earliest, latest (microseconds; empty: the time is given), records, caps, a claim (or nothing),
 --          the version of each record (empty: there is none; after it how many calls are counted behind its head, if any),
---          for each cap the index's key and the most it may have,
+--          for each cap the index's key and the most it may have (or `there`: it must hold the
+--          mark of a server that is trusted),
 --          then the writes: for each the number of arguments, the command, its key, the arguments,
 --          then, after a `*`, those that only put a value under a key: the key, the value
 -- returns  the time, when everything was written; otherwise nothing was, and it returns why, the time, and every record:
@@ -16,6 +17,8 @@ local most = 1000
 -- A claim is taken unless another holds that is not older than 20 ms: from then on only its owner's version fits.
 local function take_turn(claim)
   for i = 1, records do
+    local format = call('GETRANGE', KEYS[i], 0, 0)
+    if format ~= '' and format ~= '\1' then return end
     local a, b, c, d, e = string.byte(call('GETRANGE', KEYS[i], 1, 5), 1, 5)
     if a == 255 then
       local age = (math.floor(now / 1000) - (b * 16777216 + c * 65536 + d * 256 + e)) % 4294967296
@@ -66,7 +69,14 @@ if new then
 end
 local at = 6 + records
 for i = 1, caps do
-  if call('ZCARD', KEYS[tonumber(ARGV[at])]) > tonumber(ARGV[at + 1]) then return refuse(2 + i) end
+  local key, full = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
+  if full == 'there' then
+    -- The mark of the accepted server: somebody who found it gone says so in its place.
+    local mark = call('GET', key)
+    if not mark or sub(mark, -4) == 'lost' then return refuse(2) end
+  elseif call('ZCARD', key) > tonumber(full) then
+    return refuse(2 + i)
+  end
   at = at + 2
 end
 local last = #ARGV

@@ -15,11 +15,12 @@ local function refuse(why)
 end
 
 if ARGV[1] ~= '' and (now < tonumber(ARGV[1]) or now > tonumber(ARGV[2])) then return refuse(1) end
-local head = redis.call('GETRANGE', KEYS[1], 0, 13)
+local head = redis.call('GETRANGE', KEYS[1], 0, 17)
 -- Format 1, and a version that is no claim.
-if #head < 14 or string.byte(head, 1) ~= 1 or string.byte(head, 2) == 255 then return refuse(2) end
-local flags, a, b, c, d = string.byte(head, 10, 14)
-if flags < 2 then return refuse(2) end
+if #head < 18 or string.byte(head, 1) ~= 1 or string.byte(head, 2) == 255 then return refuse(2) end
+local flags, a, b, c, d, w, x, y, z = string.byte(head, 10, 18)
+-- The count stands there twice: a damaged one counts nothing.
+if flags < 2 or a + w ~= 255 or b + x ~= 255 or c + y ~= 255 or d + z ~= 255 then return refuse(2) end
 local counted, behind = a * 16777216 + b * 65536 + c * 256 + d, redis.call('LLEN', KEYS[2])
 local calls = tonumber(ARGV[3])
 if counted + behind + calls > tonumber(ARGV[4]) or behind + calls > tonumber(ARGV[5]) then return refuse(2) end

@@ -12,7 +12,7 @@ use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Now, Span, Window};
 use redis::Value as Reply;
 
-use super::group::{Group, How, Tried, tail_of};
+use super::group::{Group, How, Tried, read, tail_of};
 use super::job::Job;
 use super::link::Request;
 use super::record::Fate;
@@ -116,10 +116,9 @@ impl Group {
         if tail_of(replies).iter().any(|call| call.ends_with(&id)) {
             return Ok(Fate::Done);
         }
-        let before = self.records.first().map(|record| record.version.writes);
-        self.install(replies, prefix)?;
         self.needs_core = true;
-        let now = self.records.first().map(|record| record.version.writes);
+        let Some(record) = self.records.first() else { return Ok(Fate::Forgotten) };
+        let (before, now) = (record.version.writes, read(record.name, prefix, replies)?.version.writes);
         // Written into the head since: whether these were among them cannot be seen.
         Ok(if before == now { Fate::Open } else { Fate::Forgotten })
     }

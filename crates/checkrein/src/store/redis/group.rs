@@ -12,9 +12,9 @@ use super::link::{Arguments, Request};
 use super::name;
 use super::record::{ByName, Fate, Name, Raw, Rec, Value, Version, Written, claim};
 use super::script::Script;
-use super::stage::{Setting, Stage};
+use super::stage::{Setting, Stage, must_last};
 use crate::store::durable::Decided;
-use crate::store::{StepResult, StoreError};
+use crate::store::{Step, StepResult, StoreError};
 
 /// Who has come too late so often claims the records.
 const PATIENT: u32 = 2;
@@ -150,9 +150,8 @@ impl Group {
         let mut request = Request::new(Script::Commit, tag);
         let versions: Vec<Vec<u8>> = self.records.iter().map(Rec::expected).collect();
         self.records.iter().for_each(|record| request.key(record.key.as_bytes()));
-        let mut writes =
-            Writes { keys: Vec::new(), first: self.records.len() + 1, args: Arguments::default() };
-        let mut puts = Writes { keys: Vec::new(), first: 0, args: Arguments::default() };
+        let mut writes = Writes::after(self.records.len());
+        let mut puts = Writes::after(0);
         let mut plain = Arguments::default();
         let mut made: BTreeMap<Name, i64> = BTreeMap::new();
         for (place, record) in self.records.iter_mut().enumerate().filter(|(_, record)| record.dirty) {
@@ -166,11 +165,11 @@ impl Group {
             let expires = written.expires.map(|expires| expires.to_string());
             writes.parts(&key, &written);
             if written.drop_tail {
-                let tail = writes.key(format!("{key}:t"));
+                let tail = writes.key(format!("{key}:t"), "EXISTS");
                 puts.command("DEL", tail, &[]);
             }
             if record.name.kind == RecordKind::Permit {
-                let due = writes.key(name::due_key(prefix, tag));
+                let due = writes.key(name::due_key(prefix, tag), "ZCARD");
                 let member = (record.name.record as u64).to_string();
                 match lease {
                     Some(lease) => {
@@ -180,7 +179,7 @@ impl Group {
                 }
             } else if is_new && written.head.is_some() {
                 let Name { kind, family, .. } = record.name;
-                let index = writes.key(name::index_key(prefix, tag, kind, family));
+                let index = writes.key(name::index_key(prefix, tag, kind, family), "ZCARD");
                 writes.command("ZADD", index, &[b"0", record.name.member().as_bytes()]);
                 *made.entry(Name { record: 0, ..record.name }).or_default() += 1;
             }
@@ -196,18 +195,20 @@ impl Group {
             }
         }
         if let Some(drafts) = how.setting.drafts.filter(|_| !self.tried.told.is_empty()) {
-            let outbox = writes.key(name::outbox_key(prefix, tag, drafts.host()));
+            let outbox = writes.key(name::outbox_key(prefix, tag, drafts.host()), "LLEN");
             let told: Vec<&[u8]> = self.tried.told.iter().map(Vec::as_slice).collect();
             writes.command("RPUSH", outbox, &told);
         }
         let cap_keys: Vec<(usize, i64)> = made
             .iter()
             .map(|(index, count)| {
-                let key = writes.key(name::index_key(prefix, tag, index.kind, index.family));
+                let key = writes.key(name::index_key(prefix, tag, index.kind, index.family), "ZCARD");
                 (key, how.max_keys as i64 - count)
             })
             .collect();
         self.tried.caps = made.into_keys().collect();
+        // What must not be forgotten is decided only where the mark of the accepted server still is.
+        let epoch = self.must_last().then(|| writes.key(name::epoch(prefix, tag), "EXISTS"));
         writes.keys.iter().for_each(|key| request.key(key.as_bytes()));
         if how.is_given {
             request.arg(b"");
@@ -219,7 +220,7 @@ impl Group {
             request.number(fence);
         }
         request.number(versions.len() as i64);
-        request.number(cap_keys.len() as i64);
+        request.number((cap_keys.len() + usize::from(epoch.is_some())) as i64);
         if self.attempts > PATIENT && !self.tried.written.is_empty() {
             self.tried.claim = Some(claim(how.id, earliest.nanos().div_euclid(1_000_000)));
         }
@@ -229,12 +230,28 @@ impl Group {
             request.number(key as i64);
             request.number(most);
         }
+        if let Some(epoch) = epoch {
+            request.number(epoch as i64);
+            request.arg(b"there");
+        }
+        if writes.has_parts {
+            // Parts cannot be taken back: whatever may find a key of another kind is asked before.
+            request.args(&writes.checks());
+        }
         // What may find a key of another kind comes before what cannot fail: nothing is half written.
         request.args(&writes.args);
         request.args(&puts.args);
         request.arg(b"*");
         request.args(&plain);
         request
+    }
+
+    /// Whether something is decided that must not be forgotten.
+    fn must_last(&self) -> bool {
+        self.jobs.iter().flat_map(|job| &job.steps).any(|step| match &step.step {
+            Step::Admit(policy, _) => must_last(policy.policy()),
+            _ => false,
+        })
     }
 
     /// Reads what the server said, and takes over the records that it sent.
@@ -316,7 +333,7 @@ impl Group {
         request
     }
 
-    /// What became of a try that got no reply, by what the server has now. Takes the records over when it was not done.
+    /// What became of a try that got no reply, by what the server has now.
     ///
     /// # Errors
     /// A record that cannot be read.
@@ -341,11 +358,7 @@ impl Group {
         }
         // One script writes all or nothing: whatever one record shows is true of all.
         let fate = [Fate::Done, Fate::Lost, Fate::Forgotten].into_iter().find(|fate| fates.contains(fate));
-        let fate = fate.unwrap_or(if gone && fates.is_empty() { Fate::Done } else { Fate::Open });
-        if fate != Fate::Done {
-            self.install(replies, prefix)?;
-        }
-        Ok(fate)
+        Ok(fate.unwrap_or(if gone && fates.is_empty() { Fate::Done } else { Fate::Open }))
     }
 
     /// So many drafts the last try pushed.
@@ -399,18 +412,37 @@ pub(super) fn tail_of(reply: &[Reply]) -> Vec<&[u8]> {
 /// Commands of a commit, with the keys that they need.
 struct Writes {
     keys: Vec<String>,
+    /// For each a command that fails where the key is of another kind.
+    checks: Vec<&'static str>,
     /// The number of the first of them.
     first: usize,
     args: Arguments,
+    has_parts: bool,
 }
 
 impl Writes {
+    /// None yet; so many keys come before theirs.
+    fn after(count: usize) -> Self {
+        let (keys, checks, args) = (Vec::new(), Vec::new(), Arguments::default());
+        Self { keys, checks, first: count + 1, args, has_parts: false }
+    }
+
+    /// Asks every key whether it is of the kind that it should be.
+    fn checks(&self) -> Arguments {
+        let mut checks = Self::after(0);
+        for (check, key) in self.checks.iter().zip(self.first..) {
+            checks.command(check, key, &[]);
+        }
+        checks.args
+    }
+
     /// The number of a key, added if need be.
-    fn key(&mut self, key: String) -> usize {
+    fn key(&mut self, key: String, check: &'static str) -> usize {
         let known = self.keys.iter().position(|known| *known == key);
         self.first
             + known.unwrap_or_else(|| {
                 self.keys.push(key);
+                self.checks.push(check);
                 self.keys.len() - 1
             })
     }
@@ -426,7 +458,8 @@ impl Writes {
         if written.drop_parts.is_empty() && written.put_parts.is_empty() && written.parts_until.is_none() {
             return;
         }
-        let key = self.key(format!("{key}:h"));
+        let key = self.key(format!("{key}:h"), "HLEN");
+        self.has_parts = true;
         if !written.drop_parts.is_empty() {
             let numbers: Vec<String> = written.drop_parts.iter().map(u64::to_string).collect();
             let numbers: Vec<&[u8]> = numbers.iter().map(String::as_bytes).collect();

@@ -31,8 +31,8 @@ const MOST_WAITING: usize = 65_536;
 const MOST_OWED: usize = 4_096;
 /// More records than this are not remembered.
 const MAX_CACHED: usize = 65_536;
-/// What a caller waits beyond its deadline for whoever has its job in hand.
-const GRACE: Duration = Duration::from_millis(100);
+/// What is left of a caller's time for whoever has its job in hand to tell it: at most this, and a tenth of it.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// One process's way to a store.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(super) struct Hub {
     pub(super) address: Address,
     pub(super) options: RedisOptions,
     pub(super) families: Mutex<Arc<Families>>,
+    /// The same once more: at the moment of a fork another thread may hold one of the locks, but not both.
+    families_again: Mutex<Arc<Families>>,
     pub(super) open: Mutex<OpenPermits>,
     pub(super) estimates: Mutex<HashMap<Tag, Estimate>>,
     /// Tags that the store knows of.
@@ -50,8 +52,10 @@ pub(super) struct Hub {
     /// What has to be done as soon as the server can be had: outcomes that could not be committed when they came, and
     /// the end of permits that nobody has, because it was not known whether their admission was committed.
     pub(super) owed: Mutex<VecDeque<Planned>>,
-    /// For what is not a decision.
-    pub(super) side: Mutex<Link>,
+    /// For the look after what is due.
+    pub(super) house: Mutex<Link>,
+    /// The server may have gone back to what it was: this process's number may be another's.
+    pub(super) must_join: AtomicBool,
     /// Where the look after leases goes on.
     pub(super) next_tag: AtomicUsize,
     /// Where the sweep of an index goes on.
@@ -85,18 +89,20 @@ impl Hub {
         let lanes: Vec<Link> = (0..LANES).map(|_| Link::new(address.clone(), &options.prefix)).collect();
         let (queue, busy) = (VecDeque::new(), Names::default());
         let (cache, older) = (ByName::default(), ByName::default());
-        let side = Mutex::new(Link::new(address.clone(), &options.prefix));
+        let house = Mutex::new(Link::new(address.clone(), &options.prefix));
         Self {
             pid: std::process::id(),
             address,
             options,
             families: Mutex::default(),
+            families_again: Mutex::default(),
             open: Mutex::default(),
             estimates: Mutex::default(),
             tags: Mutex::default(),
             defined: AtomicUsize::new(0),
             owed: Mutex::default(),
-            side,
+            house,
+            must_join: AtomicBool::new(false),
             next_tag: AtomicUsize::new(0),
             swept: Mutex::default(),
             keeping_house: AtomicBool::new(false),
@@ -112,7 +118,8 @@ impl Hub {
 
     /// Runs a job and waits for it, but no longer than its deadline and a little.
     pub(super) fn run(self: &Arc<Self>, tag: Tag, steps: Vec<Planned>) -> Results {
-        let deadline = Instant::now() + self.options.deadline;
+        let grace = GRACE.min(self.options.deadline / 10);
+        let deadline = Instant::now() + self.options.deadline - grace;
         let mut job = Job { tag, steps, deadline, reply: Reply::nobody() };
         let mut state = self.state.lock();
         let in_the_way = !state.queue.is_empty() || job.names().any(|name| state.busy.contains(&name));
@@ -129,7 +136,7 @@ impl Hub {
         let ticket = Arc::new(Ticket::default());
         job.reply = Reply::ticket(&ticket);
         self.enqueue(state, job);
-        if let Some(results) = ticket.wait(deadline + GRACE) {
+        if let Some(results) = ticket.wait(deadline + grace) {
             return results;
         }
         let mut state = self.state.lock();
@@ -343,6 +350,21 @@ impl Hub {
         self.estimates.lock().get(&tag).map(Estimate::now)
     }
 
+    /// Copies the families, with no other lock held.
+    pub(super) fn publish(&self, families: Arc<Families>) {
+        let mut again = self.families_again.lock();
+        if families.iter().count() >= again.iter().count() {
+            *again = families;
+        }
+    }
+
+    /// The families of the process that this one was forked from.
+    pub(super) fn families_of_parent(&self) -> Arc<Families> {
+        let first = self.families.try_lock().map(|families| Arc::clone(&families));
+        let again = || self.families_again.try_lock().map(|families| Arc::clone(&families));
+        first.or_else(again).unwrap_or_default()
+    }
+
     /// Any tag's server: for what needs no more than about the time of day.
     pub(super) fn any_now(&self) -> Option<Now> {
         if let Some(clock) = &self.options.clock {
@@ -358,6 +380,7 @@ impl Hub {
         state.older.retain(|name, _| name.tag != tag);
         drop(state);
         self.estimates.lock().remove(&tag);
+        self.must_join.store(true, Ordering::Release);
         // A server that has lost everything is told again.
         self.tags.lock().remove(&tag);
         self.defined.store(0, Ordering::Release);

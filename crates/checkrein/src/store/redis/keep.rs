@@ -38,6 +38,15 @@ impl Hub {
         Link::new(self.address.clone(), &self.options.prefix)
     }
 
+    /// However long the whole may take, no request may take longer than a decision.
+    pub(super) fn soon(&self, deadline: Instant) -> Instant {
+        deadline.min(Instant::now() + self.options.deadline)
+    }
+
+    fn ask(&self, lane: &mut Link, request: Request, deadline: Instant) -> Result<Vec<Reply>, StoreError> {
+        one(lane, request, self.soon(deadline))
+    }
+
     /// Moves on this process's permits whose lease has ended.
     pub(super) fn expire_own(self: &Arc<Self>) {
         let Some(due) = self.open.lock().next_due() else { return };
@@ -79,11 +88,16 @@ impl Hub {
         let mut tags: Vec<Tag> = self.tags.lock().iter().copied().collect();
         tags.sort_unstable();
         let begin = self.next_tag.fetch_add(TAGS, Ordering::Relaxed) % tags.len().max(1);
-        let mut side = self.side.lock();
+        if self.must_join.swap(false, Ordering::AcqRel) && self.join().is_err() {
+            self.must_join.store(true, Ordering::Release);
+        }
+        let mut house = self.house.lock();
         for tag in tags.iter().cycle().skip(begin).take(tags.len().min(TAGS)) {
-            // The next time will do.
-            let _ = self.expire_of_others(&mut side, *tag);
-            let _ = self.sweep_some(&mut side, *tag);
+            let done = self.expire_of_others(&mut house, *tag);
+            if done.and_then(|()| self.sweep_some(&mut house, *tag)).is_err() {
+                // Whatever it is: the next time will do.
+                break;
+            }
         }
     }
 
@@ -98,7 +112,7 @@ impl Hub {
         let given = self.options.clock.as_ref().map(|clock| clock.now().nanos().div_euclid(1_000_000));
         request.arg(given.map(|millis| millis.to_string()).unwrap_or_default().as_bytes());
         request.number(DUE as i64);
-        let reply = one(lane, request, deadline)?;
+        let reply = self.ask(lane, request, deadline)?;
         for member in reply.iter().skip(1) {
             let Some(number) = text(member).and_then(|member| member.parse::<u64>().ok()) else { continue };
             if self.open.lock().names(number).is_none() {
@@ -133,13 +147,13 @@ impl Hub {
         let mut request = Request::new(Script::Look, name.tag);
         request.key(name.key(prefix).as_bytes());
         request.arg(b"get");
-        let reply = one(lane, request, deadline)?;
+        let reply = self.ask(lane, request, deadline)?;
         group::read(name, prefix, reply.get(1..).unwrap_or_default())
     }
 
     /// The records that resolving an operation concerns: its own, and its permit's.
     pub(super) fn names_to_resolve(&self, operation: Name) -> Result<Vec<Name>, StoreError> {
-        let (mut lane, deadline) = (self.side.lock(), Instant::now() + self.options.deadline);
+        let (mut lane, deadline) = (self.side_lane(), Instant::now() + self.options.deadline);
         self.meet(&mut lane, operation.tag, deadline)?;
         let mut names = vec![operation];
         let record = self.look(&mut lane, operation, deadline)?;
@@ -192,7 +206,7 @@ impl Hub {
         request.arg(after.as_bytes());
         request.number(PAGE as i64);
         request.arg(base_of(prefix, index).as_bytes());
-        let reply = one(lane, request, deadline)?;
+        let reply = self.ask(lane, request, deadline)?;
         let next = reply.get(1).and_then(text).map(str::to_owned);
         Ok((reply.get(2).map_or(0, number), next))
     }
@@ -230,7 +244,7 @@ impl Hub {
         request.arg(after.as_bytes());
         request.number(limit as i64);
         request.arg(base_of(prefix, index).as_bytes());
-        let reply = one(lane, request, deadline)?;
+        let reply = self.ask(lane, request, deadline)?;
         let members = reply.get(1..).unwrap_or_default();
         let mut records = Vec::new();
         for entry in members.chunks(1 + group::REPLIES) {
@@ -292,7 +306,7 @@ impl Hub {
         })?;
         let mut removed = 0;
         for batch in requests.chunks(PAGE) {
-            let replies = lane.run(batch, deadline);
+            let replies = lane.run(batch, self.soon(deadline));
             removed += replies.iter().filter(|reply| matches!(reply, Ok(Reply::Int(_)))).count();
         }
         Ok(removed)
@@ -318,7 +332,7 @@ impl Hub {
         let mut request = Request::new(Script::Look, Tag::STORE);
         request.key(name::tags_key(&self.options.prefix).as_bytes());
         request.arg(b"members");
-        let reply = one(lane, request, deadline)?;
+        let reply = self.ask(lane, request, deadline)?;
         let mut tags: Vec<Tag> = reply.iter().filter_map(text).filter_map(Tag::parse).collect();
         tags.sort_unstable();
         self.tags.lock().extend(&tags);
@@ -446,7 +460,7 @@ impl Hub {
             request.arg(b"due");
             request.arg(b"+inf");
             request.number((cursor.offset + limit + 1) as i64);
-            for member in one(lane, request, deadline)?.iter().skip(1) {
+            for member in self.ask(lane, request, deadline)?.iter().skip(1) {
                 let Some(number) = text(member).and_then(|member| member.parse().ok()) else { continue };
                 found.push(Name::permit(tag, number));
             }
@@ -519,14 +533,14 @@ impl Hub {
 
     /// Takes a number for this process.
     pub(super) fn join(&self) -> Result<(), StoreError> {
-        let (mut lane, deadline) = (self.side.lock(), Instant::now() + self.options.deadline);
+        let (mut lane, deadline) = (self.side_lane(), Instant::now() + self.options.deadline);
         self.meet(&mut lane, Tag::STORE, deadline)?;
         let mut request = Request::new(Script::Look, Tag::STORE);
         request.key(name::processes_key(&self.options.prefix).as_bytes());
         request.key(name::store_key(&self.options.prefix).as_bytes());
         request.arg(b"join");
         request.arg(fresh_id()?.to_string().as_bytes());
-        let reply = one(&mut lane, request, deadline)?;
+        let reply = self.ask(&mut lane, request, deadline)?;
         let process = reply.get(1).map(number).filter(|process| *process > 0).ok_or_else(strange)?;
         self.process.store(process.unsigned_abs(), Ordering::Relaxed);
         if let Some(outbox) = &self.outbox {

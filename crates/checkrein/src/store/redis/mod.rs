@@ -197,6 +197,15 @@ impl RedisStore {
         &self.0.clock
     }
 
+    /// The hub of this process, if there is one yet.
+    fn ready(&self) -> Option<&Arc<Hub>> {
+        let (mut this, pid) = (&self.0.generation, std::process::id());
+        while this.hub.pid != pid {
+            this = this.next.get()?;
+        }
+        Some(&this.hub)
+    }
+
     /// The hub of this process: a child has connections, records and permits of its own.
     fn hub(&self) -> Result<&Arc<Hub>, StoreError> {
         let (mut this, pid) = (&self.0.generation, std::process::id());
@@ -208,17 +217,11 @@ impl RedisStore {
             let options = this.hub.options.clone();
             let outbox = Outbox::open(&options)?;
             let hub = Arc::new(Hub::new(this.hub.address.clone(), options, seed()?, outbox));
-            // A thread of the parent that is not here may hold this lock for ever.
-            let families = this.hub.families.try_lock().map(|families| Arc::clone(&families));
-            let Some(families) = families else {
-                let text =
-                    "this process was forked while a policy was compiled; compile it again in the child";
-                return Err(StoreError::NotCommitted(text.to_owned()));
-            };
-            *hub.families.lock() = families;
+            *hub.families.lock() = this.hub.families_of_parent();
             hub.join()?;
-            hub.start();
             this = this.next.get_or_init(|| Box::new(Generation { hub, next: OnceLock::new() }));
+            // Only that of whoever came first, when several threads come at once.
+            this.hub.start();
         }
         Ok(&this.hub)
     }
@@ -248,6 +251,18 @@ impl RedisStore {
 
     /// Commits steps without waiting: `then` is called from a worker's thread. It must not wait for anything.
     pub fn run_then(&self, steps: Vec<Step>, then: Box<dyn FnOnce(Results) + Send>) {
+        let looks_first = steps.iter().any(|step| matches!(step, Step::Resolve(..)));
+        if self.ready().is_some() && !looks_first {
+            return self.run_from_here(steps, Reply::then(then));
+        }
+        // What has to be asked first is waited for elsewhere.
+        let (store, reply) = (self.clone(), Reply::then(then));
+        let thread = std::thread::Builder::new().name("checkrein-redis-first".to_owned());
+        // Where there is no thread to be had the reply is dropped, and tells.
+        drop(thread.spawn(move || store.run_from_here(steps, reply)));
+    }
+
+    fn run_from_here(&self, steps: Vec<Step>, reply: Reply) {
         let parts = self.hub().and_then(|hub| {
             if let Some(outbox) = hub.outbox.as_ref().filter(|_| admits(&steps)) {
                 outbox.wait_for_room(std::time::Instant::now())?;
@@ -255,8 +270,8 @@ impl RedisStore {
             Ok((hub, self.parts(hub, steps)?))
         });
         match parts {
-            Err(error) => then(Err(error)),
-            Ok((hub, parts)) => run_parts(Arc::clone(hub), parts.into(), Vec::new(), then),
+            Err(error) => drop(reply.end(Err(error))),
+            Ok((hub, parts)) => run_parts(Arc::clone(hub), parts.into(), Vec::new(), reply),
         }
     }
 
@@ -322,7 +337,11 @@ impl RedisStore {
     /// The number of a family's definition in this process.
     pub(crate) fn family(&self, key: &FamilyKey, cooldown: Span) -> Result<Family, StoreError> {
         let hub = self.hub()?;
-        let (family, _) = Arc::make_mut(&mut hub.families.lock()).intern(key, cooldown);
+        let mut families = hub.families.lock();
+        let (family, _) = Arc::make_mut(&mut families).intern(key, cooldown);
+        let copy = Arc::clone(&families);
+        drop(families);
+        hub.publish(copy);
         Ok(family)
     }
 
@@ -341,7 +360,7 @@ impl RedisStore {
             return Ok(());
         }
         let deadline = std::time::Instant::now() + hub.options.deadline;
-        let standing = hub.side.lock().standing(Tag::STORE, deadline).map_err(rounds::not_committed)?;
+        let standing = hub.side_lane().standing(Tag::STORE, deadline).map_err(rounds::not_committed)?;
         if standing.replicated { Err(StoreError::NotCommitted(stage::REPLICATED.to_owned())) } else { Ok(()) }
     }
 
@@ -390,7 +409,7 @@ impl RedisStore {
     pub fn servers(&self) -> Result<Vec<ServerInfo>, StoreError> {
         let hub = self.hub()?;
         let deadline = std::time::Instant::now() + hub.options.deadline;
-        hub.side.lock().servers(deadline).map_err(rounds::not_committed)
+        hub.side_lane().servers(deadline).map_err(rounds::not_committed)
     }
 
     /// The tags of all tenants, the store's own first, and whether the server of each is the one that was accepted.
@@ -451,19 +470,19 @@ fn run_parts(
     hub: Arc<Hub>,
     mut parts: std::collections::VecDeque<Part>,
     mut results: Vec<StepResult>,
-    then: Box<dyn FnOnce(Results) + Send>,
+    told: Reply,
 ) {
     loop {
         match parts.pop_front() {
-            None => return then(Ok(results)),
+            None => return drop(told.end(Ok(results))),
             Some(Part::Answer(result)) => results.push(result),
             Some(Part::Job(tag, steps)) => {
                 let next = Arc::clone(&hub);
                 let reply = Reply::then(Box::new(move |done| match done {
-                    Err(error) => then(Err(error)),
+                    Err(error) => drop(told.end(Err(error))),
                     Ok(done) => {
                         results.extend(done);
-                        run_parts(next, parts, results, then);
+                        run_parts(next, parts, results, told);
                     }
                 }));
                 return hub.run_then(tag, steps, reply);

@@ -292,7 +292,7 @@ impl Rec {
         let token = bytes.take(8)?.first_chunk().copied().unwrap_or_default();
         let flags = bytes.take(1)?.first().copied().unwrap_or_default();
         let has_parts = flags & PARTS != 0;
-        bytes.take(4)?;
+        bytes.take(8)?;
         let id = bytes.take(8)?.first_chunk().copied().map_or(0, u64::from_be_bytes);
         let writes = bytes.small()?;
         let mut recent = [0; RECENT];
@@ -428,7 +428,10 @@ impl Rec {
         out.extend_from_slice(&self.version.token);
         let counted = self.counted();
         out.push(if has_parts { PARTS } else { 0 } | if counted.is_some() { COUNTS } else { 0 });
-        out.extend_from_slice(&counted.unwrap_or(u32::MAX).to_be_bytes());
+        // Twice, once with every bit the other way: the server cannot check the sum.
+        let counted = counted.unwrap_or(u32::MAX);
+        out.extend_from_slice(&counted.to_be_bytes());
+        out.extend_from_slice(&(!counted).to_be_bytes());
         out.extend_from_slice(&self.version.id.to_be_bytes());
         out.number(self.version.writes.into());
         self.version.recent.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));

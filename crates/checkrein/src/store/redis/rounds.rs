@@ -123,6 +123,7 @@ impl Hub {
 
     /// Makes sure that a tag is known to the store, and its server's standing and time to this process.
     pub(super) fn meet(&self, lane: &mut Link, tag: Tag, deadline: Instant) -> Result<Standing, StoreError> {
+        let deadline = self.soon(deadline);
         let standing = lane.standing(tag, deadline).map_err(not_committed)?;
         if self.options.clock.is_none() && !self.estimates.lock().contains_key(&tag) {
             let mut request = Request::new(Script::Look, tag);
@@ -267,8 +268,9 @@ impl Hub {
             let over = group.tried.fence.is_none_or(|fence| micros > fence);
             match group.fate(records, prefix)? {
                 Fate::Done => return Ok(true),
-                Fate::Lost => return Ok(false),
-                Fate::Open if over => return Ok(false),
+                Fate::Lost => return group.install(records, prefix).map(|()| false),
+                // Until it is over the try may still be done: its own records are what it has then made.
+                Fate::Open if over => return group.install(records, prefix).map(|()| false),
                 Fate::Forgotten => return Err(unknown(self, group)),
                 Fate::Open => std::thread::sleep(Duration::from_micros(500)),
             }

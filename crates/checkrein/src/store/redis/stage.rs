@@ -27,8 +27,15 @@ use crate::store::{OwnedInputs, OwnedSettlement, PermitId, Step, StepResult};
 
 pub(super) const REPLICATED: &str = "the Redis server is replicated, and a failover loses what it acknowledged last: \
      once keys and hard budgets are refused unless accept_failover_loss is set";
-const CHANGED: &str = "the Redis server is not the one that was accepted, or has started again, and may have lost what it \
-     acknowledged: once keys and hard budgets are refused until `checkrein doctor --accept-epoch` says that it is all there";
+
+/// What is said while nobody has accepted the server, with the command that accepts it.
+fn changed(prefix: &str) -> String {
+    format!(
+        "safe mode: the Redis server is not the one that was accepted, or has started again, and may have lost what it \
+         acknowledged; once keys and hard budgets are refused until somebody who has looked says that it is all there, with \
+         `checkrein doctor --prefix {prefix} --accept-epoch`"
+    )
+}
 
 /// What steps need besides records.
 #[derive(Clone, Copy, Debug)]
@@ -239,8 +246,8 @@ impl<'a> Stage<'a> {
         {
             return None;
         }
-        let text = if standing.accepted { REPLICATED } else { CHANGED };
-        Some(Admission::store_error(Code::StoreError, text))
+        let text = if standing.accepted { REPLICATED.to_owned() } else { changed(self.setting.prefix) };
+        Some(Admission::store_error(Code::StoreError, &text))
     }
 
     /// Writes into records that do not exist yet what they are named by.

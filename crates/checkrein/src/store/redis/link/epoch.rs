@@ -1,6 +1,6 @@
 //! Which incarnation of a server the records of a tag are known to be from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -148,7 +148,15 @@ impl Tags {
 /// The incarnations that this process has seen tags on, over all links to one store: it is the process that must not
 /// forget what it knew, whichever of its connections finds the key gone.
 #[derive(Debug, Default)]
-pub(super) struct Memory(Mutex<HashMap<Tag, Arc<str>>>);
+pub(super) struct Memory(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    tags: HashMap<Tag, Arc<str>>,
+    /// All incarnations that tags were seen on until there were too many to remember each. Of a tag that is not among
+    /// the remembered ones nobody knows whether it was used before; on another incarnation than these it may have been.
+    until_full: BTreeSet<Arc<str>>,
+}
 
 type Stores = BTreeMap<(Address, String), Weak<Memory>>;
 
@@ -171,16 +179,24 @@ impl Memory {
         memory
     }
 
-    pub(super) fn get(&self, tag: Tag) -> Option<Arc<str>> {
-        self.0.try_lock_for(MOMENT)?.get(&tag).cloned()
+    /// The incarnation that a tag, which is on `now`, was seen on last, or may have been.
+    pub(super) fn get(&self, tag: Tag, now: &str) -> Option<Arc<str>> {
+        let remembered = self.0.try_lock_for(MOMENT)?;
+        let other = || {
+            let known = remembered.until_full.iter().any(|incarnation| **incarnation == *now);
+            if known { None } else { remembered.until_full.first() }
+        };
+        remembered.tags.get(&tag).or_else(other).cloned()
     }
 
     pub(super) fn set(&self, tag: Tag, incarnation: &Arc<str>) {
-        if let Some(mut tags) = self.0.try_lock_for(MOMENT) {
-            if tags.len() >= MOST && !tags.contains_key(&tag) {
-                tags.clear();
+        if let Some(mut remembered) = self.0.try_lock_for(MOMENT) {
+            let Remembered { tags, until_full } = &mut *remembered;
+            if tags.len() < MOST || tags.contains_key(&tag) {
+                tags.insert(tag, Arc::clone(incarnation));
+            } else if until_full.is_empty() {
+                *until_full = tags.values().cloned().collect();
             }
-            tags.insert(tag, Arc::clone(incarnation));
         }
     }
 }
@@ -215,6 +231,18 @@ mod tests {
         for store in [None, Some(Trust::None), Some(Trust::First), Some(Trust::Accepted)] {
             assert!(!is_accepted("b:1", &knowing(Some("b:1"), store).first("b:1")));
         }
+    }
+
+    #[test]
+    fn too_many_tags_to_remember_are_not_forgotten() {
+        let (memory, one) = (Memory::default(), Arc::from("a:1"));
+        for tag in 0..MOST + 100 {
+            memory.set(Tag::of(&tag.to_be_bytes()), &one);
+        }
+        for tag in [Tag::of(&7_usize.to_be_bytes()), Tag::of(&(MOST + 7).to_be_bytes())] {
+            assert_eq!(memory.get(tag, "b:1").as_deref(), Some("a:1"));
+        }
+        assert_eq!(memory.get(Tag::of(b"new"), "a:1"), None);
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Link {
         info: &ServerInfo,
         deadline: Instant,
     ) -> Result<String, LinkError> {
-        let remembered = self.memory.get(tag);
+        let remembered = self.memory.get(tag, &info.incarnation);
         let before = Before { remembered: remembered.as_deref(), store };
         let key = name::epoch(&self.prefix, tag);
         let first = before.first(&info.incarnation);

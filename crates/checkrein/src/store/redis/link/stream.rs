@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -133,6 +134,15 @@ impl<S: Socket> Write for Timed<S> {
     }
 }
 
+/// Connects without waiting: a socket whose queue is full, because its server stands still, would keep us for ever.
+fn unix(path: &Path) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
+}
+
 /// The way to one server.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -150,7 +160,7 @@ impl Stream {
     ) -> Result<Self, String> {
         let (host, port) = match at {
             Endpoint::Unix(path) => {
-                let socket = UnixStream::connect(path)
+                let socket = unix(path)
                     .map_err(|error| format!("no connection to `{}`: {}", path.display(), reason(&error)))?;
                 return Ok(Self::Unix(Timed::new(socket, deadline)));
             }
