@@ -152,7 +152,10 @@ fn family_of(gate: &GateSpec) -> Option<(FamilyKey, Span)> {
         GateSpecKind::Breaker { .. } => (key(RecordKind::Breaker, gate.name.clone()), Span::ZERO),
         GateSpecKind::Attempts { .. } => (meter("attempts", Unit::Calls, &WindowSpec::Lifetime), Span::ZERO),
         GateSpecKind::Limit { window, cooldown, .. } => (meter("limit", Unit::Calls, window), *cooldown),
+        GateSpecKind::Repetition { keep, .. } => {
+            (meter("loop", Unit::Calls, &WindowSpec::Rolling(*keep)), Span::ZERO)
+        }
         GateSpecKind::Budget { window, unit, .. } => (meter("budget", *unit, window), Span::ZERO),
-        _ => return None,
+        GateSpecKind::Rule { .. } => return None,
     })
 }
