@@ -136,6 +136,11 @@ impl Evaluated {
         }
     }
 
+    /// The same with other costs, where something else than the file says what a call costs.
+    pub(super) fn with_costs(self, costs: Vec<Cost>) -> Self {
+        Self { costs, ..self }
+    }
+
     /// Hands what was evaluated to `decide`.
     pub(super) fn with_inputs<R>(
         &self,

@@ -13,9 +13,11 @@ use checkrein_core::time::Span;
 use parking_lot::{Mutex, RwLock};
 
 use super::call::{Call, Evaluated, at_pointer, fact_key};
+use super::model_policy::Models;
 use super::resolve::Resolved;
 use super::{PolicyFile, PolicyFileError};
 use crate::engine::{Admitted, CompileError, CompiledPolicy, Engine, GateSpec};
+use crate::price::TermsError;
 use crate::store::StoreError;
 
 /// The most names of tools whose gates are kept when only patterns cover them.
@@ -66,14 +68,18 @@ pub enum PolicyError {
         /// What is wrong.
         problem: CompileError,
     },
+    /// The prices contradict each other.
+    #[error(transparent)]
+    Prices(#[from] TermsError),
     /// A fact cannot be recorded.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 #[derive(Debug)]
-struct Loaded {
-    file: PolicyFile,
+pub(super) struct Loaded {
+    pub(super) file: PolicyFile,
+    pub(super) models: Models,
     exact: HashMap<String, Arc<ToolPolicy>>,
     /// Tools that only patterns cover, compiled when they are first seen.
     seen: Mutex<HashMap<String, Arc<ToolPolicy>>>,
@@ -117,6 +123,11 @@ impl Policies {
     /// The SHA-256 of the file that counts now.
     pub fn digest(&self) -> [u8; 32] {
         *self.loaded.read().file.digest()
+    }
+
+    /// What counts now.
+    pub(super) fn loaded(&self) -> Arc<Loaded> {
+        Arc::clone(&self.loaded.read())
     }
 
     /// The engine that decides.
@@ -200,7 +211,8 @@ impl Loaded {
                 exact.insert(tool.to_owned(), policy);
             }
         }
-        Ok(Self { file, exact, seen: Mutex::default() })
+        let models = Models::new(engine, file.sections())?;
+        Ok(Self { file, models, exact, seen: Mutex::default() })
     }
 
     fn policy_of(&self, engine: &Engine, tool: &str) -> Result<Option<Arc<ToolPolicy>>, PolicyError> {
@@ -228,7 +240,7 @@ fn compile(engine: &Engine, file: &PolicyFile, tool: &str) -> Result<Option<Arc<
 }
 
 /// A refusal before any gate was asked.
-fn refusal(code: Code, text: &str) -> Admission {
+pub(super) fn refusal(code: Code, text: &str) -> Admission {
     let (kind, gate, retry) = (GateKind::Action, Arc::from("policy"), Retry::Never);
     Admission::block(vec![Reason { code, kind, gate, retry, detail: Detail::Text(text.into()) }], Vec::new())
 }

@@ -48,19 +48,20 @@ impl Sections {
     pub(super) fn resolve(&self, tool: &str) -> Option<Resolved> {
         let covering: Vec<&ToolSection> =
             self.tools.iter().filter(|section| section.pattern.covers(tool)).collect();
-        if covering.is_empty() {
-            return None;
-        }
+        (!covering.is_empty()).then(|| self.resolve_all(&covering))
+    }
+
+    /// The gates of sections, of which the most specific comes last.
+    pub(super) fn resolve_all(&self, covering: &[&ToolSection]) -> Resolved {
         let mut resolved = Resolved::default();
-        for section in &covering {
+        for section in covering {
             resolved.section(self, section);
         }
-        resolved.budgets(self, &covering);
-        // The most specific section comes last.
+        resolved.budgets(self, covering);
         resolved.timeout = covering.iter().rev().find_map(|section| section.timeout);
         let opens = covering.iter().rev().find_map(|section| section.opens).unwrap_or_default();
         resolved.opens = opens && matches!(resolved.gates.as_slice(), [only] if is_rate(only));
-        Some(resolved)
+        resolved
     }
 }
 
