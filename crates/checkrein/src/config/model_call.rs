@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use checkrein_core::admission::{Action, Admission, Verdict};
+use checkrein_core::admission::{Action, Admission, Inputs, Verdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::code::Code;
-use checkrein_core::decision::{GateKind, MeterStatus};
+use checkrein_core::decision::{Detail, GateKind, MeterStatus, Reason, Retry};
 use checkrein_core::gate::budget::{Bound, Cost};
 use checkrein_core::json::Value;
 use checkrein_core::time::{Span, Timestamp};
@@ -90,53 +90,37 @@ impl ModelPermit {
     }
 }
 
+/// Why a call cannot be bounded, as a verdict.
+type Unbounded = (Code, String);
+
 /// Everything about a call but the decision.
 struct Prepared {
     loaded: Arc<Loaded>,
     policy: Arc<ModelPolicy>,
     provider: Option<String>,
     max_output: Option<u64>,
-    costs: Vec<Cost>,
+    costs: Result<Vec<Cost>, Unbounded>,
     arguments: Value,
     from: Timestamp,
-}
-
-enum Preparation {
-    Ready(Box<Prepared>),
-    /// No section covers it, and that is allowed.
-    Unpoliced(Arc<Loaded>, Option<String>),
-    Refused(Admission),
 }
 
 impl Policies {
     /// Decides a call of a model and holds the most it can cost.
     pub fn admit_model(&self, call: &ModelCall<'_>) -> ModelAdmitted {
-        let now = self.engine().now();
-        let prepared = match self.prepare(call, now) {
-            Preparation::Ready(prepared) => prepared,
-            Preparation::Refused(admission) => return refused(admission),
-            Preparation::Unpoliced(loaded, provider) => {
-                let model = call.model.to_owned();
-                let permit = ModelPermit { id: None, loaded, provider, model, held: Vec::new(), from: now };
-                let (admission, max_output) = (Admission::allow(), call.request.max_output);
-                return ModelAdmitted {
-                    admission,
-                    permit: Some(permit),
-                    max_output,
-                    held: Vec::new(),
-                    timeout: None,
-                };
-            }
+        let refused = |admission| {
+            let (permit, max_output, held, timeout) = (None, None, Vec::new(), None);
+            ModelAdmitted { admission, permit, max_output, held, timeout }
         };
-        let policy = &prepared.policy;
-        let (call_of, evaluated) = prepared.evaluate(call);
-        let admitted = evaluated
-            .with_inputs(&policy.resolved, &call_of, |inputs| self.engine().admit(&policy.compiled, inputs));
+        let prepared = match self.prepare(call) {
+            Ok(prepared) => prepared,
+            Err(admission) => return refused(admission),
+        };
+        let admitted = prepared.decide(call, |inputs| self.engine().admit(&prepared.policy.compiled, inputs));
         if admitted.admission.verdict != Verdict::Allow {
             return refused(admitted.admission);
         }
         let held = held(&admitted.admission, &prepared);
-        let Prepared { loaded, policy, provider, max_output, from, .. } = *prepared;
+        let Prepared { loaded, policy, provider, max_output, from, .. } = prepared;
         let (id, model) = (admitted.permit, call.model.to_owned());
         let permit = ModelPermit { id, loaded, provider, model, held: held.clone(), from };
         let timeout = policy.resolved.timeout;
@@ -145,87 +129,66 @@ impl Policies {
 
     /// Decides a call of a model without taking anything, and says where the meters stand.
     pub fn peek_model(&self, call: &ModelCall<'_>) -> (Admission, Vec<MeterStatus>) {
-        match self.prepare(call, self.engine().now()) {
-            Preparation::Ready(prepared) => {
-                let (call_of, evaluated) = prepared.evaluate(call);
-                let policy = &prepared.policy;
-                evaluated.with_inputs(&policy.resolved, &call_of, |inputs| {
-                    self.engine().peek(&policy.compiled, inputs)
-                })
+        match self.prepare(call) {
+            Ok(prepared) => {
+                prepared.decide(call, |inputs| self.engine().peek(&prepared.policy.compiled, inputs))
             }
-            Preparation::Unpoliced(..) => (Admission::allow(), Vec::new()),
-            Preparation::Refused(admission) => (admission, Vec::new()),
+            Err(admission) => (admission, Vec::new()),
         }
     }
 
-    fn prepare(&self, call: &ModelCall<'_>, now: Timestamp) -> Preparation {
-        let no = |code, text: &str| Preparation::Refused(refusal(code, text));
+    fn prepare(&self, call: &ModelCall<'_>) -> Result<Prepared, Admission> {
+        let now = self.engine().now();
+        let malformed = |code, text: &str| {
+            let (kind, gate, retry) = (GateKind::Action, Arc::from("model"), Retry::Never);
+            let reason = Reason { code, kind, gate, retry, detail: Detail::Text(text.into()) };
+            Admission::block(vec![reason], Vec::new())
+        };
         if call.model.is_empty() {
-            return no(Code::InvalidAction, "the call names no model");
+            return Err(malformed(Code::InvalidAction, "the call names no model"));
         }
         if call.model.len() > LONGEST || call.provider.is_some_and(|name| name.len() > LONGEST) {
-            return no(
-                Code::TooLarge,
-                &format!("names of models and providers have at most {LONGEST} bytes"),
-            );
+            let text = format!("names of models and providers have at most {LONGEST} bytes");
+            return Err(malformed(Code::TooLarge, &text));
         }
         let loaded = self.loaded();
         let sections = loaded.file.sections();
         let Known { provider, quote } = loaded.models.known(sections, call.provider, call.model);
-        let policy = loaded.models.policy_of(self.engine(), sections, provider.as_deref(), call.model);
-        let policy = match policy {
-            Ok(Some(policy)) => policy,
-            Ok(None) if sections.allows_unknown_tools => {
-                drop(quote);
-                return Preparation::Unpoliced(Arc::clone(&loaded), provider);
-            }
-            Ok(None) => return no(Code::UnknownTool, "no section of `[models]` covers this model"),
-            Err(error) => return no(Code::PolicyError, &error.to_string()),
-        };
+        let policy = loaded
+            .models
+            .policy_of(self.engine(), sections, provider.as_deref(), call.model)
+            .map_err(|error| refusal(&error.to_string()))?;
         let max_output = call.request.max_output.or(policy.reserve_output);
-        let costs = match costs(call, &policy, &quote, max_output, now) {
-            Ok(costs) => costs,
-            Err(admission) => return Preparation::Refused(admission),
-        };
+        let costs = costs(call, &policy, &quote, max_output, now);
         let arguments = call.request.arguments(provider.as_deref(), call.model, max_output);
-        let prepared = Prepared {
-            loaded: Arc::clone(&loaded),
-            policy,
-            provider,
-            max_output,
-            costs,
-            arguments,
-            from: now,
-        };
-        Preparation::Ready(Box::new(prepared))
+        drop(quote);
+        Ok(Prepared { loaded, policy, provider, max_output, costs, arguments, from: now })
     }
 }
 
-fn refused(admission: Admission) -> ModelAdmitted {
-    ModelAdmitted { admission, permit: None, max_output: None, held: Vec::new(), timeout: None }
-}
-
 impl Prepared {
-    /// The call as gates see it, with its keys, verdicts and costs.
-    fn evaluate<'p>(&'p self, call: &ModelCall<'p>) -> (Call<'p>, Evaluated) {
+    /// Hands the call as gates see it, its keys, verdicts and costs, to `decide`.
+    fn decide<R>(&self, call: &ModelCall<'_>, decide: impl FnOnce(&Inputs<'_>) -> R) -> R {
         let action = Action { namespace: NAMESPACE, name: call.model, ..call.action };
-        let call = Call { tenant: call.tenant, action, arguments: &self.arguments };
-        let evaluated = Evaluated::of(&self.policy.resolved, &call, self.from).with_costs(self.costs.clone());
-        (call, evaluated)
+        let call = Call { tenant: call.tenant, action, arguments: &self.arguments, uncovered: None };
+        let resolved = &self.policy.resolved;
+        let evaluated = Evaluated::of(resolved, &call, self.from).priced(resolved, self.costs.clone());
+        evaluated.with_inputs(resolved, &call, &Inputs::default(), decide)
     }
 }
 
 /// What is held: where a budget in observe mode was exceeded the cost is recorded at once, and nothing held.
 fn held(admission: &Admission, prepared: &Prepared) -> Vec<Held> {
     let forced = |name: &str| {
-        let exceeded = |reason: &&checkrein_core::decision::Reason| {
+        let exceeded = |reason: &Reason| {
             reason.kind == GateKind::Budget && reason.code == Code::BudgetExceeded && &*reason.gate == name
         };
-        admission.observed.iter().any(|reason| exceeded(&reason))
+        admission.observed.iter().any(exceeded)
     };
+    let costs = prepared.costs.as_deref().unwrap_or_default();
     let cost_of = |unit: Unit| {
         let position = prepared.policy.resolved.costs.iter().position(|(_, of)| *of == unit);
-        position.and_then(|position| prepared.costs.get(position)).copied().unwrap_or_default()
+        position.and_then(|position| costs.get(position)).copied().unwrap_or_default()
     };
     let holding = prepared.policy.holds.iter().filter(|(name, _)| !forced(name));
     holding
@@ -243,20 +206,20 @@ fn costs(
     quote: &Result<Quote<'_>, PriceError>,
     max_output: Option<u64>,
     now: Timestamp,
-) -> Result<Vec<Cost>, Admission> {
+) -> Result<Vec<Cost>, Unbounded> {
     let request = call.request;
     let counts = |unit| policy.counts(unit);
     if !counts(Unit::Usd) && !counts(Unit::Tokens) {
         return Ok(policy.resolved.costs.iter().map(|_| Cost::proven(Amount::ONE)).collect());
     }
     if request.answers == 0 {
-        return Err(refusal(Code::InvalidAction, "the call asks for no answer"));
+        return Err((Code::InvalidAction, "the call asks for no answer".to_owned()));
     }
     let unseen_tokens = request.unseen_tokens.or(policy.reserve_unseen.filter(|_| request.refers));
     if request.refers && unseen_tokens.is_none() {
         let text = "the request refers to what it does not contain: say how many tokens that is at most, or give the \
                     model `reserve_unseen` in the policy";
-        return Err(refusal(Code::InvalidAction, text));
+        return Err((Code::InvalidAction, text.to_owned()));
     }
     let context = request
         .context
@@ -284,7 +247,7 @@ fn costs(
     Ok(policy.resolved.costs.iter().map(|(_, unit)| cost(unit)).collect())
 }
 
-fn in_usd(quote: &Result<Quote<'_>, PriceError>, bounds: &CallBounds<'_>) -> Result<Cost, Admission> {
+fn in_usd(quote: &Result<Quote<'_>, PriceError>, bounds: &CallBounds<'_>) -> Result<Cost, Unbounded> {
     let bound = quote.as_ref().map_err(Clone::clone).and_then(|quote| quote.bound(bounds));
     match bound {
         Ok(bound) => {
@@ -296,12 +259,12 @@ fn in_usd(quote: &Result<Quote<'_>, PriceError>, bounds: &CallBounds<'_>) -> Res
             let is_unknown =
                 matches!(error, PriceError::UnknownModel { .. } | PriceError::UnknownProvider { .. });
             let code = if is_unknown { Code::UnknownPrice } else { Code::InvalidAction };
-            Err(refusal(code, &format!("{error}: {}", error.hint())))
+            Err((code, format!("{error}: {}", error.hint())))
         }
     }
 }
 
-fn in_tokens(quote: &Result<Quote<'_>, PriceError>, bounds: &CallBounds<'_>) -> Result<Cost, Admission> {
+fn in_tokens(quote: &Result<Quote<'_>, PriceError>, bounds: &CallBounds<'_>) -> Result<Cost, Unbounded> {
     let seen = bounds.text_bytes.saturating_add(bounds.added_tokens);
     let input = seen.saturating_add(bounds.unseen_tokens.unwrap_or_default());
     let output = match bounds.output_tokens {
@@ -309,7 +272,7 @@ fn in_tokens(quote: &Result<Quote<'_>, PriceError>, bounds: &CallBounds<'_>) -> 
         None if quote.as_ref().is_ok_and(|quote| has_no_output(quote, bounds.from)) => 0,
         None => {
             let error = PriceError::Unbounded(checkrein_core::usage::UsageUnit::OutputTokens);
-            return Err(refusal(Code::InvalidAction, &format!("{error}: {}", error.hint())));
+            return Err((Code::InvalidAction, format!("{error}: {}", error.hint())));
         }
     };
     let bound = if bounds.unseen_tokens.is_some() { Bound::Estimated } else { Bound::Proven };

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use checkrein_core::amount::Unit;
-use checkrein_core::policy::{Charge, Check, Leases};
+use checkrein_core::policy::{Charge, Check, Mode};
 use checkrein_core::time::Span;
 use parking_lot::Mutex;
 
 use super::PolicyError;
 use super::model::{ModelSection, Sections, ToolSection};
-use super::resolve::Resolved;
-use crate::engine::{CompiledPolicy, Engine, GateSpecKind};
+use super::resolve::{Question, Resolved};
+use crate::engine::{CompileOptions, CompiledPolicy, Engine, GateSpecKind};
 use crate::price::{PriceError, PriceList, Quote, Terms, book};
 
 /// The most models whose gates are kept.
@@ -46,7 +46,11 @@ pub(super) struct Models {
     /// The book under the terms of the file. A file that says nothing of models does not read the book.
     prices: Option<PriceList<'static>>,
     /// Models that were asked for, compiled when they are first seen.
-    seen: Mutex<HashMap<String, Option<Arc<ModelPolicy>>>>,
+    seen: Mutex<HashMap<String, Arc<ModelPolicy>>>,
+    /// What holds for models that no section covers.
+    uncovered: Arc<ModelPolicy>,
+    /// What the ledger is told of where the gates come from.
+    origin: String,
 }
 
 /// A model as a call names it, and what is known of it.
@@ -56,10 +60,11 @@ pub(super) struct Known<'p> {
 }
 
 impl Models {
-    pub(super) fn new(engine: &Engine, sections: &Sections) -> Result<Self, PolicyError> {
+    pub(super) fn new(engine: &Engine, sections: &Sections, origin: &str) -> Result<Self, PolicyError> {
         let is_used = !sections.models.is_empty() || sections.terms != Terms::default();
         let prices = if is_used { Some(PriceList::new(book(), sections.terms.clone())?) } else { None };
-        let models = Self { prices, seen: Mutex::default() };
+        let uncovered = compile(engine, sections.uncovered(), &[], "policy", origin)?;
+        let models = Self { prices, seen: Mutex::default(), uncovered, origin: origin.to_owned() };
         for section in sections.models.iter().filter(|section| section.pattern.is_exact()) {
             let name = section.pattern.as_str();
             let (provider, model) = name.split_once('/').map_or((None, name), |(p, m)| (Some(p), m));
@@ -106,28 +111,36 @@ impl Models {
         quote
     }
 
-    /// The gates of a model; nothing when no section covers it.
+    /// The gates of a model.
     pub(super) fn policy_of(
         &self,
         engine: &Engine,
         sections: &Sections,
         provider: Option<&str>,
         model: &str,
-    ) -> Result<Option<Arc<ModelPolicy>>, PolicyError> {
+    ) -> Result<Arc<ModelPolicy>, PolicyError> {
         let model = model.to_lowercase();
         let full = provider.map(|provider| format!("{}/{model}", provider.to_lowercase()));
         let name = full.as_deref().unwrap_or(&model);
         if let Some(policy) = self.seen.lock().get(name) {
-            return Ok(policy.clone());
+            return Ok(Arc::clone(policy));
         }
         let is_covered =
             |section: &&ModelSection| section.pattern.covers(&model) || section.pattern.covers(name);
         let covering: Vec<&ModelSection> = sections.models.iter().filter(is_covered).collect();
-        let policy =
-            if covering.is_empty() { None } else { Some(compile(engine, sections, &covering, name)?) };
+        if covering.is_empty() {
+            return Ok(Arc::clone(&self.uncovered));
+        }
+        let gates: Vec<&ToolSection> = covering.iter().map(|section| &section.gates).collect();
+        let mut resolved = sections.resolve_all(&gates);
+        if resolved.costs.iter().any(|(_, unit)| matches!(unit, Unit::Usd | Unit::Tokens)) {
+            // A call that cannot be bounded cannot be observed through: nothing would be counted.
+            resolved.question("price", Mode::Enforce, Question::Price);
+        }
+        let policy = compile(engine, resolved, &covering, name, &self.origin)?;
         let mut seen = self.seen.lock();
         if seen.len() < MAX_KEPT {
-            seen.insert(name.to_owned(), policy.clone());
+            seen.insert(name.to_owned(), Arc::clone(&policy));
         }
         Ok(policy)
     }
@@ -135,19 +148,23 @@ impl Models {
 
 fn compile(
     engine: &Engine,
-    sections: &Sections,
+    mut resolved: Resolved,
     covering: &[&ModelSection],
     name: &str,
+    origin: &str,
 ) -> Result<Arc<ModelPolicy>, PolicyError> {
-    let gates: Vec<&ToolSection> = covering.iter().map(|section| &section.gates).collect();
-    let mut resolved = sections.resolve_all(&gates);
     for gate in &mut resolved.gates {
         if let GateSpecKind::Budget { charge, .. } = &mut gate.kind {
             *charge = Charge::Hold;
         }
     }
+    let options = CompileOptions {
+        origin: origin.to_owned(),
+        thresholds: resolved.thresholds.clone(),
+        ..CompileOptions::default()
+    };
     let compiled = engine
-        .compile(resolved.gates.clone(), Leases::default())
+        .compile_with(resolved.gates.clone(), &options)
         .map_err(|problem| PolicyError::Tool { tool: format!("model {name}"), problem })?;
     let holds = compiled.policy().gates().iter().filter_map(|gate| match &gate.check {
         Check::Budget(budget) => Some((Arc::clone(&gate.name), budget.unit)),

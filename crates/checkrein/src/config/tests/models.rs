@@ -134,7 +134,7 @@ fn the_maximum_of_output_is_the_callers_or_the_policys() {
     assert_eq!(most("", Some(90)), "90: b 100 tokens");
     assert_eq!(
         most("", None),
-        "invalid_action@policy: the action is malformed: the call has no maximum of `output_tokens`: send a maximum of \
+        "invalid_action@price: the action is malformed: the call has no maximum of `output_tokens`: send a maximum of \
          output tokens with the call, or give the model `reserve_output` in the policy"
     );
     assert_eq!(most("reserve_output = 50", None), "50: b 60 tokens");
@@ -257,7 +257,7 @@ fn prices_of_a_file_come_before_those_of_the_book() {
         "0.012499988"
     );
     let unknown = priced("", "house llama");
-    assert!(unknown.starts_with("unknown_price@policy: the price of the model is not known"), "{unknown}");
+    assert!(unknown.starts_with("unknown_price@price: the price of the model is not known"), "{unknown}");
     let assumed = "[prices]\nassume = 'anthropic/claude-opus-5'\n";
     assert_eq!(priced(assumed, "house llama"), "0.0125 estimated");
     assert_eq!(priced(assumed, "anthropic claude-opus-5"), "0.0125");
