@@ -106,7 +106,7 @@ def describe(
     _limits(made, gates, key)
     for budget in gates.budgets:
         _budget(made, budget, key, cost, actual)
-    told = None
+    told: tuple[Any, ...] | None = None
     keeps = ledger not in (None, "none")
     if filed:
         for argument in exclude:

@@ -92,9 +92,7 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
         )
 
     filed = engine._policy_name is not None
-    excluded = (
-        (options["exclude"],) if isinstance(options["exclude"], str) else tuple(options["exclude"])
-    )
+    excluded = (options["exclude"],) if isinstance(options["exclude"], str) else tuple(options["exclude"])
 
     def decorate(function: F) -> F:
         target = inspect_target(function)

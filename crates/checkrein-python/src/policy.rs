@@ -133,7 +133,7 @@ pub(crate) fn unusable(py: Python<'_>, problem: &PolicyError) -> PyErr {
     match problem {
         PolicyError::Store(problem) => error::store(py, problem),
         PolicyError::Tool { problem: CompileError::Store(problem), .. } => error::store(py, problem),
-        PolicyError::Tool { .. } | PolicyError::Guard { .. } => error::config(
+        PolicyError::Tool { .. } | PolicyError::Guard { .. } | PolicyError::Prices(_) => error::config(
             py,
             &problem.to_string(),
             problem.code(),

@@ -138,6 +138,10 @@ def test_entries_name_the_policy_file_that_decided(tmp_path: Path) -> None:
     assert codes == [[], ["rule_violated"], ["unknown_tool"]]
     # Calls that no gate of the file let pass are in it with their arguments too.
     assert [entry["arguments"]["value"] for entry in decisions] == [{"n": 1}, {"n": 0}, {"n": 0}]
-    texts = {entry["fields"]["digest"]: entry["fields"]["text"] for entry in entries if entry.get("event") == "policy"}
+    texts = {
+        entry["fields"]["digest"]: entry["fields"]["text"]
+        for entry in entries
+        if entry.get("event") == "policy"
+    }
     for entry in decisions:
         assert f"checkrein.toml sha256:{digest}\n" in texts[entry["policy"]]

@@ -53,7 +53,8 @@ def codes(call: Callable[[], object]) -> list[str]:
 def test_a_guard_gets_the_gates_of_its_section(make: MakeEngine) -> None:
     engine = make(
         "[tools.'*']\nrules = ['!has(args.secret)']\n"
-        "[tools.refund]\nrules = ['args.amount > 0']\nlimits = [{ key = 'action.user', max_calls = 1, window = '1h' }]\n"
+        "[tools.refund]\nrules = ['args.amount > 0']\n"
+        "limits = [{ key = 'action.user', max_calls = 1, window = '1h' }]\n"
     )
 
     @engine.guard(rules="amount < 100")
@@ -125,9 +126,7 @@ def test_observe_lets_pass_and_tells(make: MakeEngine) -> None:
 
 
 def test_thresholds_are_announced(make: MakeEngine) -> None:
-    engine = make(
-        "[budgets.b]\nlimit = '10 calls'\nthresholds = [50, 100]\n[tools.a]\nbudgets = ['b']\n"
-    )
+    engine = make("[budgets.b]\nlimit = '10 calls'\nthresholds = [50, 100]\n[tools.a]\nbudgets = ['b']\n")
     told: list[checkrein.Event] = []
     engine.add_listener(told.append)
     call = engine.guard(name="a")(lambda: None)
@@ -239,7 +238,9 @@ def test_generators_cannot_be_once(make: MakeEngine, file: Path) -> None:
 
 
 def test_code_and_file_cannot_both_have_a_budget(make: MakeEngine) -> None:
-    engine = make("[budgets.team]\nlimit = '1 usd'\n[tools.a]\nbudgets = [{ name = 'team', cost = '0.1 usd' }]\n")
+    engine = make(
+        "[budgets.team]\nlimit = '1 usd'\n[tools.a]\nbudgets = [{ name = 'team', cost = '0.1 usd' }]\n"
+    )
     guard = engine.guard(budget=checkrein.Budget("5 usd", window="1d", name="team"), cost="0.1 usd", name="a")
     with pytest.raises(checkrein.ConfigError, match="both have the budget `team`"):
         guard(lambda: None)
@@ -337,4 +338,3 @@ def test_files_that_are_replaced_under_load_decide_whole_calls(place: dict[str, 
         thread.join()
     assert seen <= {"xxx", "yyy", "zzz"}
     assert len(seen) > 1
-
