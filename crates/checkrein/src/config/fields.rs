@@ -4,11 +4,16 @@ use super::shape::{Block, Field, Presence, Shape, Text};
 
 use Presence::{Later, Optional, Required};
 
-const fn field(name: &'static str, presence: Presence, shape: Shape, about: &'static str) -> Field {
+pub(super) const fn field(
+    name: &'static str,
+    presence: Presence,
+    shape: Shape,
+    about: &'static str,
+) -> Field {
     Field { name, shape, presence, about }
 }
 
-const fn block(what: &'static str, fields: &'static [Field]) -> Block {
+pub(super) const fn block(what: &'static str, fields: &'static [Field]) -> Block {
     Block { what, fields, rivals: &[], needs: &[], some_of: &[] }
 }
 

@@ -19,6 +19,10 @@ pub(super) enum Shape {
     Named(Text, &'static Shape, usize),
     /// Text, a number or a list in short, or a table in full: told apart by their types.
     Either(&'static [Shape]),
+    /// Whatever JSON can say: a date is no such value.
+    Json,
+    /// A table of such values by any name.
+    Members,
 }
 
 /// The form of a text.
@@ -38,6 +42,8 @@ pub(super) enum Text {
     Zone,
     /// A place in a JSON value.
     Pointer,
+    /// A day, or an instant to the second, in UTC.
+    Moment,
     /// CEL that gives a boolean.
     Condition,
     /// CEL that gives text.
@@ -61,6 +67,7 @@ impl Text {
             Self::Pattern => r"^[^\u0000-\u0020\u007f]{1,256}$",
             Self::Zone => r"^[A-Za-z0-9_+/-]{1,64}$",
             Self::Pointer => r"^(/([^/~]|~[01])*)+$",
+            Self::Moment => r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?$",
         }
     }
 
@@ -82,6 +89,7 @@ impl Text {
             Self::Pattern => "the name of a tool",
             Self::Zone => "a time zone",
             Self::Pointer => "a JSON pointer",
+            Self::Moment => "an instant",
             Self::Condition => "a condition in CEL",
             Self::Key => "a key in CEL",
             Self::Cost => "a cost in CEL",
@@ -99,6 +107,7 @@ impl Text {
             Self::Name => "use letters, digits and `_ . : -`, at most 64 of them",
             Self::Pattern => "use at most 256 characters without spaces; `*` stands for any of them",
             Self::Zone => "use an IANA name such as `Europe/Berlin`",
+            Self::Moment => "write a day or an instant in UTC: `2026-11-21`, `2026-11-21T12:30:00Z`",
             Self::Pointer => "write the way from the root: `/payment_id`, `/items/0/id`",
             Self::Condition => "write an expression such as `args.amount > 0`",
             Self::Key => "write an expression that gives text, such as `action.user`",
