@@ -78,7 +78,7 @@ impl CaseStep {
             session: &who.session,
             ..Action::default()
         };
-        Call { tenant: &who.tenant, action, arguments: &self.arguments }
+        Call { tenant: &who.tenant, action, arguments: &self.arguments, uncovered: None }
     }
 
     /// Takes the step once, and says what is not as expected.
