@@ -44,6 +44,12 @@ pub(super) enum Text {
     Pointer,
     /// A day, or an instant to the second, in UTC.
     Moment,
+    /// An amount of money.
+    Money,
+    /// A part of a hundred.
+    Percent,
+    /// A model of a provider.
+    Model,
     /// CEL that gives a boolean.
     Condition,
     /// CEL that gives text.
@@ -68,6 +74,9 @@ impl Text {
             Self::Zone => r"^[A-Za-z0-9_+/-]{1,64}$",
             Self::Pointer => r"^(/([^/~]|~[01])*)+$",
             Self::Moment => r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?$",
+            Self::Money => r"^(\$[0-9]{1,7}(\.[0-9]{1,12})?|[0-9]{1,7}(\.[0-9]{1,12})? usd)$",
+            Self::Percent => r"^[0-9]{1,2}(\.[0-9]{1,4})?%$",
+            Self::Model => r"^[^/\u0000-\u0020\u007f]{1,100}/[^\u0000-\u0020\u007f*]{1,150}$",
         }
     }
 
@@ -90,6 +99,9 @@ impl Text {
             Self::Zone => "a time zone",
             Self::Pointer => "a JSON pointer",
             Self::Moment => "an instant",
+            Self::Money => "an amount of money",
+            Self::Percent => "a percentage",
+            Self::Model => "a model of a provider",
             Self::Condition => "a condition in CEL",
             Self::Key => "a key in CEL",
             Self::Cost => "a cost in CEL",
@@ -109,6 +121,9 @@ impl Text {
             Self::Zone => "use an IANA name such as `Europe/Berlin`",
             Self::Moment => "write a day or an instant in UTC: `2026-11-21`, `2026-11-21T12:30:00Z`",
             Self::Pointer => "write the way from the root: `/payment_id`, `/items/0/id`",
+            Self::Money => "write text with its unit: `\"3.00 usd\"`",
+            Self::Percent => "write text with its sign: `\"15%\"`, at most four decimals, below 100",
+            Self::Model => "write the provider and the model: `openai/gpt-5`",
             Self::Condition => "write an expression such as `args.amount > 0`",
             Self::Key => "write an expression that gives text, such as `action.user`",
             Self::Cost => "write an expression that gives a whole number of nano-dollars",
