@@ -6,6 +6,7 @@
 
 mod binding;
 mod call;
+mod cases;
 mod expressions;
 mod fields;
 mod model;
@@ -32,10 +33,14 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+use toml::Spanned;
 use toml::de::DeTable;
 
 pub use binding::{Bound, CodeGates};
 pub use call::Call;
+pub use cases::{
+    Case, CaseFailure, CaseFile, CaseStep, Expectation, ExpectedReason, ExpectedVerdict, StepOutcome, Who,
+};
 pub use expressions::VARIABLES;
 pub use model::{
     AttemptsGate, BreakerSection, BudgetSection, FactGate, Freeze, LimitGate, ModelSection, OnceGate, Proof,
@@ -47,7 +52,7 @@ pub use model_settle::{Settled, Shortfall};
 pub use pattern::Pattern;
 pub use policies::{Binding, Policies, PolicyError, ToolPolicy};
 pub use problem::{MAX_PROBLEMS, PolicyFileError, Problem};
-pub use schema::json_schema;
+pub use schema::{cases_schema, json_schema};
 
 use expressions::Expressions;
 use problem::Problems;
@@ -113,19 +118,7 @@ impl PolicyFile {
     /// It cannot be used, for every reason that was found.
     pub fn parse(name: &str, text: &str, is_project: bool) -> Result<Self, PolicyFileError> {
         let mut problems = Problems::default();
-        let (file, errors) = DeTable::parse_recoverable(text);
-        let mut is_broken = false;
-        for error in errors {
-            let is_repeated = error.message().contains("duplicate key");
-            is_broken |= !is_repeated;
-            let (code, hint) = if is_repeated {
-                ("policy_duplicate_key", "keep one of them")
-            } else {
-                ("policy_syntax", "see https://toml.io for the syntax of TOML")
-            };
-            let end = text.len();
-            problems.add(code, error.span().unwrap_or(end..end), error.message(), hint.to_owned());
-        }
+        let (file, is_broken) = toml(text, &mut problems);
         let (table, span) = if is_project {
             match tool_table(file.get_ref()) {
                 Some(found) => found,
@@ -177,6 +170,24 @@ impl PolicyFile {
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
     }
+}
+
+/// Reads TOML: the table, and whether it is so broken that it says nothing.
+fn toml<'t>(text: &'t str, problems: &mut Problems) -> (Spanned<DeTable<'t>>, bool) {
+    let (file, errors) = DeTable::parse_recoverable(text);
+    let mut is_broken = false;
+    for error in errors {
+        let is_repeated = error.message().contains("duplicate key");
+        is_broken |= !is_repeated;
+        let (code, hint) = if is_repeated {
+            ("policy_duplicate_key", "keep one of them")
+        } else {
+            ("policy_syntax", "see https://toml.io for the syntax of TOML")
+        };
+        let end = text.len();
+        problems.add(code, error.span().unwrap_or(end..end), error.message(), hint.to_owned());
+    }
+    (file, is_broken)
 }
 
 fn error(problems: Problems, name: &str, text: &str) -> PolicyFileError {
