@@ -3,6 +3,7 @@
 use std::io::Write;
 
 pub(crate) mod backup;
+pub(crate) mod budget;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;

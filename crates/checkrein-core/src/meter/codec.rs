@@ -146,8 +146,7 @@ impl Meter {
         let large = if bytes.flag()? {
             let (mut large, first_kept) = Large::decode(&mut bytes)?;
             tail = first_kept;
-            large.allowance =
-                if changed { Some(Box::new(Allowance::decode(&mut bytes)?)) } else { None };
+            large.allowance = if changed { Some(Box::new(Allowance::decode(&mut bytes)?)) } else { None };
             Some(Box::new(large))
         } else if changed {
             return Err(Damaged::Value("a changed limit is missing"));
@@ -209,7 +208,8 @@ impl Large {
         let tail = first.checked_add(outside).ok_or(Damaged::Value("a number is too large"))?;
         decode_slots(bytes, &mut events, None)?;
         let (touched, allowance) = (0, None);
-        let large = Self { events, first, touched, count, sum, account, open_holds, period_end, closed, allowance };
+        let large =
+            Self { events, first, touched, count, sum, account, open_holds, period_end, closed, allowance };
         Ok((large, tail))
     }
 

@@ -10,7 +10,7 @@ use checkrein_core::key::{Family, Key, KeyRef};
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::Window;
 
-use super::{Backend, Engine};
+use super::{Backend, Engine, WindowSpec};
 use crate::store::durable::FamilyKey;
 use crate::store::{Step, StepResult, StoreError};
 
@@ -99,6 +99,18 @@ impl BudgetError {
 const PREFIX: &str = "budget:";
 
 impl FamilyKey {
+    /// What the records of a budget are kept under.
+    pub fn of_budget(name: &str, unit: Unit, window: &WindowSpec) -> Self {
+        let calendar = window.calendar();
+        Self {
+            kind: RecordKind::Meter,
+            name: format!("{PREFIX}{name}"),
+            unit: Some(unit),
+            window: Some(window.window()),
+            calendar: calendar.map(|c| (c.period().name(), c.zone().to_owned())),
+        }
+    }
+
     /// The name of the budget whose records these are, if they are those of one.
     pub fn budget(&self) -> Option<&str> {
         self.name.strip_prefix(PREFIX).filter(|_| self.kind == RecordKind::Meter)
@@ -140,7 +152,9 @@ impl Engine {
             StepResult::Adjusted(adjusted) => Ok(adjusted),
             StepResult::NotAdjusted(error) => Err(error.into()),
             StepResult::Failed(error) => Err(error.into()),
-            _ => Err(StoreError::Unknown("the store gave another result than was asked for".to_owned()).into()),
+            _ => {
+                Err(StoreError::Unknown("the store gave another result than was asked for".to_owned()).into())
+            }
         }
     }
 

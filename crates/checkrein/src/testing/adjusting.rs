@@ -92,9 +92,8 @@ pub fn random_budget<'g>(random: &mut Random, gates: &'g [GateSpec]) -> Option<&
 
 /// A random change of a limit.
 pub fn random_change(random: &mut Random, now: Timestamp) -> Change {
-    let halves = |random: &mut Random, most| {
-        Amount::from_pico(i128::from(1 + random.below(most)) * 500_000_000_000)
-    };
+    let halves =
+        |random: &mut Random, most| Amount::from_pico(i128::from(1 + random.below(most)) * 500_000_000_000);
     let span = |random: &mut Random| Span::from_secs(random.below(90) as u32);
     match random.below(10) {
         0 => Change::Clear,

@@ -292,9 +292,8 @@ fn compare_standings(
 
 /// The model moves on permits whose lease is over only at its next admission.
 fn model_is_behind(expected: &[(Amount, Amount, Amount)], seen: &[(Amount, Amount, Amount)]) -> bool {
-    expected.len() == seen.len() && expected.iter().zip(seen).all(|(model, engine)| {
-        engine.1 <= model.1 && engine.2 == model.2
-    })
+    expected.len() == seen.len()
+        && expected.iter().zip(seen).all(|(model, engine)| engine.1 <= model.1 && engine.2 == model.2)
 }
 
 fn limit(max_calls: u64) -> Vec<GateSpec> {

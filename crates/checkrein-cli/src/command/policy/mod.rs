@@ -33,7 +33,7 @@ impl Policy {
 }
 
 /// The file that was named, or the one at the root of the project.
-fn load(file: Option<&PathBuf>) -> Result<PolicyFile, PolicyFileError> {
+pub(super) fn load(file: Option<&PathBuf>) -> Result<PolicyFile, PolicyFileError> {
     match file {
         Some(path) => PolicyFile::load(path),
         None => {
@@ -45,7 +45,7 @@ fn load(file: Option<&PathBuf>) -> Result<PolicyFile, PolicyFileError> {
 }
 
 /// A file that is not there is wrong use; one that is wrong is a finding.
-fn exit_of(error: &PolicyFileError) -> Exit {
+pub(super) fn exit_of(error: &PolicyFileError) -> Exit {
     let is_absent = |code: &str| matches!(code, "policy_unreadable" | "policy_not_found");
     if error.problems().iter().any(|problem| is_absent(problem.code)) { Exit::Usage } else { Exit::Found }
 }
@@ -70,7 +70,7 @@ fn record(error: &PolicyFileError) -> Value {
 }
 
 /// JSON in which nothing moves the cursor or hides what follows, when it is shown on a terminal.
-fn inert_json(value: &Value) -> String {
+pub(super) fn inert_json(value: &Value) -> String {
     let mut shown = String::new();
     // Outside of strings JSON is ASCII, and there every character may be written by its number.
     for c in format!("{value:#}").chars() {
@@ -86,7 +86,7 @@ fn inert_json(value: &Value) -> String {
 }
 
 /// The columns of the terminal, or of `COLUMNS`; 100 where there is none.
-fn columns() -> usize {
+pub(super) fn columns() -> usize {
     let named = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     named.unwrap_or_else(|| {
         let size = rustix::termios::tcgetwinsize(std::io::stderr());

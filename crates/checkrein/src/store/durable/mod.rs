@@ -298,7 +298,8 @@ impl Durable {
         now: Timestamp,
     ) -> Result<StepResult, StoreError> {
         let done = |done: bool| if done { StepResult::Done } else { StepResult::NotFound };
-        if let Step::Resolve(key, ..) | Step::Prove(key, _) | Step::Reset(_, key) | Step::Adjust(key, _) = step
+        if let Step::Resolve(key, ..) | Step::Prove(key, _) | Step::Reset(_, key) | Step::Adjust(key, _) =
+            step
             && let Some(error) = too_long(key.borrow())
         {
             return Ok(StepResult::Failed(error));
