@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod command;
+mod progress;
 
 /// Runtime control of AI agents: every gate of an action in one atomic admission.
 #[derive(Parser)]

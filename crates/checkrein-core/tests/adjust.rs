@@ -80,6 +80,7 @@ impl Book {
             cost: 0,
             charge: Charge::Fixed,
             hard: false,
+            thresholds: [50, 100].as_slice().into(),
         };
         let gate = Gate { name: "team".into(), mode: Mode::Enforce, check: Check::Budget(budget) };
         let policy = Policy::new(vec![gate], Leases::default()).unwrap();
@@ -159,6 +160,19 @@ fn a_retry_does_not_count_on_a_top_up_that_will_have_ended() {
     book.adjust(0, top_up(5)).unwrap();
     assert!(book.passes(1, 12));
     assert_eq!((book.retry(2, 8), book.retry(2, 12)), (Retry::After(at(10_000).since(at(2))), Retry::Never));
+}
+
+#[test]
+fn thresholds_are_parts_of_the_limit_that_counts() {
+    let mut book = Book::new(Window::Lifetime);
+    book.adjust(0, Change::Set(units(20))).unwrap();
+    let crossed = |admission: Admission| -> Vec<u8> {
+        admission.crossed.iter().map(|crossed| crossed.percent).collect()
+    };
+    assert_eq!(crossed(book.spend(at(1), 9)), []);
+    assert_eq!(crossed(book.spend(at(2), 1)), [50]);
+    book.adjust(3, Change::Set(units(11))).unwrap();
+    assert_eq!(crossed(book.spend(at(4), 1)), [100]);
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn compared(paths: &[&Path]) -> Compared {
     let mut together = Together::new();
     for path in paths {
         let key = keys::load_public(&keys::public_path(&keys::default_path(path))).unwrap();
-        let report = verify_with(path, &key, None, &mut together).unwrap();
+        let report = verify_with(path, &key, None, &mut together, &mut |_, _| ()).unwrap();
         assert!(report.is_valid(), "{report:?}");
         assert_eq!(report.entries, Database::open(path).unwrap().size().unwrap(), "everything is sealed");
     }

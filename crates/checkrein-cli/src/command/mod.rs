@@ -39,3 +39,12 @@ pub(crate) fn inert(text: &str) -> String {
         shown
     })
 }
+
+/// The columns of the terminal, or of `COLUMNS`; 100 where there is none.
+pub(crate) fn columns() -> usize {
+    let named = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    named.unwrap_or_else(|| {
+        let size = rustix::termios::tcgetwinsize(std::io::stderr());
+        size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(100)
+    })
+}

@@ -20,11 +20,11 @@ const SQLITE: &[u8; 16] = b"SQLite format 3\0";
 /// # Errors
 /// The file cannot be read. What is wrong with its content is in the report.
 pub fn verify_file(path: &Path, key: &VerifierKey, against: Option<&str>) -> Result<Report, LedgerError> {
-    verify_lines(path, Verifier::new(key, against), |_| ())
+    verify_lines(path, Verifier::new(key, against), |_| (), &mut |_, _| ())
 }
 
 /// Verifies a ledger, the export in a file or what is sealed in a store's file, and hands its entries over to be compared
-/// with those of others.
+/// with those of others. `watch` is told now and then how much is done of how much: of nothing where nobody knows.
 ///
 /// # Errors
 /// The file cannot be read. What is wrong with its content is in the report.
@@ -33,6 +33,7 @@ pub fn verify_with(
     key: &VerifierKey,
     against: Option<&str>,
     together: &mut Together,
+    watch: &mut dyn FnMut(u64, u64),
 ) -> Result<Report, LedgerError> {
     together.next_ledger();
     let verifier = Verifier::new(key, against);
@@ -42,10 +43,11 @@ pub fn verify_with(
         }
     };
     if !is_store(path)? {
-        return verify_lines(path, verifier, take);
+        return verify_lines(path, verifier, take, watch);
     }
-    let mut lines = Lines { verifier, take, rest: Vec::new() };
-    export(&Database::open(path)?, Scope::Sealed, &mut lines)?;
+    let database = Database::open(path)?;
+    let mut lines = Lines { verifier, take, rest: Vec::new(), read: 0, of: database.size()?, watch };
+    export(&database, Scope::Sealed, &mut lines)?;
     Ok(lines.verifier.finish(lines.rest.is_empty()))
 }
 
@@ -64,13 +66,17 @@ fn verify_lines(
     path: &Path,
     mut verifier: Verifier<'_>,
     mut each: impl FnMut(&[u8]),
+    watch: &mut dyn FnMut(u64, u64),
 ) -> Result<Report, LedgerError> {
     let failed = || LedgerError::file(path);
-    let source: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(std::io::stdin().lock())
+    let (source, of): (Box<dyn Read>, u64) = if path == Path::new("-") {
+        (Box::new(std::io::stdin().lock()), 0)
     } else {
-        Box::new(std::fs::File::open(path).map_err(failed())?)
+        let file = std::fs::File::open(path).map_err(failed())?;
+        let length = file.metadata().map_or(0, |data| data.len());
+        (Box::new(file), length)
     };
+    let mut done = 0_u64;
     let mut source = BufReader::with_capacity(1 << 18, source);
     let mut line = Vec::new();
     loop {
@@ -79,6 +85,8 @@ fn verify_lines(
         if read == 0 {
             return Ok(verifier.finish(true));
         }
+        done = done.saturating_add(read as u64);
+        watch(done, of);
         let complete = line.pop_if(|last| *last == b'\n').is_some();
         verifier.line(&line);
         each(&line);
@@ -89,14 +97,17 @@ fn verify_lines(
 }
 
 /// An export that is verified while it is written.
-struct Lines<'k, F> {
+struct Lines<'k, 'w, F> {
     verifier: Verifier<'k>,
     take: F,
     /// A line that is not complete yet.
     rest: Vec<u8>,
+    read: u64,
+    of: u64,
+    watch: &'w mut dyn FnMut(u64, u64),
 }
 
-impl<F: FnMut(&[u8])> Write for Lines<'_, F> {
+impl<F: FnMut(&[u8])> Write for Lines<'_, '_, F> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.rest.extend_from_slice(part);
@@ -104,6 +115,8 @@ impl<F: FnMut(&[u8])> Write for Lines<'_, F> {
                 self.verifier.line(&self.rest);
                 (self.take)(&self.rest);
                 self.rest.clear();
+                self.read = self.read.saturating_add(1);
+                (self.watch)(self.read.min(self.of), self.of);
             }
         }
         Ok(bytes.len())

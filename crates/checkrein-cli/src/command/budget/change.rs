@@ -11,9 +11,9 @@ use checkrein::store::durable::FamilyKey;
 use checkrein::store::{Step, StepResult};
 use serde_json::json;
 
-use super::super::policy::{columns, inert_json};
+use super::super::policy::inert_json;
 use super::super::store::{Opened, SharedStoreOf};
-use super::super::{inert, print_error};
+use super::super::{columns, inert, print_error};
 use super::PolicyOf;
 use super::known::{Policy, key_of, make};
 use super::lines::{instant, wrapped, write_words};

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use checkrein::config::PolicyFileError;
 use checkrein::store::StoreError;
 
-use super::policy::{columns, exit_of, load};
+use super::columns;
+use super::policy::{exit_of, load};
 use super::store::refuse;
 use crate::Exit;
 

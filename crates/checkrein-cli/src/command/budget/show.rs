@@ -7,9 +7,9 @@ use checkrein::core::meter::TopUp;
 use checkrein::core::time::Timestamp;
 use serde_json::Value;
 
-use super::super::policy::{columns, inert_json};
+use super::super::policy::inert_json;
 use super::super::store::SharedStoreOf;
-use super::super::{inert, print_error};
+use super::super::{columns, inert, print_error};
 use super::PolicyOf;
 use super::lines::{instant, wrapped, write_words};
 use super::record::{Record, all, shown};

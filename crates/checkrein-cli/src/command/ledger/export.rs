@@ -8,6 +8,7 @@ use checkrein::ledger::{Database, Exported, LedgerError, Scope, export, export_a
 use serde_json::json;
 
 use super::{StoreOf, seal_all, signer};
+use crate::progress::{Counted, Progress};
 use crate::{Exit, Output};
 
 /// Write the ledger to a file that anybody with the public key can verify
@@ -56,9 +57,11 @@ impl Export {
 
     fn write(&self, database: &Database, to: &mut impl Write) -> anyhow::Result<Exported> {
         let scope = if self.unsealed { Scope::All } else { Scope::Sealed };
+        let mut progress = Progress::new("export");
+        let mut to = Counted::new(to, database.size()?.saturating_sub(database.first()?), &mut progress);
         let exported = match self.format {
-            Format::Jsonl => export(database, scope, to)?,
-            Format::Auditgate => export_auditgate(database, to)?,
+            Format::Jsonl => export(database, scope, &mut to)?,
+            Format::Auditgate => export_auditgate(database, &mut to)?,
         };
         to.flush()?;
         Ok(exported)

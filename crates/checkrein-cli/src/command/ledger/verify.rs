@@ -12,6 +12,7 @@ use serde_json::json;
 use super::render::{count, shown_time};
 use super::together;
 use crate::command::inert;
+use crate::progress::Progress;
 use crate::{Exit, Output};
 
 /// Verify exports with nothing but public keys: no store, no network
@@ -57,10 +58,13 @@ impl Verify {
             ),
         };
         let (mut compared, mut reports) = (Together::new(), Vec::new());
+        let mut progress = Progress::new("verify");
+        let mut watch = |done, of| progress.at(done, of);
         for (file, key) in self.files.iter().zip(self.key.iter().cycle()) {
             let key = keys::load_public(key)?;
-            reports.push((file, verify_with(file, &key, against.as_deref(), &mut compared)?));
+            reports.push((file, verify_with(file, &key, against.as_deref(), &mut compared, &mut watch)?));
         }
+        drop(progress);
         let compared = compared.finish();
         let valid = reports.iter().all(|(_, report)| report.is_valid()) && compared.is_sound();
         // A ledger that has nothing to do with a shared store is shown as it always was.

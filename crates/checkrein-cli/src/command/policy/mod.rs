@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use checkrein::config::{PolicyFile, PolicyFileError};
 use serde_json::{Value, json};
 
+use super::columns;
 use crate::Exit;
 
 mod check;
@@ -83,15 +84,6 @@ pub(super) fn inert_json(value: &Value) -> String {
         }
     }
     shown
-}
-
-/// The columns of the terminal, or of `COLUMNS`; 100 where there is none.
-pub(super) fn columns() -> usize {
-    let named = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    named.unwrap_or_else(|| {
-        let size = rustix::termios::tcgetwinsize(std::io::stderr());
-        size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(100)
-    })
 }
 
 #[cfg(test)]
