@@ -219,8 +219,9 @@ class Engine(_native.EngineBase):
             set or cleared ends all top-ups.
         by: who does it; the ledger says so, and `note` too.
 
-        Raises ConfigError (`unknown_budget`, `wrong_unit`, `ambiguous_budget`, `invalid_amount`, `invalid_time`,
-        `missing_by`, `too_many_top_ups`, `capacity`) for what cannot be, StoreError if the store did not commit it.
+        Raises ConfigError for what cannot be, with the code `unknown_budget`, `ambiguous_budget`, `wrong_unit`,
+        `amount` or `invalid_amount`, `duration` or `invalid_time`, `missing_by`, `key`, `too_large`,
+        `too_many_top_ups` or `capacity`; StoreError if the store did not commit it.
         """
         parts = self._shapes.get(name)
         given = len(key) if isinstance(key, tuple) else int(key is not None)
