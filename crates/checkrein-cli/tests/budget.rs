@@ -174,9 +174,9 @@ fn bars_show_what_is_settled_and_held_and_fit_a_narrow_terminal() {
     let json = place.run(&["show", "--output", "jsonl"]);
     assert!(!text(&json.stdout).contains(['\u{1b}', '\u{202e}']), "{json:?}");
     assert_eq!(text(&json.stdout).lines().count(), 5);
-    let [ann] = &place.json(&["show", "agent", "--key", "ann"]).as_array().unwrap()[..] else {
-        unreachable!("one record has the key")
-    };
+    let found = place.json(&["show", "agent", "--key", "ann"]);
+    assert_eq!(found.as_array().unwrap().len(), 1);
+    let ann = &found[0];
     expect![[r#"
         {
           "budget": "agent",
