@@ -1,4 +1,4 @@
-"""Changes of budgets at run time: another limit, or a top-up that ends, for one record and with the name of who did it."""
+"""Changes of budgets at run time: another limit, or a top-up that ends, for one record and by name of who did it."""
 
 from __future__ import annotations
 
@@ -45,19 +45,20 @@ def adjust(
     tenant: str | None,
 ) -> Adjusted:
     """Read what `Engine.adjust_budget` was asked for, and have it done."""
-    asked = [word for word, given in (("set", limit), ("add", add), ("clear", clear or None)) if given is not None]
-    if len(asked) != 1:
+    asked = [("set", limit), ("add", add), ("clear", "" if clear else None)]
+    given = [(change, amount) for change, amount in asked if amount is not None]
+    if len(given) != 1:
         hint = 'give one of limit="80 usd", add="5 usd" and clear=True'
         raise ConfigError("it is not said what is to become of the limit", "adjust", hint)
-    (change,) = asked
-    for what, text in (("name", name), ("amount", limit if add is None else add), ("by", by), ("note", note)):
-        if text is not None and not isinstance(text, str):
+    ((change, amount),) = given
+    for what, text in (("name", name), ("the amount", amount), ("by", by), ("note", note)):
+        if not isinstance(text, str):
             raise ConfigError(f"{what} is {a_type(text)}", "adjust", 'use text, as in add="5 usd"')
     wanted = {
         "name": name,
         "tenant": tenant,
         "change": change,
-        "amount": limit or add or "",
+        "amount": amount,
         "lasting": _lasting(change, until, lasts),
         "by": by,
         "note": note,

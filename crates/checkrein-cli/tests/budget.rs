@@ -265,7 +265,7 @@ fn wrong_use_says_what_to_do_and_changes_nothing() {
     assert!(take(&engine, budget("code", 5, day(), Charge::Fixed), "ann", 1));
     for (arguments, expected) in [
         (&["set", "team", "5 tokens"][..], "counts usd, not tokens"),
-        (&["set", "team", "-5 usd"], "unexpected argument '-5 usd'"),
+        (&["set", "team", "-5 usd"], "unexpected argument '-5'"),
         (&["set", "team", "much"], "has no known unit"),
         (&["set", "team"], "required"),
         (&["set", "team", "5 usd", "--clear"], "cannot be used with"),

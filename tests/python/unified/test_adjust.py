@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_a_limit_is_set_lowered_and_cleared(engine: checkrein.Engine) -> None:
         ({"lasts": "2d"}, 172_800),
         ({"lasts": timedelta(hours=1)}, 3_600),
         ({"until": 1_000_000_060}, 60),
-        ({"until": datetime.fromtimestamp(1_000_000_090, timezone.utc)}, 90),
+        ({"until": datetime.fromtimestamp(1_000_000_090, UTC)}, 90),
     ],
 )
 def test_how_long_a_top_up_counts(lasts: dict[str, Any], seconds: float | None) -> None:
@@ -125,7 +125,7 @@ def test_the_ledger_says_who_did_it_and_a_new_program_goes_by_it(tmp_path: Path)
     engine.adjust_budget("all", limit="2 usd", by="kim \x1b", note="“slow down”")
     act()
     del engine, act
-    engine, act = start()
+    _engine, act = start()
     assert_denied(act, code="budget_exceeded")
     entries = [json.loads(entry) for entry in _entries(tmp_path / "store.db")]
     (fields,) = [entry["fields"] for entry in entries if entry.get("event") == "adjusted"]
