@@ -15,6 +15,7 @@ mod opening;
 mod operation;
 mod permit;
 mod place;
+mod policy;
 mod reason;
 mod result;
 mod scope;
@@ -39,6 +40,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<waiting::Resolving>()?;
     module.add_function(wrap_pyfunction!(decision::timeout_decision, module)?)?;
     adjust::register(module)?;
+    module.add_function(wrap_pyfunction!(policy::find_policy, module)?)?;
     engine::register(module)?;
     dropin::register(module)
 }

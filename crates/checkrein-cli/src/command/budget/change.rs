@@ -11,12 +11,11 @@ use checkrein::store::durable::FamilyKey;
 use checkrein::store::{Step, StepResult};
 use serde_json::json;
 
-use super::super::policy::inert_json;
 use super::super::store::{Opened, SharedStoreOf};
-use super::super::{columns, inert, print_error};
+use super::super::{inert, print_error};
 use super::PolicyOf;
 use super::known::{Policy, key_of, make};
-use super::lines::{instant, wrapped, write_words};
+use super::lines::{instant, write_words};
 use super::record::{ends, is_keyed, read_key};
 use crate::{Exit, Output};
 
@@ -236,7 +235,24 @@ impl By {
         let unit = unit.map_or("", Unit::name);
         let Adjusted { before, after, until, spent, held } = *adjusted;
         match self.output {
-            Output::Json => {
+            Output::Text => {
+                let amount = |limit: Option<Amount>| {
+                    limit.map_or_else(|| "the policy's".to_owned(), |limit| format!("{limit} {unit}"))
+                };
+                let more = match adjustment.change() {
+                    Change::TopUp(more, _) if after.is_none() => format!(" + {more} {unit}"),
+                    _ => String::new(),
+                };
+                write_words(&mut to, "", &format!("limit of `{}`", inert(name)), "0")?;
+                write_words(&mut to, "  ", &format!("before {}", amount(before)), "0")?;
+                write_words(&mut to, "  ", &format!("now {}{more}", amount(after)), "1")?;
+                if let Some(until) = until {
+                    write_words(&mut to, "  ", &format!("until {}", instant(until)), "0")?;
+                }
+                write_words(&mut to, "  ", &format!("settled {spent}, held {held}"), "0")?;
+                write_words(&mut to, "  ", &format!("by {}", inert(adjustment.by())), "0")?;
+            }
+            output => {
                 let amount = |amount: Amount| amount.to_string();
                 let said = json!({
                     "budget": name,
@@ -251,27 +267,7 @@ impl By {
                     "by": adjustment.by(),
                     "note": adjustment.note(),
                 });
-                writeln!(to, "{}", inert_json(&said))?;
-            }
-            Output::Text => {
-                let amount = |limit: Option<Amount>| {
-                    limit.map_or_else(|| "the policy's".to_owned(), |limit| format!("{limit} {unit}"))
-                };
-                let more = match adjustment.change() {
-                    Change::TopUp(more, _) if after.is_none() => format!(" + {more} {unit}"),
-                    _ => String::new(),
-                };
-                let width = columns().clamp(20, 100);
-                for line in wrapped(&format!("limit of `{}`", inert(name)), width, "") {
-                    writeln!(to, "{line}")?;
-                }
-                write_words(&mut to, &format!("before {}", amount(before)), width, "")?;
-                write_words(&mut to, &format!("now {}{more}", amount(after)), width, "1")?;
-                if let Some(until) = until {
-                    write_words(&mut to, &format!("until {}", instant(until)), width, "")?;
-                }
-                write_words(&mut to, &format!("settled {spent}, held {held}"), width, "")?;
-                write_words(&mut to, &format!("by {}", inert(adjustment.by())), width, "")?;
+                output.print(&mut to, &said)?;
             }
         }
         if self.store.is_on_a_server() && self.ledger.is_none() {

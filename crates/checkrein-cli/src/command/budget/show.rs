@@ -5,16 +5,13 @@ use std::io::Write;
 use checkrein::core::amount::Amount;
 use checkrein::core::meter::TopUp;
 use checkrein::core::time::Timestamp;
-use serde_json::Value;
 
-use super::super::policy::inert_json;
 use super::super::store::SharedStoreOf;
 use super::super::{columns, inert, print_error};
 use super::PolicyOf;
-use super::lines::{instant, wrapped, write_words};
+use super::lines::{instant, write_words};
 use super::record::{Record, all, shown};
-use crate::Exit;
-use crate::command::ledger::ListOutput;
+use crate::{Exit, Output};
 
 /// Show where budgets stand: what is settled, held and left of the limit that counts
 #[derive(clap::Args)]
@@ -46,7 +43,7 @@ pub(super) struct Show {
     limit: usize,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
-    output: ListOutput,
+    output: Output,
 }
 
 impl Show {
@@ -66,16 +63,11 @@ impl Show {
         found.truncate(self.limit);
         let mut to = anstream::stdout().lock();
         match self.output {
-            ListOutput::Json => writeln!(to, "{}", inert_json(&found.iter().map(Record::json).collect()))?,
-            ListOutput::Jsonl => {
-                for record in &found {
-                    writeln!(to, "{}", one_line(&record.json()))?;
-                }
-            }
-            ListOutput::Text if found.is_empty() && known => writeln!(to, "nothing is used")?,
-            ListOutput::Text if found.is_empty() && self.name.is_some() => {}
-            ListOutput::Text if found.is_empty() => writeln!(to, "there are no budgets")?,
-            ListOutput::Text => write_all(&mut to, &found, left_out)?,
+            Output::Text if found.is_empty() && known => writeln!(to, "nothing is used")?,
+            Output::Text if found.is_empty() && self.name.is_some() => {}
+            Output::Text if found.is_empty() => writeln!(to, "there are no budgets")?,
+            Output::Text => write_all(&mut to, &found, left_out)?,
+            output => output.print(&mut to, &found.iter().map(Record::json).collect())?,
         }
         let unknown = self.name.as_ref().filter(|_| !known);
         if let Some(name) = unknown.filter(|name| policy.as_ref().is_none_or(|p| p.budget(name).is_none())) {
@@ -100,11 +92,6 @@ fn is_live(record: &Record, has_policy: bool) -> bool {
     is_known && (is_used || record.key.borrow().key.is_empty())
 }
 
-/// JSON in one line in which nothing moves the cursor.
-fn one_line(value: &Value) -> String {
-    inert_json(value).lines().map(str::trim_start).collect::<Vec<_>>().join(" ")
-}
-
 /// How many thousandths of the limit are taken.
 fn permille(taken: Amount, limit: Amount) -> u64 {
     if taken <= Amount::ZERO {
@@ -125,7 +112,7 @@ const LONGEST_BAR: usize = 60;
 const PERCENT: usize = 4;
 
 fn write_all(to: &mut impl Write, found: &[Record], left_out: usize) -> std::io::Result<()> {
-    let width = columns().clamp(20, 100);
+    let width = columns().clamp(40, 120);
     for (number, record) in found.iter().enumerate() {
         if number > 0 {
             writeln!(to)?;
@@ -143,9 +130,7 @@ fn write_record(to: &mut impl Write, record: &Record, width: usize) -> std::io::
     let mut title = vec![record.name.clone(), record.tenant(), key];
     title.retain(|part| !part.is_empty());
     let title = title.iter().map(|part| inert(part)).collect::<Vec<_>>().join(" · ");
-    for line in wrapped(&title, width, "") {
-        writeln!(to, "\u{1b}[1m{line}\u{1b}[0m")?;
-    }
+    write_words(to, "", &title, "1")?;
     let unit = record.unit();
     let mut said = vec![format!("settled {}", record.settled)];
     if record.account.held > Amount::ZERO {
@@ -158,7 +143,7 @@ fn write_record(to: &mut impl Write, record: &Record, width: usize) -> std::io::
         }
         None => said.push(unit.to_owned()),
     }
-    write_words(to, &said.join("  "), width, "")?;
+    write_words(to, "  ", &said.join("  "), "0")?;
     let window = match record.window.as_str() {
         "lifetime" => "for ever".to_owned(),
         window => format!("per {window}"),
@@ -170,9 +155,9 @@ fn write_record(to: &mut impl Write, record: &Record, width: usize) -> std::io::
         Some(left) => format!("{left} {unit} left, {window}"),
         None => window,
     };
-    write_words(to, &left, width, "")?;
+    write_words(to, "  ", &left, "0")?;
     for line in changes(record) {
-        write_words(to, &line, width, "36")?;
+        write_words(to, "  ", &line, "36")?;
     }
     Ok(())
 }
