@@ -100,7 +100,8 @@ impl Place {
         let tail = self.verb("ledger", &[&["tail", "-n", "1000", "--output", "jsonl"], arguments].concat());
         let entries = text(&tail.stdout);
         let entries = entries.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        entries.filter(|entry| entry["event"] == "adjusted").map(|entry| entry["fields"].clone()).collect()
+        let of = |entry: Value| entry.get("fields").cloned().unwrap_or_default();
+        entries.filter(|entry| entry.get("event").is_some_and(|event| event == "adjusted")).map(of).collect()
     }
 }
 
