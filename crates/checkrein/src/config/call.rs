@@ -35,8 +35,8 @@ enum Verdict {
 /// What the gates of a tool ask for, evaluated for one call.
 #[derive(Debug)]
 pub(super) struct Evaluated {
-    keys: Vec<Result<Vec<u8>, String>>,
-    costs: Vec<Cost>,
+    pub(super) keys: Vec<Result<Vec<u8>, String>>,
+    pub(super) costs: Vec<Cost>,
     /// Why costs have no value, by their position.
     pub(super) cost_errors: Vec<Option<String>>,
     verdicts: Vec<Verdict>,

@@ -11,6 +11,7 @@ mod model;
 mod pattern;
 mod policies;
 mod problem;
+mod recorded;
 mod resolve;
 mod schema;
 mod sections;

@@ -27,7 +27,7 @@ const FACT_KEPT: Span = Span::from_secs(86_400);
 #[derive(Debug)]
 pub struct ToolPolicy {
     compiled: Arc<CompiledPolicy>,
-    resolved: Resolved,
+    pub(super) resolved: Resolved,
 }
 
 impl ToolPolicy {
