@@ -80,6 +80,8 @@ pub struct Budget {
     pub charge: Charge,
     /// Refuses bounds that are only estimated.
     pub hard: bool,
+    /// Percentages of the limit whose passing is announced, in growing order.
+    pub thresholds: Arc<[u8]>,
 }
 
 /// Opens on failures of a dependency, never on refusals.

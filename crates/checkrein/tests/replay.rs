@@ -63,7 +63,7 @@ impl Recording {
     fn call_as(&self, action: Action<'_>, arguments: &str) -> (bool, Option<PermitId>) {
         self.clock.advance(Span::from_nanos(1_000));
         let arguments = json(arguments);
-        let admitted = self.policies.admit(&Call { tenant: "acme", action, arguments: &arguments });
+        let admitted = self.policies.admit(&Call { tenant: "acme", action, arguments: &arguments, uncovered: None });
         (admitted.admission.verdict == Verdict::Allow, admitted.permit)
     }
 

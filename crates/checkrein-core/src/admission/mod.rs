@@ -17,7 +17,7 @@ use crate::gate::limit;
 use crate::gate::once::{Keep, OnceVerdict, Operation};
 use crate::meter::{Meter, MeterError};
 use crate::permit::{Hold, Permit, PermitPhase};
-use crate::policy::{Charge, Check, Gate, Limit, Mode, Policy};
+use crate::policy::{Budget, Charge, Check, Gate, Limit, Mode, Policy};
 use crate::time::{Now, Timestamp, Window};
 
 mod plan;
@@ -67,17 +67,28 @@ pub struct Admission {
     pub reasons: Vec<Reason>,
     /// What gates in observe mode would have said.
     pub observed: Vec<Reason>,
+    /// The thresholds of budgets that this action passed.
+    pub crossed: Vec<Crossed>,
+}
+
+/// A budget of which so much is spent and held now, and was not before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crossed {
+    /// The budget's gate.
+    pub gate: Arc<str>,
+    /// The percentage of the limit that was reached.
+    pub percent: u8,
 }
 
 impl Admission {
     /// Allowed by every gate.
     pub const fn allow() -> Self {
-        Self { verdict: Verdict::Allow, reasons: Vec::new(), observed: Vec::new() }
+        Self { verdict: Verdict::Allow, reasons: Vec::new(), observed: Vec::new(), crossed: Vec::new() }
     }
 
     /// Blocked for these reasons.
     pub fn block(reasons: Vec<Reason>, observed: Vec<Reason>) -> Self {
-        Self { verdict: Verdict::Block, reasons, observed }
+        Self { verdict: Verdict::Block, reasons, observed, crossed: Vec::new() }
     }
 
     /// Blocked because the store cannot answer.
@@ -128,8 +139,7 @@ pub fn admit<R: Records>(
         let replay = check(gate, inputs, period_end(inputs, position), now, index, records, &mut reasons);
         if let Some(result) = replay {
             // Nothing runs, so nothing further is asked or taken.
-            let replay =
-                Admission { verdict: Verdict::Replay(result), reasons: Vec::new(), observed: Vec::new() };
+            let replay = Admission { verdict: Verdict::Replay(result), ..Admission::allow() };
             return (if reasons.is_empty() { replay } else { Admission::block(reasons, observed) }, None);
         }
         // A closed meter is refused in observe mode too: nothing can be counted on it.
@@ -145,11 +155,11 @@ pub fn admit<R: Records>(
     if !records.has_room() {
         return (Admission::store_error(Code::Capacity, "the cap on live keys is reached"), None);
     }
-    let allow = Admission { verdict: Verdict::Allow, reasons, observed };
+    let mut allow = Admission { observed, ..Admission::allow() };
     if peek {
         return (allow, None);
     }
-    match take(policy, inputs, now, records) {
+    match take(policy, inputs, now, records, &mut allow.crossed) {
         Ok(permit) => (allow, permit),
         Err(error) => (Admission::store_error(Code::InvariantBroken, &error.to_string()), None),
     }
@@ -285,6 +295,7 @@ fn take<R: Records>(
     inputs: &Inputs<'_>,
     bounds: Now,
     records: &mut R,
+    crossed: &mut Vec<Crossed>,
 ) -> Result<Option<Permit>, MeterError> {
     let now = bounds.latest;
     let mut permit = policy.settles().then(|| {
@@ -346,6 +357,7 @@ fn take<R: Records>(
                     meter.advance(stamp, budget.window, period_end(inputs, position));
                 }
                 let forced = gate.mode == Mode::Observe && !budget::fits(meter, budget, cost);
+                let before = used(meter);
                 match (&mut permit, budget.charge) {
                     (Some(permit), Charge::Hold) if !forced => {
                         meter.hold(stamp, cost.amount)?;
@@ -358,11 +370,30 @@ fn take<R: Records>(
                 if !forced && cost.amount > Amount::ZERO {
                     within(meter, budget.limit)?;
                 }
+                if !budget.thresholds.is_empty() {
+                    note_crossed(gate, budget, before, used(meter), crossed);
+                }
             }
         }
         index += 1;
     }
     Ok(permit)
+}
+
+/// What is spent and held.
+fn used(meter: &Meter) -> Amount {
+    meter.spent().saturating_add(meter.held())
+}
+
+/// Notes the thresholds that lie between what was used before and what is used now.
+fn note_crossed(gate: &Gate, budget: &Budget, before: Amount, after: Amount, crossed: &mut Vec<Crossed>) {
+    let reached = |used: Amount, percent: u8| {
+        // Two products that are too large are equal here: then the largest limit there is was reached.
+        used.pico().saturating_mul(100) >= budget.limit.pico().saturating_mul(i128::from(percent))
+    };
+    let passed = budget.thresholds.iter().copied();
+    let passed = passed.filter(|percent| reached(after, *percent) && !reached(before, *percent));
+    crossed.extend(passed.map(|percent| Crossed { gate: Arc::clone(&gate.name), percent }));
 }
 
 const NO_RECORD: MeterError = MeterError::InvariantBroken("a record that has room could not be made");

@@ -30,6 +30,8 @@ pub enum RuleVerdict<'a> {
     Violated(&'a str),
     /// It could not say; why not.
     Error(&'a str),
+    /// No, for a reason with a code of its own: nothing covers the action, or somebody stopped it.
+    Refused(Code, &'a str),
 }
 
 /// Who does what, for the record: no gate reads it.
@@ -124,6 +126,9 @@ fn problem_of(gate: &Gate, inputs: &Inputs<'_>) -> Option<(Code, GateKind, Detai
             }
             Some(RuleVerdict::Error(what)) => {
                 Some((Code::RuleError, GateKind::Rule, Detail::Text((*what).into())))
+            }
+            Some(RuleVerdict::Refused(code, what)) => {
+                Some((*code, GateKind::Rule, Detail::Text((*what).into())))
             }
             None => {
                 Some((Code::RuleError, GateKind::Rule, Detail::Text("the rule was not evaluated".into())))

@@ -1,16 +1,19 @@
 //! A call as a policy file sees it: its keys, costs and verdicts, evaluated before anything is decided.
 
+use std::sync::Arc;
+
 use checkrein_core::admission::{Action, Inputs, KeyValue, RuleVerdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::canonical_json;
+use checkrein_core::code::Code;
 use checkrein_core::fingerprint::{Request, RequestDigest};
 use checkrein_core::gate::budget::Cost;
 use checkrein_core::json::Value;
 use checkrein_core::key::encode_parts;
 use checkrein_core::time::Timestamp;
 
-use super::model::{RuleGate, TakenCost};
-use super::resolve::{KeySource, Resolved};
+use super::model::{Freeze, RuleGate, TakenCost};
+use super::resolve::{KeySource, Question, Resolved};
 use crate::expression::{EvaluationError, Expression, JsonScope, Operand};
 
 /// One thing an agent is about to do.
@@ -22,6 +25,8 @@ pub struct Call<'c> {
     pub action: Action<'c>,
     /// The arguments.
     pub arguments: &'c Value,
+    /// An argument that is not among them, for it has no canonical form: what compares whole calls refuses it.
+    pub uncovered: Option<&'c str>,
 }
 
 /// A verdict of a rule.
@@ -30,6 +35,7 @@ enum Verdict {
     Pass,
     Violated,
     Error(String),
+    Refused(Code, String),
 }
 
 /// What the gates of a tool ask for, evaluated for one call.
@@ -37,8 +43,6 @@ enum Verdict {
 pub(super) struct Evaluated {
     pub(super) keys: Vec<Result<Vec<u8>, String>>,
     pub(super) costs: Vec<Cost>,
-    /// Why costs have no value, by their position.
-    pub(super) cost_errors: Vec<Option<String>>,
     verdicts: Vec<Verdict>,
     once: Option<Result<Vec<u8>, String>>,
     canonical: Vec<u8>,
@@ -65,6 +69,32 @@ impl<'c> Call<'c> {
             text(action.run),
             Operand::Int(now.nanos().div_euclid(1_000_000_000)),
         ]
+    }
+
+    /// What of it is frozen, in words.
+    fn frozen(&self, freeze: &Freeze) -> Option<String> {
+        let Action { name, user, agent, run, .. } = self.action;
+        if freeze.tools.iter().any(|pattern| pattern.covers(name)) {
+            return Some(format!("the tool `{name}`"));
+        }
+        let named = [
+            ("user", user, &freeze.users),
+            ("tenant", self.tenant, &freeze.tenants),
+            ("agent", agent, &freeze.agents),
+            ("run", run, &freeze.runs),
+        ];
+        let found = named.into_iter().find(|(_, name, frozen)| !name.is_empty() && frozen.contains(*name));
+        found.map(|(what, name, _)| format!("the {what} `{name}`"))
+    }
+
+    /// Why whole calls cannot be compared, if they cannot.
+    fn comparable(&self) -> Result<(), String> {
+        match self.uncovered {
+            None => Ok(()),
+            Some(name) => {
+                Err(format!("args.{name} (it has no canonical form; exclude it if it does not matter)"))
+            }
+        }
     }
 
     /// What facts and loop guards belong to: the run, or the session where there is no run.
@@ -103,6 +133,16 @@ pub(super) fn at_pointer<'v>(value: &'v Value, pointer: &str) -> Option<&'v Valu
     })
 }
 
+/// Whether a value is, or has inside it, a value that is equal as canonical JSON.
+pub(super) fn contains(value: &Value, wanted: &Value) -> bool {
+    let inside = match value {
+        Value::Array(items) => items.iter().any(|item| contains(item, wanted)),
+        Value::Object(members) => members.iter().any(|(_, member)| contains(member, wanted)),
+        _ => false,
+    };
+    inside || canonical_json::to_vec(value) == canonical_json::to_vec(wanted)
+}
+
 impl Evaluated {
     pub(super) fn of(resolved: &Resolved, call: &Call<'_>, now: Timestamp) -> Self {
         let slots = call.slots(now);
@@ -116,6 +156,7 @@ impl Evaluated {
                 Ok(fact_key(call.scope().ok_or_else(no_run)?, value))
             }
             KeySource::SameCall => {
+                call.comparable()?;
                 let mut key = Vec::new();
                 encode_parts([call.scope().ok_or_else(no_run)?.as_bytes(), digest.as_bytes()], &mut key);
                 Ok(key)
@@ -123,48 +164,72 @@ impl Evaluated {
         });
         let keys = keys.collect();
         let costs: Vec<_> = resolved.costs.iter().map(|(cost, unit)| cost_of(cost, *unit, &scope)).collect();
-        let refused = Amount::from_pico(-1);
+        let verdicts = resolved.questions.iter().map(|question| match question {
+            Question::Rule(rule) => verdict_of(rule, &scope),
+            Question::Freeze(freeze) => {
+                call.frozen(freeze).map_or(Verdict::Pass, |what| Verdict::Refused(Code::Frozen, what))
+            }
+            Question::Cost(position) => match costs.get(*position) {
+                Some(Err(error)) => Verdict::Refused(Code::InvalidAction, format!("the cost {error}")),
+                _ => Verdict::Pass,
+            },
+            Question::Uncovered => Verdict::Refused(Code::UnknownTool, "no section covers it".to_owned()),
+        });
+        let once = |key: &Arc<Expression>| call.comparable().and_then(|()| text_key(key, &scope));
         Self {
             keys,
-            cost_errors: costs.iter().map(|cost| cost.as_ref().err().cloned()).collect(),
-            // Where there is no value, one that is always refused stands in for it.
-            costs: costs.into_iter().map(|cost| Cost::proven(cost.unwrap_or(refused))).collect(),
-            verdicts: resolved.rules.iter().map(|rule| verdict_of(rule, &scope)).collect(),
-            once: resolved.once.first().map(|key| text_key(key, &scope)),
+            verdicts: verdicts.collect(),
+            // One without a value is refused by the verdict on it.
+            costs: costs.iter().map(|cost| Cost::proven(cost.clone().unwrap_or_default())).collect(),
+            once: resolved.once.first().map(once),
             canonical,
             digest,
         }
     }
 
-    /// Hands what was evaluated to `decide`.
+    /// Hands what was evaluated to `decide`, behind what other gates have read.
     pub(super) fn with_inputs<R>(
         &self,
         resolved: &Resolved,
         call: &Call<'_>,
+        before: &Inputs<'_>,
         decide: impl FnOnce(&Inputs<'_>) -> R,
     ) -> R {
-        let keys: Vec<KeyValue<'_>> = self.keys.iter().map(as_key).collect();
-        let verdicts: Vec<RuleVerdict<'_>> = self
-            .verdicts
-            .iter()
-            .zip(&resolved.rules)
-            .map(|(verdict, rule)| match verdict {
-                Verdict::Pass => RuleVerdict::Pass,
-                Verdict::Violated => RuleVerdict::Violated(&rule.message),
-                Verdict::Error(error) => RuleVerdict::Error(error),
-            })
-            .collect();
-        let action = Action { arguments: Some(&self.canonical), digest: Some(self.digest), ..call.action };
+        let keys: Vec<KeyValue<'_>> =
+            before.keys.iter().copied().chain(self.keys.iter().map(as_key)).collect();
+        let own = self.verdicts.iter().zip(&resolved.questions).map(|(verdict, question)| match verdict {
+            Verdict::Pass => RuleVerdict::Pass,
+            Verdict::Violated => RuleVerdict::Violated(question.message()),
+            Verdict::Error(error) => RuleVerdict::Error(error),
+            Verdict::Refused(code, what) => RuleVerdict::Refused(*code, what),
+        });
+        let verdicts: Vec<RuleVerdict<'_>> = before.verdicts.iter().copied().chain(own).collect();
+        let costs: Vec<Cost> = before.costs.iter().chain(&self.costs).copied().collect();
+        // A door that fills in less says what the ledger may not be told.
+        let told = before.action.copied().unwrap_or(Action {
+            arguments: Some(&self.canonical),
+            digest: Some(self.digest),
+            ..call.action
+        });
         decide(&Inputs {
             tenant: call.tenant,
             keys: &keys,
-            costs: &self.costs,
+            costs: &costs,
             verdicts: &verdicts,
-            once: self.once.as_ref().map(|once| (as_key(once), self.digest)),
+            once: before.once.or_else(|| self.once.as_ref().map(|once| (as_key(once), self.digest))),
             period_ends: &[],
             start: true,
-            action: Some(&action),
+            action: Some(&told),
         })
+    }
+}
+
+impl Question {
+    fn message(&self) -> &str {
+        match self {
+            Self::Rule(rule) => &rule.message,
+            Self::Freeze(_) | Self::Cost(_) | Self::Uncovered => "",
+        }
     }
 }
 

@@ -79,7 +79,7 @@ pub(super) static FILE: Block = block(
             "Sections of models.",
         ),
         field("prices", Later, Shape::Table(&PRICES), "How models are priced."),
-        field("freeze", Later, Shape::Table(&FREEZE), "Who or what is stopped."),
+        field("freeze", Optional, Shape::Table(&FREEZE), "Who or what is stopped."),
     ],
 );
 
@@ -125,9 +125,9 @@ static BUDGET: Block = Block {
         MODE,
         field(
             "thresholds",
-            Later,
+            Optional,
             Shape::List(&Shape::Whole(1, 100), 8),
-            "The percentages at which the budget is announced.",
+            "The percentages of the limit at which the budget is announced, once they are spent and held.",
         ),
     ],
     rivals: WINDOW_RIVALS,
@@ -319,6 +319,12 @@ static PROOF: Block = block(
     &[
         field("kind", Required, Shape::Text(Text::Name), "The kind of fact."),
         field("pointer", Required, Shape::Text(Text::Pointer), "Where the value stands in the result."),
+        field(
+            "echo",
+            Optional,
+            Shape::Truth,
+            "Whether a value that the call itself named counts too: only for a tool that fails where there is no such thing.",
+        ),
     ],
 );
 
@@ -379,5 +385,7 @@ static FREEZE: Block = block(
         field("tools", Optional, Shape::List(&Shape::Text(Text::Pattern), 1_000), "Tools that are stopped."),
         field("users", Optional, Shape::List(&Shape::Text(Text::Any), 1_000), "Users who are stopped."),
         field("tenants", Optional, Shape::List(&Shape::Text(Text::Any), 1_000), "Tenants that are stopped."),
+        field("agents", Optional, Shape::List(&Shape::Text(Text::Any), 1_000), "Agents that are stopped."),
+        field("runs", Optional, Shape::List(&Shape::Text(Text::Any), 1_000), "Runs that are stopped."),
     ],
 );

@@ -4,6 +4,7 @@
 //! JSON Schema is printed from too; the second turns values into sections and checks what they say of each other.
 //! Both collect what is wrong, each problem with its place, and a file with a problem is never used.
 
+mod binding;
 mod call;
 mod expressions;
 mod fields;
@@ -27,14 +28,15 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use toml::de::DeTable;
 
+pub use binding::{Bound, CodeGates};
 pub use call::Call;
 pub use expressions::VARIABLES;
 pub use model::{
-    AttemptsGate, BreakerSection, BudgetSection, FactGate, LimitGate, OnceGate, Proof, RepetitionGate,
-    RuleGate, Sections, Take, TakenCost, ToolSection,
+    AttemptsGate, BreakerSection, BudgetSection, FactGate, Freeze, LimitGate, OnceGate, Proof,
+    RepetitionGate, RuleGate, Sections, Take, TakenCost, ToolSection,
 };
 pub use pattern::Pattern;
-pub use policies::{Policies, PolicyError, ToolPolicy};
+pub use policies::{Binding, Policies, PolicyError, ToolPolicy};
 pub use problem::{MAX_PROBLEMS, PolicyFileError, Problem};
 pub use schema::json_schema;
 

@@ -1,6 +1,6 @@
 //! A policy file that was read: sections with their values checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use checkrein_core::amount::{Amount, Unit};
@@ -18,12 +18,29 @@ pub struct Sections {
     pub allows_unknown_tools: bool,
     /// The mode of gates and sections without one.
     pub mode: Mode,
+    /// Who or what is stopped.
+    pub freeze: Option<Arc<Freeze>>,
     /// Budgets by name.
     pub budgets: BTreeMap<String, BudgetSection>,
     /// Breakers by name, those that tools describe in full included.
     pub breakers: BTreeMap<String, BreakerSection>,
     /// Tools in the order of their specificity, the most specific last.
     pub tools: Vec<ToolSection>,
+}
+
+/// A kill switch: what it names does not run, whatever else the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Freeze {
+    /// Tools.
+    pub tools: Vec<Pattern>,
+    /// Users.
+    pub users: BTreeSet<String>,
+    /// Tenants.
+    pub tenants: BTreeSet<String>,
+    /// Agents.
+    pub agents: BTreeSet<String>,
+    /// Runs.
+    pub runs: BTreeSet<String>,
 }
 
 /// A budget.
@@ -39,6 +56,8 @@ pub struct BudgetSection {
     pub window: WindowSpec,
     /// Refuses costs that are only estimated.
     pub hard: bool,
+    /// The percentages of the limit at which it is announced, in growing order.
+    pub thresholds: Arc<[u8]>,
     /// What is taken from it is taken from this one too.
     pub parent: Option<String>,
     /// Its mode, if it has one of its own.
@@ -183,6 +202,8 @@ pub struct Proof {
     pub kind: String,
     /// Where it stands in the result, as a JSON pointer.
     pub pointer: String,
+    /// Whether a value that was among the arguments of the call is proved by its result too.
+    pub echo: bool,
 }
 
 /// Against repetition.

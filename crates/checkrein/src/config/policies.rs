@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use checkrein_core::admission::Admission;
+use checkrein_core::admission::{Admission, Inputs};
 use checkrein_core::code::Code;
 use checkrein_core::decision::{Detail, GateKind, MeterStatus, Reason, Retry};
 use checkrein_core::key::KeyRef;
-use checkrein_core::policy::{Leases, RecordKind};
+use checkrein_core::policy::RecordKind;
 use checkrein_core::time::Span;
 use parking_lot::{Mutex, RwLock};
 
-use super::call::{Call, Evaluated, at_pointer, fact_key};
+use super::binding::{Bound, CodeGates};
+use super::call::{Call, Evaluated, at_pointer, contains, fact_key};
 use super::resolve::Resolved;
 use super::{PolicyFile, PolicyFileError};
-use crate::engine::{Admitted, CompileError, CompiledPolicy, Engine, GateSpec};
+use crate::engine::{Admitted, CompileError, CompileOptions, CompiledPolicy, Engine, GateSpec};
 use crate::store::StoreError;
 
 /// The most names of tools whose gates are kept when only patterns cover them.
@@ -66,24 +67,72 @@ pub enum PolicyError {
         /// What is wrong.
         problem: CompileError,
     },
+    /// What a guard in the code is cannot do what the file asks of its tool.
+    #[error("{tool}: {problem}")]
+    Guard {
+        /// The tool.
+        tool: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A fact cannot be recorded.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+impl PolicyError {
+    /// The stable code of the error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::File(error) => error.code(),
+            Self::Tool { .. } | Self::Guard { .. } => "policy_contradiction",
+            Self::Store(_) => "store_error",
+        }
+    }
+}
+
+/// One file, compiled. It never changes: another file makes another one.
 #[derive(Debug)]
-struct Loaded {
-    file: PolicyFile,
+pub(super) struct Loaded {
+    pub(super) file: PolicyFile,
     exact: HashMap<String, Arc<ToolPolicy>>,
+    /// What holds for tools that no section covers.
+    uncovered: Arc<ToolPolicy>,
     /// Tools that only patterns cover, compiled when they are first seen.
     seen: Mutex<HashMap<String, Arc<ToolPolicy>>>,
 }
 
+/// What counts now: a file, and what it makes of the guards in the code.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) loaded: Arc<Loaded>,
+    pub(super) bound: Vec<Option<Arc<Bound>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) engine: Engine,
+    state: RwLock<Arc<State>>,
+    /// The guards in the code, by the number of their binding.
+    guards: Mutex<Vec<Option<Arc<Guarded>>>>,
+}
+
+/// A guard in the code.
+#[derive(Debug)]
+struct Guarded {
+    tool: String,
+    code: CodeGates,
+}
+
 /// Decides calls by a policy file. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
-pub struct Policies {
-    engine: Engine,
-    loaded: Arc<RwLock<Arc<Loaded>>>,
+pub struct Policies(pub(super) Arc<Shared>);
+
+/// A guard in the code: its gates and those of its tool's sections are one policy. Its end is that of the binding.
+#[derive(Debug)]
+pub struct Binding {
+    policies: Policies,
+    number: usize,
 }
 
 impl Policies {
@@ -92,17 +141,24 @@ impl Policies {
     /// # Errors
     /// The gates of a tool cannot work as written, or the store is not to be had.
     pub fn new(engine: Engine, file: PolicyFile) -> Result<Self, PolicyError> {
-        let loaded = Loaded::new(&engine, file)?;
-        Ok(Self { engine, loaded: Arc::new(RwLock::new(Arc::new(loaded))) })
+        let loaded = Arc::new(Loaded::new(&engine, file)?);
+        let state = RwLock::new(Arc::new(State { loaded, bound: Vec::new() }));
+        Ok(Self(Arc::new(Shared { engine, state, guards: Mutex::default() })))
     }
 
-    /// Puts another file in the place of this one: all of it at once. After an error the old one goes on.
+    /// Puts another file in the place of this one: all of it at once, for every tool and every guard in the code. After
+    /// an error the old one goes on.
     ///
     /// # Errors
-    /// The gates of a tool cannot work as written, or the store is not to be had.
+    /// The gates of a tool cannot work as written, with the guards in the code, or the store is not to be had.
     pub fn replace(&self, file: PolicyFile) -> Result<(), PolicyError> {
-        let loaded = Arc::new(Loaded::new(&self.engine, file)?);
-        *self.loaded.write() = loaded;
+        let loaded = Arc::new(Loaded::new(&self.0.engine, file)?);
+        // Held until the new state is in place: a guard that is made meanwhile would miss it.
+        let guards = self.0.guards.lock();
+        let bind = |guard: &Arc<Guarded>| self.bound(&loaded, guard).map(Arc::new);
+        let bound =
+            guards.iter().map(|slot| slot.as_ref().map(bind).transpose()).collect::<Result<_, _>>()?;
+        *self.0.state.write() = Arc::new(State { loaded, bound });
         Ok(())
     }
 
@@ -114,14 +170,56 @@ impl Policies {
         self.replace(PolicyFile::load(path)?)
     }
 
+    /// Makes the gates of a guard in the code and those of its tool's sections one policy, now and after each reload.
+    ///
+    /// # Errors
+    /// They cannot work together, or the store is not to be had.
+    pub fn bind(&self, tool: &str, code: CodeGates) -> Result<Binding, PolicyError> {
+        let mut guards = self.0.guards.lock();
+        let state = self.state();
+        let guard = Arc::new(Guarded { tool: tool.to_owned(), code });
+        let bound = Arc::new(self.bound(&state.loaded, &guard)?);
+        let number = guards.iter().position(Option::is_none).unwrap_or(guards.len());
+        match guards.get_mut(number) {
+            Some(slot) => *slot = Some(guard),
+            None => guards.push(Some(guard)),
+        }
+        let mut state = State::clone(&state);
+        state.bound.resize(guards.len(), None);
+        if let Some(slot) = state.bound.get_mut(number) {
+            *slot = Some(bound);
+        }
+        *self.0.state.write() = Arc::new(state);
+        Ok(Binding { policies: self.clone(), number })
+    }
+
+    fn bound(&self, loaded: &Loaded, guard: &Guarded) -> Result<Bound, PolicyError> {
+        let resolved = loaded.file.sections().resolve(&guard.tool);
+        Bound::new(&self.0.engine, &guard.tool, &guard.code, resolved, loaded.origin())
+    }
+
     /// The SHA-256 of the file that counts now.
     pub fn digest(&self) -> [u8; 32] {
-        *self.loaded.read().file.digest()
+        *self.state().loaded.file.digest()
+    }
+
+    /// What the file that counts now is called.
+    pub fn name(&self) -> String {
+        self.state().loaded.file.name().to_owned()
     }
 
     /// The engine that decides.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        &self.0.engine
+    }
+
+    pub(super) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.0.state.read())
+    }
+
+    /// Whether a section covers a tool.
+    pub fn covers(&self, tool: &str) -> bool {
+        self.state().loaded.file.sections().covers(tool)
     }
 
     /// The gates of a tool; nothing when no section covers it.
@@ -129,46 +227,40 @@ impl Policies {
     /// # Errors
     /// The sections that cover it cannot work together.
     pub fn for_action(&self, tool: &str) -> Result<Option<Arc<ToolPolicy>>, PolicyError> {
-        let loaded = Arc::clone(&self.loaded.read());
-        loaded.policy_of(&self.engine, tool)
+        let state = self.state();
+        let policy = state.loaded.policy_of(&self.0.engine, tool)?;
+        Ok(Some(policy).filter(|policy| !Arc::ptr_eq(policy, &state.loaded.uncovered)))
     }
 
     /// Decides a call and takes what it needs.
     pub fn admit(&self, call: &Call<'_>) -> Admitted {
-        self.decided(call, |evaluated, policy| {
-            evaluated
-                .with_inputs(&policy.resolved, call, |inputs| self.engine.admit(&policy.compiled, inputs))
-        })
+        self.decided(call, |policy, inputs| self.0.engine.admit(&policy.compiled, inputs))
     }
 
     /// Decides a call without taking anything, and says where the meters stand.
     pub fn peek(&self, call: &Call<'_>) -> (Admission, Vec<MeterStatus>) {
         let mut status = Vec::new();
-        let admitted = self.decided(call, |evaluated, policy| {
-            let (admission, meters) = evaluated
-                .with_inputs(&policy.resolved, call, |inputs| self.engine.peek(&policy.compiled, inputs));
+        let admitted = self.decided(call, |policy, inputs| {
+            let (admission, meters) = self.0.engine.peek(&policy.compiled, inputs);
             status = meters;
             Admitted { admission, permit: None }
         });
         (admitted.admission, status)
     }
 
-    fn decided(&self, call: &Call<'_>, decide: impl FnOnce(&Evaluated, &ToolPolicy) -> Admitted) -> Admitted {
+    fn decided(
+        &self,
+        call: &Call<'_>,
+        decide: impl FnOnce(&ToolPolicy, &Inputs<'_>) -> Admitted,
+    ) -> Admitted {
         // Held for the whole decision: another file that comes meanwhile decides from the next call on.
-        let loaded = Arc::clone(&self.loaded.read());
-        let refused = |code, text: &str| Admitted { admission: refusal(code, text), permit: None };
-        let policy = match loaded.policy_of(&self.engine, call.action.name) {
-            Ok(Some(policy)) => policy,
-            Ok(None) if loaded.file.sections().allows_unknown_tools => {
-                return Admitted { admission: Admission::allow(), permit: None };
-            }
-            Ok(None) => return refused(Code::UnknownTool, "no section covers it"),
-            Err(error) => return refused(Code::PolicyError, &error.to_string()),
+        let state = self.state();
+        let policy = match state.loaded.policy_of(&self.0.engine, call.action.name) {
+            Ok(policy) => policy,
+            Err(error) => return Admitted { admission: refusal(&error.to_string()), permit: None },
         };
-        let evaluated = Evaluated::of(&policy.resolved, call, self.engine.now());
-        let mut admitted = decide(&evaluated, &policy);
-        explain_costs(&mut admitted.admission, &evaluated, &policy.resolved);
-        admitted
+        let evaluated = Evaluated::of(&policy.resolved, call, self.0.engine.now());
+        evaluated.with_inputs(&policy.resolved, call, &Inputs::default(), |inputs| decide(&policy, inputs))
     }
 
     /// Records what the result of a tool proves, for the run or session of the call. Returns how many facts.
@@ -182,65 +274,112 @@ impl Policies {
         let mut proved = 0_usize;
         for proof in &policy.resolved.proves {
             let Some(value) = at_pointer(result, &proof.pointer) else { continue };
-            let family = self.engine.family(RecordKind::Fact, &proof.kind, None, None, Span::ZERO)?;
+            // What the agent passed in and gets back was not read.
+            if !proof.echo && contains(call.arguments, value) {
+                continue;
+            }
+            let family = self.0.engine.family(RecordKind::Fact, &proof.kind, None, None, Span::ZERO)?;
             let bytes = fact_key(scope, value);
             let key = KeyRef { family, tenant: call.tenant.as_bytes(), key: &bytes };
-            proved = proved.saturating_add(usize::from(self.engine.prove(key, FACT_KEPT)?));
+            proved = proved.saturating_add(usize::from(self.0.engine.prove(key, FACT_KEPT)?));
         }
         Ok(proved)
     }
 }
 
+impl Binding {
+    /// What counts for the guard now. To be asked once for each call.
+    pub fn current(&self) -> Option<Arc<Bound>> {
+        self.policies.0.state.read().bound.get(self.number).cloned().flatten()
+    }
+
+    /// The policies that it belongs to.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+}
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        let shared = &self.policies.0;
+        let mut guards = shared.guards.lock();
+        if let Some(slot) = guards.get_mut(self.number) {
+            *slot = None;
+        }
+        let mut state = shared.state.write();
+        if let Some(slot) = Arc::make_mut(&mut state).bound.get_mut(self.number) {
+            *slot = None;
+        }
+    }
+}
+
 impl Loaded {
     fn new(engine: &Engine, file: PolicyFile) -> Result<Self, PolicyError> {
+        let origin = origin_of(&file);
         let mut exact = HashMap::new();
         for section in file.sections().tools.iter().filter(|section| section.pattern.is_exact()) {
             let tool = section.pattern.as_str();
-            if let Some(policy) = compile(engine, &file, tool)? {
-                exact.insert(tool.to_owned(), policy);
-            }
+            exact.insert(tool.to_owned(), compile(engine, file.sections().resolve(tool), tool, &origin)?);
         }
-        Ok(Self { file, exact, seen: Mutex::default() })
+        let uncovered = compile(engine, file.sections().uncovered(), "policy", &origin)?;
+        Ok(Self { file, exact, uncovered, seen: Mutex::default() })
     }
 
-    fn policy_of(&self, engine: &Engine, tool: &str) -> Result<Option<Arc<ToolPolicy>>, PolicyError> {
+    /// What the ledger is told of where the gates come from.
+    pub(super) fn origin(&self) -> String {
+        origin_of(&self.file)
+    }
+
+    fn policy_of(&self, engine: &Engine, tool: &str) -> Result<Arc<ToolPolicy>, PolicyError> {
         if let Some(policy) = self.exact.get(tool) {
-            return Ok(Some(Arc::clone(policy)));
+            return Ok(Arc::clone(policy));
         }
         if let Some(policy) = self.seen.lock().get(tool) {
-            return Ok(Some(Arc::clone(policy)));
+            return Ok(Arc::clone(policy));
         }
-        let Some(policy) = compile(engine, &self.file, tool)? else { return Ok(None) };
+        if !self.file.sections().covers(tool) {
+            return Ok(Arc::clone(&self.uncovered));
+        }
+        let policy = compile(engine, self.file.sections().resolve(tool), tool, &self.origin())?;
         let mut seen = self.seen.lock();
         if seen.len() < MAX_KEPT {
             seen.insert(tool.to_owned(), Arc::clone(&policy));
         }
-        Ok(Some(policy))
+        Ok(policy)
     }
 }
 
-fn compile(engine: &Engine, file: &PolicyFile, tool: &str) -> Result<Option<Arc<ToolPolicy>>, PolicyError> {
-    let Some(resolved) = file.sections().resolve(tool) else { return Ok(None) };
+fn origin_of(file: &PolicyFile) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!("file: {} sha256:", file.name().escape_debug());
+    for byte in file.digest() {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push('\n');
+    text
+}
+
+fn compile(
+    engine: &Engine,
+    resolved: Resolved,
+    tool: &str,
+    origin: &str,
+) -> Result<Arc<ToolPolicy>, PolicyError> {
+    let options = CompileOptions {
+        origin: origin.to_owned(),
+        thresholds: resolved.thresholds.clone(),
+        ..CompileOptions::default()
+    };
     let compiled = engine
-        .compile(resolved.gates.clone(), Leases::default())
+        .compile_with(resolved.gates.clone(), &options)
         .map_err(|problem| PolicyError::Tool { tool: tool.to_owned(), problem })?;
-    Ok(Some(Arc::new(ToolPolicy { compiled, resolved })))
+    Ok(Arc::new(ToolPolicy { compiled, resolved }))
 }
 
 /// A refusal before any gate was asked.
-fn refusal(code: Code, text: &str) -> Admission {
+fn refusal(text: &str) -> Admission {
     let (kind, gate, retry) = (GateKind::Action, Arc::from("policy"), Retry::Never);
-    Admission::block(vec![Reason { code, kind, gate, retry, detail: Detail::Text(text.into()) }], Vec::new())
-}
-
-/// A cost without a value is refused as one that is negative; the reason says why it has none.
-fn explain_costs(admission: &mut Admission, evaluated: &Evaluated, resolved: &Resolved) {
-    for reason in admission.reasons.iter_mut().filter(|reason| reason.code == Code::InvalidAction) {
-        let gate = resolved.gates.iter().find(|gate| gate.name == *reason.gate);
-        if let Some(GateSpec { kind: crate::engine::GateSpecKind::Budget { cost, .. }, .. }) = gate
-            && let Some(Some(error)) = evaluated.cost_errors.get(usize::from(*cost))
-        {
-            reason.detail = Detail::Text(format!("the cost {error}").into());
-        }
-    }
+    let (code, detail) = (Code::PolicyError, Detail::Text(text.into()));
+    Admission::block(vec![Reason { code, kind, gate, retry, detail }], Vec::new())
 }

@@ -99,6 +99,11 @@ impl PolicyFileError {
         Self { name: name.to_owned(), text: "".into(), problems: vec![problem], more: 0 }
     }
 
+    /// The stable code of the first problem.
+    pub fn code(&self) -> &'static str {
+        self.problems.first().map_or("policy_syntax", |problem| problem.code)
+    }
+
     /// What the file is called in messages.
     pub fn name(&self) -> &str {
         &self.name

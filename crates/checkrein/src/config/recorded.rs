@@ -8,7 +8,7 @@ use checkrein_core::time::Span;
 use super::call::{Call, Evaluated};
 use super::model::TakenCost;
 use super::policies::{Policies, PolicyError, ToolPolicy};
-use super::resolve::KeySource;
+use super::resolve::{KeySource, Question};
 use crate::engine::{GateSpec, GateSpecKind};
 use crate::expression::Expression;
 
@@ -29,10 +29,11 @@ impl ToolPolicy {
             TakenCost::Fixed(_) => false,
             TakenCost::Computed(expression) => reads(expression),
         });
-        let by_rule = resolved
-            .rules
-            .iter()
-            .any(|rule| reads(&rule.check) || rule.when.as_ref().is_some_and(|when| reads(when)));
+        let by_rule = resolved.questions.iter().any(|question| match question {
+            Question::Rule(rule) => reads(&rule.check) || rule.when.as_ref().is_some_and(|when| reads(when)),
+            // Those of the costs are counted above.
+            Question::Freeze(_) | Question::Cost(_) | Question::Uncovered => false,
+        });
         // The same key with other arguments is another request.
         by_key || by_cost || by_rule || !resolved.once.is_empty()
     }

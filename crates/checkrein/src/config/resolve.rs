@@ -1,13 +1,13 @@
 //! From the sections that cover a tool to its gates: those of all sections add up, and only scalars are replaced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use checkrein_core::amount::Unit;
 use checkrein_core::policy::{Charge, Mode};
 use checkrein_core::time::Span;
 
-use super::model::{Proof, RuleGate, Sections, TakenCost, ToolSection};
+use super::model::{Freeze, Proof, RuleGate, Sections, TakenCost, ToolSection};
 use super::sections::lineage;
 use crate::engine::{GateSpec, GateSpecKind, WindowSpec};
 use crate::expression::Expression;
@@ -30,13 +30,28 @@ pub(super) enum KeySource {
     SameCall,
 }
 
+/// What a verdict of a call says, beside the rules that people write.
+#[derive(Clone, Debug)]
+pub(super) enum Question {
+    /// A rule.
+    Rule(RuleGate),
+    /// Whether anything of the call is frozen.
+    Freeze(Arc<Freeze>),
+    /// Whether the cost of this position has a value.
+    Cost(usize),
+    /// The tool is covered by no section: always a refusal.
+    Uncovered,
+}
+
 /// The gates of a tool, and where what they ask for comes from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Resolved {
     pub(super) gates: Vec<GateSpec>,
     pub(super) keys: Vec<KeySource>,
     pub(super) costs: Vec<(TakenCost, Unit)>,
-    pub(super) rules: Vec<RuleGate>,
+    /// What the verdicts answer, by position.
+    pub(super) questions: Vec<Question>,
+    pub(super) thresholds: BTreeMap<String, Arc<[u8]>>,
     pub(super) once: Vec<Arc<Expression>>,
     pub(super) proves: Vec<Proof>,
     pub(super) timeout: Option<Span>,
@@ -44,14 +59,30 @@ pub(super) struct Resolved {
 }
 
 impl Sections {
-    /// The gates of a tool from all sections that cover it; nothing when none does.
-    pub(super) fn resolve(&self, tool: &str) -> Option<Resolved> {
+    /// Whether a section covers a tool.
+    pub(super) fn covers(&self, tool: &str) -> bool {
+        self.tools.iter().any(|section| section.pattern.covers(tool))
+    }
+
+    /// What holds for a tool that no section covers.
+    pub(super) fn uncovered(&self) -> Resolved {
+        let mut resolved = Resolved::default();
+        resolved.freeze(self);
+        if !self.allows_unknown_tools {
+            resolved.question("policy", self.mode, Question::Uncovered);
+        }
+        resolved
+    }
+
+    /// The gates of a tool from all sections that cover it.
+    pub(super) fn resolve(&self, tool: &str) -> Resolved {
         let covering: Vec<&ToolSection> =
             self.tools.iter().filter(|section| section.pattern.covers(tool)).collect();
         if covering.is_empty() {
-            return None;
+            return self.uncovered();
         }
         let mut resolved = Resolved::default();
+        resolved.freeze(self);
         for section in &covering {
             resolved.section(self, section);
         }
@@ -60,7 +91,7 @@ impl Sections {
         resolved.timeout = covering.iter().rev().find_map(|section| section.timeout);
         let opens = covering.iter().rev().find_map(|section| section.opens).unwrap_or_default();
         resolved.opens = opens && matches!(resolved.gates.as_slice(), [only] if is_rate(only));
-        Some(resolved)
+        resolved
     }
 }
 
@@ -81,6 +112,25 @@ impl Resolved {
         )
     }
 
+    /// Adds a gate whose verdict answers a question.
+    fn question(&mut self, name: &str, mode: Mode, question: Question) {
+        let verdict = u16::try_from(self.questions.len()).unwrap_or(u16::MAX);
+        self.questions.push(question);
+        self.gate(name, mode, GateSpecKind::Rule { verdict });
+    }
+
+    /// What is frozen does not run, whatever the mode.
+    fn freeze(&mut self, sections: &Sections) {
+        if let Some(freeze) = &sections.freeze {
+            self.question("freeze", Mode::Enforce, Question::Freeze(Arc::clone(freeze)));
+        }
+    }
+
+    /// Whether a gate compares whole requests with one another.
+    pub(super) fn compares_requests(&self) -> bool {
+        !self.once.is_empty() || self.keys.iter().any(|key| matches!(key, KeySource::SameCall))
+    }
+
     /// Adds a gate; a second one that would count on the records of the first is numbered.
     fn gate(&mut self, name: &str, mode: Mode, kind: GateSpecKind) {
         let same_kind = |gate: &GateSpec| std::mem::discriminant(&gate.kind) == std::mem::discriminant(&kind);
@@ -99,9 +149,7 @@ impl Resolved {
         let own = section.mode.unwrap_or(sections.mode);
         let pattern = section.pattern.as_str();
         for rule in &section.rules {
-            let verdict = u16::try_from(self.rules.len()).unwrap_or(u16::MAX);
-            self.rules.push(rule.clone());
-            self.gate(&rule.name, rule.mode.unwrap_or(own), GateSpecKind::Rule { verdict });
+            self.question(&rule.name, rule.mode.unwrap_or(own), Question::Rule(rule.clone()));
         }
         for fact in &section.facts {
             if self.knows_fact(&fact.argument, &fact.kind, fact.mode.unwrap_or(own)) {
@@ -195,6 +243,11 @@ impl Resolved {
                 };
                 let cost = u16::try_from(self.costs.len()).unwrap_or(u16::MAX);
                 self.costs.push((take.cost.clone(), unit));
+                if matches!(take.cost, TakenCost::Computed(_)) {
+                    // A cost without a value cannot be observed through: nothing would be counted.
+                    let question = Question::Cost(usize::from(cost));
+                    self.question(&format!("{} cost", take.budget), Mode::Enforce, question);
+                }
                 for name in lineage(&sections.budgets, &take.budget).unwrap_or_default() {
                     let Some(budget) = sections.budgets.get(&name) else { continue };
                     let mode = take.mode.or(budget.mode).unwrap_or(own);
@@ -204,6 +257,9 @@ impl Resolved {
                     if let Some(gate) = self.gates.iter_mut().find(known) {
                         gate.mode = stricter(gate.mode, mode);
                         continue;
+                    }
+                    if !budget.thresholds.is_empty() {
+                        self.thresholds.insert(name.clone(), Arc::clone(&budget.thresholds));
                     }
                     let key = self.key_of(budget.key.as_ref());
                     let kind = GateSpecKind::Budget {

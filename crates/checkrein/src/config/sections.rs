@@ -66,6 +66,27 @@ pub(super) fn mode(of: &DeTable<'_>) -> Option<Mode> {
     }
 }
 
+fn freeze(of: &DeTable<'_>) -> Freeze {
+    fn texts<'t>(of: &'t DeTable<'_>, name: &str) -> impl Iterator<Item = &'t str> {
+        list(of, name).iter().filter_map(|item| item.get_ref().as_str())
+    }
+    let named = |name| texts(of, name).map(str::to_owned).collect();
+    Freeze {
+        tools: texts(of, "tools").map(Pattern::new).collect(),
+        users: named("users"),
+        tenants: named("tenants"),
+        agents: named("agents"),
+        runs: named("runs"),
+    }
+}
+
+/// In growing order, each once.
+fn thresholds(of: &DeTable<'_>) -> Arc<[u8]> {
+    let written = list(of, "thresholds").iter().filter_map(|item| number(item.get_ref()));
+    let all: BTreeSet<u8> = written.filter_map(|percent| u8::try_from(percent).ok()).collect();
+    all.into_iter().collect()
+}
+
 impl Reader<'_> {
     /// Reads a whole file.
     pub(super) fn read(mut self, file: &DeTable<'_>) -> Sections {
@@ -104,6 +125,7 @@ impl Reader<'_> {
                 .and_then(|of| text(of, "decision"))
                 .is_some_and(|(word, _)| word == "allow"),
             mode: defaults.and_then(mode).unwrap_or_default(),
+            freeze: table(file, "freeze").map(|of| Arc::new(freeze(of))),
             budgets: self.budgets,
             breakers: self.breakers,
             tools: sections,
@@ -168,6 +190,7 @@ impl Reader<'_> {
             unit,
             window: window?,
             hard: field(of, "hard").and_then(|value| value.get_ref().as_bool()).unwrap_or_default(),
+            thresholds: thresholds(of),
             parent: text(of, "parent").map(|(name, _)| name.to_owned()),
             mode: mode(of),
         })

@@ -239,7 +239,9 @@ fn fact(of: &DeTable<'_>) -> Option<FactGate> {
 }
 
 fn proof(of: &DeTable<'_>) -> Option<Proof> {
-    Some(Proof { kind: text(of, "kind")?.0.to_owned(), pointer: text(of, "pointer")?.0.to_owned() })
+    let echo = field(of, "echo").and_then(|value| value.get_ref().as_bool()).unwrap_or_default();
+    let (kind, pointer) = (text(of, "kind")?.0.to_owned(), text(of, "pointer")?.0.to_owned());
+    Some(Proof { kind, pointer, echo })
 }
 
 /// What exact names and the patterns that cover them cannot both say.

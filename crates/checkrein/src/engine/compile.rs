@@ -63,6 +63,17 @@ impl CompiledPolicy {
     }
 }
 
+/// What there is to say of a policy beside its gates.
+#[derive(Clone, Debug, Default)]
+pub struct CompileOptions {
+    /// How long unfinished permits are kept.
+    pub leases: Leases,
+    /// Where the gates come from, one a line: it is kept with them in the ledger.
+    pub origin: String,
+    /// Percentages of their limits at which budgets are announced, by the names of their gates.
+    pub thresholds: BTreeMap<String, Arc<[u8]>>,
+}
+
 /// What an engine knows about a family of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FamilyInfo {
@@ -95,18 +106,34 @@ impl Engine {
     /// # Errors
     /// A gate that cannot work as written, or a store that is not to be had.
     pub fn compile(&self, gates: Vec<GateSpec>, leases: Leases) -> Result<Arc<CompiledPolicy>, CompileError> {
-        let text = describe(&gates, leases);
+        self.compile_with(gates, &CompileOptions { leases, ..CompileOptions::default() })
+    }
+
+    /// The same with more to say.
+    ///
+    /// # Errors
+    /// A gate that cannot work as written, or a store that is not to be had.
+    pub fn compile_with(
+        &self,
+        gates: Vec<GateSpec>,
+        options: &CompileOptions,
+    ) -> Result<Arc<CompiledPolicy>, CompileError> {
+        let mut text = describe(&gates, options.leases);
+        text.push_str(&options.origin);
         let digest = Sha256::digest(&text).into();
         let mut compiled = Vec::with_capacity(gates.len());
         let mut calendars = BTreeMap::new();
         for spec in gates {
-            let (check, calendar) = self.check_of(&spec)?;
+            let (mut check, calendar) = self.check_of(&spec)?;
+            if let (Check::Budget(budget), Some(at)) = (&mut check, options.thresholds.get(&spec.name)) {
+                budget.thresholds = Arc::clone(at);
+            }
             if let (Some((_, family, _)), Some(calendar)) = (check.record(), calendar) {
                 calendars.insert(family, calendar);
             }
             compiled.push(Gate { name: spec.name.into(), mode: spec.mode, check });
         }
-        let policy = Policy::new(compiled, leases)?;
+        let policy = Policy::new(compiled, options.leases)?;
         #[cfg(feature = "redis")]
         if let Backend::Redis(store) = &self.0.store {
             store.object_to(&policy)?;
@@ -196,6 +223,7 @@ impl Engine {
                     cost: *cost,
                     charge: *charge,
                     hard: *hard,
+                    thresholds: Arc::default(),
                 };
                 (Check::Budget(budget), window.calendar().cloned())
             }

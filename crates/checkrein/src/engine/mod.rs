@@ -17,7 +17,7 @@ mod answer;
 mod compile;
 mod spec;
 
-pub use compile::{CompileError, CompiledPolicy, FamilyInfo};
+pub use compile::{CompileError, CompileOptions, CompiledPolicy, FamilyInfo};
 pub use spec::{GateSpec, GateSpecKind, WindowSpec};
 
 use answer::Answer;
@@ -484,7 +484,7 @@ fn decide_in_memory(
 }
 
 fn noted(admission: Admission, permit: Option<PermitId>) -> Decided {
-    if admission.verdict == Verdict::Allow && admission.observed.is_empty() {
+    if admission.verdict == Verdict::Allow && admission.observed.is_empty() && admission.crossed.is_empty() {
         return Decided::Allowed(permit);
     }
     Decided::Noted(Box::new(Admitted { admission, permit }))

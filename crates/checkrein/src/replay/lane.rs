@@ -189,6 +189,7 @@ fn call_of<'c>(recorded: &'c Recorded, arguments: &'c Value) -> Call<'c> {
             ..Action::default()
         },
         arguments,
+        uncovered: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use checkrein_core::admission::{self, Action, Inputs, KeyValue, RuleVerdict};
+use checkrein_core::code::Code;
 use checkrein_core::fingerprint::RequestDigest;
 use checkrein_core::gate::budget::Cost;
 use checkrein_core::permit::Settlement;
@@ -21,8 +22,8 @@ pub struct OwnedInputs {
     pub keys: Vec<Result<Vec<u8>, String>>,
     /// The costs.
     pub costs: Vec<Cost>,
-    /// The verdicts of rules: `None` passes, else the code is `rule_error` if the flag is set.
-    pub verdicts: Vec<Option<(bool, String)>>,
+    /// The verdicts of rules: `None` passes, else the code of the refusal and its text.
+    pub verdicts: Vec<Option<(Code, String)>>,
     /// The once key and the digest of its request.
     pub once: Option<(Result<Vec<u8>, String>, RequestDigest)>,
     /// The door starts the action in the same step.
@@ -86,8 +87,9 @@ impl From<&Inputs<'_>> for OwnedInputs {
         };
         let verdict = |verdict: &RuleVerdict<'_>| match verdict {
             RuleVerdict::Pass => None,
-            RuleVerdict::Error(text) => Some((true, (*text).to_owned())),
-            RuleVerdict::Violated(text) => Some((false, (*text).to_owned())),
+            RuleVerdict::Error(text) => Some((Code::RuleError, (*text).to_owned())),
+            RuleVerdict::Violated(text) => Some((Code::RuleViolated, (*text).to_owned())),
+            RuleVerdict::Refused(code, text) => Some((*code, (*text).to_owned())),
         };
         Self {
             tenant: inputs.tenant.to_owned(),
@@ -114,8 +116,9 @@ impl OwnedInputs {
             .iter()
             .map(|verdict| match verdict {
                 None => RuleVerdict::Pass,
-                Some((true, text)) => RuleVerdict::Error(text),
-                Some((false, text)) => RuleVerdict::Violated(text),
+                Some((Code::RuleError, text)) => RuleVerdict::Error(text),
+                Some((Code::RuleViolated, text)) => RuleVerdict::Violated(text),
+                Some((code, text)) => RuleVerdict::Refused(*code, text),
             })
             .collect();
         use_inputs(&Inputs {

@@ -144,7 +144,11 @@ pub fn owned(call: &Call) -> OwnedInputs {
         tenant: String::new(),
         keys: call.keys.iter().map(|key| Ok(key.clone().into_bytes())).collect(),
         costs: call.costs.iter().map(|&amount| Cost::proven(amount)).collect(),
-        verdicts: call.verdicts.iter().map(|pass| (!pass).then(|| (false, "no".to_owned()))).collect(),
+        verdicts: call
+            .verdicts
+            .iter()
+            .map(|pass| (!pass).then(|| (Code::RuleViolated, "no".to_owned())))
+            .collect(),
         once: once.map(|(key, byte)| (Ok(key.clone().into_bytes()), RequestDigest::from_bytes([*byte; 32]))),
         start: true,
         action: None,

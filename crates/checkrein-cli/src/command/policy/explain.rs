@@ -76,6 +76,7 @@ impl Explain {
                 ..Action::default()
             },
             arguments: action.get("args").unwrap_or(&nothing),
+            uncovered: None,
         };
         let (admission, meters) = policies.peek(&call);
         let policy = policies.for_action(call.action.name).ok().flatten();

@@ -29,7 +29,12 @@ fn ask(policies: &Policies, tool: &str, arguments: &str) -> String {
 
 fn ask_as(policies: &Policies, tool: &str, arguments: &str, action: Action<'_>) -> String {
     let arguments = json(arguments);
-    let call = Call { tenant: "acme", action: Action { name: tool, ..action }, arguments: &arguments };
+    let call = Call {
+        tenant: "acme",
+        action: Action { name: tool, ..action },
+        arguments: &arguments,
+        uncovered: None,
+    };
     let (peeked, _) = policies.peek(&call);
     let admission = policies.admit(&call).admission;
     assert_eq!(peeked.reasons, admission.reasons, "peek and admit agree");
@@ -94,12 +99,13 @@ fn budgets_take_from_their_parents_in_one_step() {
     // The refusals took nothing from any of the three.
     assert_eq!(pay("bob", 40, 40), "allow");
     assert_eq!(pay("cleo", 0, 0), "allow");
-    assert_eq!(pay("cleo", -1, 0), "invalid_action@user invalid_action@company");
+    assert_eq!(pay("cleo", -1, 0), "invalid_action@user cost");
     assert_eq!(pay("", 0, 0), "invalid_action@user");
     let (_, meters) = policies.peek(&Call {
         tenant: "acme",
         action: Action { name: "pay", user: "bob", run: "r", ..Action::default() },
         arguments: &json(r#"{"cents": 0, "tokens": 0}"#),
+        uncovered: None,
     });
     let spent = |name: &str| meters.iter().find(|meter| &*meter.gate == name).unwrap().spent;
     assert_eq!(spent("company"), Amount::ONE);
@@ -112,8 +118,12 @@ fn a_cost_without_a_value_says_why() {
         "[budgets.b]\nlimit = '1 usd'\n[tools.pay]\nbudgets = [{ name = 'b', cost = { cel = 'args.cents' } }]",
     );
     let arguments = json("{}");
-    let call =
-        Call { tenant: "", action: Action { name: "pay", ..Action::default() }, arguments: &arguments };
+    let call = Call {
+        tenant: "",
+        action: Action { name: "pay", ..Action::default() },
+        arguments: &arguments,
+        uncovered: None,
+    };
     let message = policies.admit(&call).admission.reasons[0].message().into_owned();
     assert_eq!(message, "the action is malformed: the cost `args.cents`: `args.cents` is missing");
 }
@@ -143,9 +153,13 @@ fn facts_are_proved_by_results_of_the_same_run() {
     assert_eq!(ask(&policies, "refund", r#"{"payment_id": "p1"}"#), "missing_fact@payment");
     let nothing = json("{}");
     let action = Action { name: "read", run: "r1", ..Action::default() };
-    let read = Call { tenant: "acme", action, arguments: &nothing };
+    let read = Call { tenant: "acme", action, arguments: &nothing, uncovered: None };
     assert_eq!(policies.prove(&read, &json(r#"{"payments": []}"#)).unwrap(), 0);
     assert_eq!(policies.prove(&read, &json(r#"{"payments": [{"id": "p1"}]}"#)).unwrap(), 1);
+    // What the call named itself was not read.
+    let named = json(r#"{"filter": {"ids": ["p2"]}}"#);
+    let echo = Call { arguments: &named, ..read };
+    assert_eq!(policies.prove(&echo, &json(r#"{"payments": [{"id": "p2"}]}"#)).unwrap(), 0);
     assert_eq!(ask(&policies, "refund", r#"{"payment_id": "p1"}"#), "allow");
     assert_eq!(ask(&policies, "refund", r#"{"payment_id": "p2"}"#), "missing_fact@payment");
     assert_eq!(ask(&policies, "refund", "{}"), "invalid_action@payment");
@@ -226,7 +240,7 @@ fn every_decision_is_by_one_file_while_files_are_replaced() {
                 for _ in 0..500 {
                     let arguments = json("{}");
                     let action = Action { name: "a", ..Action::default() };
-                    let call = Call { tenant: "", action, arguments: &arguments };
+                    let call = Call { tenant: "", action, arguments: &arguments, uncovered: None };
                     let reasons = policies.admit(&call).admission.reasons;
                     assert_eq!(reasons.len(), 2);
                     assert_eq!(reasons[0].gate, reasons[1].gate);
@@ -255,4 +269,199 @@ fn a_thousand_tools_are_one_file() {
     let policies = policies(&text);
     assert_eq!(ask(&policies, "service.tool7", r#"{"amount": 8}"#), "allow");
     assert_eq!(ask(&policies, "service.tool7", r#"{"amount": 7}"#), "rule_violated@args.amount > 7");
+}
+
+#[test]
+fn what_is_frozen_does_not_run_whatever_the_mode() {
+    let policies = policies(
+        "[defaults]\nmode = 'observe'\ndecision = 'allow'\n\
+         [freeze]\ntools = ['stripe.*']\nusers = ['eve']\nagents = ['a1']\nruns = ['r9']\ntenants = ['other']\n\
+         [tools.search]\nrules = ['args.q != 1']\n",
+    );
+    assert_eq!(ask(&policies, "search", r#"{"q": 1}"#), "allow (observed rule_violated)");
+    assert_eq!(ask(&policies, "stripe.refund", "{}"), "frozen@freeze");
+    assert_eq!(ask(&policies, "mail", "{}"), "allow");
+    for who in [
+        Action { user: "eve", ..Action::default() },
+        Action { agent: "a1", ..Action::default() },
+        Action { run: "r9", ..Action::default() },
+    ] {
+        assert_eq!(ask_as(&policies, "search", r#"{"q": 2}"#, who), "frozen@freeze");
+        assert_eq!(ask_as(&policies, "mail", "{}", who), "frozen@freeze");
+    }
+    let message = |tenant| {
+        let arguments = json(r#"{"q": 2}"#);
+        let action = Action { name: "search", ..Action::default() };
+        let call = Call { tenant, action, arguments: &arguments, uncovered: None };
+        policies.admit(&call).admission.reasons.first().map(|reason| reason.message().into_owned())
+    };
+    assert_eq!(message("other").unwrap(), "a kill switch is set: the tenant `other`");
+    assert_eq!(message("another"), None);
+}
+
+#[test]
+fn unknown_tools_are_observed_where_all_is() {
+    let policies = policies("defaults.mode = 'observe'");
+    assert_eq!(ask(&policies, "search", "{}"), "allow (observed unknown_tool)");
+}
+
+#[test]
+fn budgets_are_announced_once_at_their_thresholds() {
+    let policies = policies(
+        "[budgets.b]\nlimit = '1 usd'\nwindow = '1h'\nthresholds = [100, 50, 80, 50]\n\
+         [tools.pay]\nbudgets = [{ name = 'b', cost = { cel = 'args.cents * 10000000' } }]\n",
+    );
+    let pay = |cents: u32| {
+        let arguments = json(&format!(r#"{{"cents": {cents}}}"#));
+        let action = Action { name: "pay", ..Action::default() };
+        let call = Call { tenant: "", action, arguments: &arguments, uncovered: None };
+        let crossed = policies.admit(&call).admission.crossed;
+        crossed.into_iter().map(|crossed| (crossed.gate.to_string(), crossed.percent)).collect::<Vec<_>>()
+    };
+    let b = |percent| ("b".to_owned(), percent);
+    assert_eq!(pay(49), []);
+    assert_eq!(pay(1), [b(50)]);
+    assert_eq!(pay(0), []);
+    // A refusal takes nothing and announces nothing.
+    assert_eq!(pay(60), []);
+    assert_eq!(pay(50), [b(80), b(100)]);
+    assert_eq!(pay(0), []);
+}
+
+mod bound {
+    use std::sync::Arc;
+
+    use checkrein_core::admission::{Inputs, KeyValue, RuleVerdict};
+    use checkrein_core::amount::Unit;
+    use checkrein_core::policy::{Charge, Mode};
+    use checkrein_core::time::Span;
+
+    use super::*;
+    use crate::config::{Binding, CodeGates};
+    use crate::engine::{GateSpec, GateSpecKind, WindowSpec};
+
+    fn gate(name: &str, kind: GateSpecKind) -> GateSpec {
+        GateSpec { name: name.to_owned(), mode: Mode::Enforce, kind }
+    }
+
+    /// A rule, a limit of two calls, and room for one key and one verdict.
+    fn code() -> CodeGates {
+        let window = WindowSpec::Rolling(Span::from_secs(60));
+        let limit = GateSpecKind::Limit { key: 0, max_calls: 2, window, cooldown: Span::ZERO };
+        CodeGates {
+            gates: vec![gate("rule", GateSpecKind::Rule { verdict: 0 }), gate("a.rate", limit)],
+            keys: 1,
+            verdicts: 1,
+            ..CodeGates::default()
+        }
+    }
+
+    fn ask(binding: &Binding, arguments: &str, passes: bool) -> String {
+        let arguments = json(arguments);
+        let action = Action { name: "a", user: "ann", run: "r1", ..Action::default() };
+        let call = Call { tenant: "", action, arguments: &arguments, uncovered: None };
+        let verdict = if passes { RuleVerdict::Pass } else { RuleVerdict::Violated("no") };
+        let inputs = Inputs { keys: &[KeyValue::Bytes(b"k")], verdicts: &[verdict], ..Inputs::default() };
+        let bound = binding.current().unwrap();
+        let engine = binding.policies().engine();
+        let admitted =
+            bound.with_inputs(&call, &inputs, engine.now(), |inputs| engine.admit(bound.compiled(), inputs));
+        let reasons = admitted.admission.reasons.iter();
+        let said: Vec<String> = reasons.map(|r| format!("{}@{}", r.code.word(), r.gate)).collect();
+        if said.is_empty() { "allow".to_owned() } else { said.join(" ") }
+    }
+
+    #[test]
+    fn gates_of_code_and_file_are_one_admission() {
+        let policies = policies(
+            "[tools.a]\nrules = ['args.n < 10']\nlimits = [{ key = 'action.user', max_calls = 1, window = '1h' }]\n",
+        );
+        let binding = policies.bind("a", code()).unwrap();
+        assert_eq!(ask(&binding, r#"{"n": 10}"#, false), "rule_violated@rule rule_violated@args.n < 10");
+        // The file's rule refuses, and the code's limit has taken nothing; the other way round too.
+        assert_eq!(ask(&binding, r#"{"n": 10}"#, true), "rule_violated@args.n < 10");
+        assert_eq!(ask(&binding, r#"{"n": 1}"#, false), "rule_violated@rule");
+        assert_eq!(ask(&binding, r#"{"n": 1}"#, true), "allow");
+        assert_eq!(ask(&binding, r#"{"n": 1}"#, true), "rate_limited@a.rate[action.user]");
+        policies.replace(file("[tools.a]\n")).unwrap();
+        assert_eq!(ask(&binding, r#"{"n": 99}"#, true), "allow");
+        assert_eq!(ask(&binding, r#"{"n": 99}"#, true), "rate_limited@a.rate");
+        policies.replace(file("")).unwrap();
+        assert_eq!(ask(&binding, "{}", true), "unknown_tool@policy rate_limited@a.rate");
+    }
+
+    #[test]
+    fn a_limit_of_the_same_name_in_code_and_file_counts_twice() {
+        let policies = policies("[tools.a]\nlimits = [{ max_calls = 1, window = '60s' }]\n");
+        let binding = policies.bind("a", code()).unwrap();
+        assert_eq!(ask(&binding, "{}", true), "allow");
+        assert_eq!(ask(&binding, "{}", true), "rate_limited@a.rate#policy");
+    }
+
+    #[test]
+    fn what_code_and_file_cannot_both_have_is_an_error_that_leaves_all_as_it_was() {
+        let policies = policies("[tools.a]\n");
+        let budget = GateSpecKind::Budget {
+            key: 0,
+            limit: Amount::ONE,
+            unit: Unit::Usd,
+            window: WindowSpec::Lifetime,
+            cost: 0,
+            charge: Charge::Fixed,
+            hard: false,
+        };
+        let code = CodeGates {
+            gates: vec![gate("team", budget)],
+            keys: 1,
+            costs: 1,
+            no_result: Some("a generator has no result to store"),
+            no_timeout: Some("a generator has no timeout"),
+            ..CodeGates::default()
+        };
+        let binding = policies.bind("a", code.clone()).unwrap();
+        let (digest, before) = (policies.digest(), binding.current().unwrap());
+        for (text, problem) in [
+            (
+                "[budgets.team]\nlimit = '1 usd'\n[tools.a]\nbudgets = [{ name = 'team', cost = '0.1 usd' }]",
+                "a: its code and the policy file both have the budget `team`; keep one of them",
+            ),
+            (
+                "[tools.a]\nonce = { key = \"'k'\" }",
+                "a: the policy file gives it a once key, but a generator has no result to store",
+            ),
+            (
+                "[tools.'*']\ntimeout = '1s'",
+                "a: the policy file gives it a timeout, but a generator has no timeout",
+            ),
+        ] {
+            assert_eq!(policies.replace(file(text)).unwrap_err().to_string(), problem);
+            assert_eq!(policies.digest(), digest);
+            assert!(Arc::ptr_eq(&binding.current().unwrap(), &before));
+        }
+        let error = Policies::new(Engine::new(), file("[tools.a]\nonce = { key = \"'k'\" }"))
+            .unwrap()
+            .bind("a", code)
+            .unwrap_err();
+        assert_eq!(error.code(), "policy_contradiction");
+        // A guard that is gone is asked nothing any more.
+        drop(binding);
+        policies.replace(file("[tools.'*']\ntimeout = '1s'")).unwrap();
+    }
+
+    #[test]
+    fn only_a_single_rate_passes_without_a_store() {
+        let limits = "[tools.a]\non_store_error = 'open'\nlimits = [{ max_calls = 1, window = '60s' }]\n";
+        let opens =
+            |text: &str, code: CodeGates| policies(text).bind("a", code).unwrap().current().unwrap().opens();
+        let rate = || CodeGates { gates: code().gates.split_off(1), keys: 1, ..CodeGates::default() };
+        assert!(opens(limits, CodeGates::default()));
+        assert!(!opens(limits, rate()));
+        assert!(!opens("[tools.a]", rate()));
+        assert!(opens("[tools.a]", CodeGates { opens: true, ..rate() }));
+        assert!(!opens("[tools.a]\nrules = ['true']", CodeGates { opens: true, ..rate() }));
+        assert!(!opens(
+            &limits.replace("on_store_error = 'open'", ""),
+            CodeGates { opens: true, ..CodeGates::default() }
+        ));
+    }
 }

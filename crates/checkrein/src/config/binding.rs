@@ -1,0 +1,172 @@
+//! Guards in the code under a policy file: their gates and those of their tool's sections in one admission.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use checkrein_core::admission::Inputs;
+use checkrein_core::policy::Leases;
+use checkrein_core::time::{Span, Timestamp};
+
+use super::call::{Call, Evaluated};
+use super::policies::PolicyError;
+use super::resolve::Resolved;
+use crate::engine::{CompileOptions, CompiledPolicy, Engine, GateSpec, GateSpecKind};
+
+/// The gates that a guard in the code brings along. The file adds to them and never takes one away.
+#[derive(Clone, Debug, Default)]
+pub struct CodeGates {
+    /// The gates.
+    pub gates: Vec<GateSpec>,
+    /// How long unfinished permits are kept.
+    pub leases: Leases,
+    /// How many keys they read.
+    pub keys: u16,
+    /// How many costs they read.
+    pub costs: u16,
+    /// How many verdicts they read.
+    pub verdicts: u16,
+    /// Why the guard has no result that could be stored, if that is so: then the file cannot ask for a once key.
+    pub no_result: Option<&'static str>,
+    /// Why the guard's calls cannot be bounded in time, if that is so.
+    pub no_timeout: Option<&'static str>,
+    /// Whether calls pass when the store cannot answer; it counts only for a single rate limit.
+    pub opens: bool,
+}
+
+/// A guard and its tool's sections, compiled into one policy.
+#[derive(Debug)]
+pub struct Bound {
+    compiled: Arc<CompiledPolicy>,
+    resolved: Resolved,
+    opens: bool,
+}
+
+impl Bound {
+    pub(super) fn new(
+        engine: &Engine,
+        tool: &str,
+        code: &CodeGates,
+        resolved: Resolved,
+        origin: String,
+    ) -> Result<Self, PolicyError> {
+        let wrong = |problem: String| PolicyError::Guard { tool: tool.to_owned(), problem };
+        if let Some(why) = code.no_result.filter(|_| !resolved.once.is_empty()) {
+            return Err(wrong(format!("the policy file gives it a once key, but {why}")));
+        }
+        if let Some(why) = code.no_timeout.filter(|_| resolved.timeout.is_some()) {
+            return Err(wrong(format!("the policy file gives it a timeout, but {why}")));
+        }
+        let opens = match (code.gates.as_slice(), resolved.gates.as_slice()) {
+            ([_], []) => code.opens,
+            ([], [_]) => resolved.opens,
+            _ => false,
+        };
+        let mut gates = code.gates.clone();
+        for gate in &resolved.gates {
+            let gate = shifted(gate, code);
+            if let Some(shared) = clash(&gates, &gate) {
+                let what = format!("its code and the policy file both have {shared}; keep one of them");
+                return Err(wrong(what));
+            }
+            gates.push(distinct(&gates, gate));
+        }
+        let options = CompileOptions { leases: code.leases, origin, thresholds: resolved.thresholds.clone() };
+        let compiled = engine
+            .compile_with(gates, &options)
+            .map_err(|problem| PolicyError::Tool { tool: tool.to_owned(), problem })?;
+        Ok(Self { compiled, resolved, opens })
+    }
+
+    /// All gates, those of the code first among equals.
+    pub fn compiled(&self) -> &Arc<CompiledPolicy> {
+        &self.compiled
+    }
+
+    /// How long the file lets a caller wait for the tool.
+    pub fn timeout(&self) -> Option<Span> {
+        self.resolved.timeout
+    }
+
+    /// Whether a call passes when the store cannot answer.
+    pub fn opens(&self) -> bool {
+        self.opens
+    }
+
+    /// Whether the tool has a once key of the file.
+    pub fn has_once(&self) -> bool {
+        !self.resolved.once.is_empty()
+    }
+
+    /// Whether results prove something.
+    pub fn proves(&self) -> bool {
+        !self.resolved.proves.is_empty()
+    }
+
+    /// Whether a gate compares whole calls with one another.
+    pub fn compares_requests(&self) -> bool {
+        self.resolved.compares_requests()
+    }
+
+    /// Reads what the file's gates ask for, and hands it to `decide` behind what the code's gates read.
+    pub fn with_inputs<R>(
+        &self,
+        call: &Call<'_>,
+        code: &Inputs<'_>,
+        now: Timestamp,
+        decide: impl FnOnce(&Inputs<'_>) -> R,
+    ) -> R {
+        Evaluated::of(&self.resolved, call, now).with_inputs(&self.resolved, call, code, decide)
+    }
+}
+
+/// A gate of the file that reads its keys, costs and verdicts behind those of the code.
+fn shifted(gate: &GateSpec, code: &CodeGates) -> GateSpec {
+    let mut gate = gate.clone();
+    let behind = |slot: &mut u16, before: u16| *slot = slot.saturating_add(before);
+    match &mut gate.kind {
+        GateSpecKind::Rule { verdict } => behind(verdict, code.verdicts),
+        GateSpecKind::Once { .. } => {}
+        GateSpecKind::Fact { key }
+        | GateSpecKind::Breaker { key, .. }
+        | GateSpecKind::Attempts { key, .. }
+        | GateSpecKind::Limit { key, .. }
+        | GateSpecKind::Repetition { key, .. } => behind(key, code.keys),
+        GateSpecKind::Budget { key, cost, .. } => {
+            behind(key, code.keys);
+            behind(cost, code.costs);
+        }
+    }
+    gate
+}
+
+/// What the code and the file both have and can have only once: it would be counted twice, or in two ways.
+fn clash(gates: &[GateSpec], gate: &GateSpec) -> Option<String> {
+    let same = |kind: fn(&GateSpecKind) -> bool| {
+        kind(&gate.kind) && gates.iter().any(|other| kind(&other.kind) && other.name == gate.name)
+    };
+    if matches!(gate.kind, GateSpecKind::Once { .. }) {
+        let several = gates.iter().any(|other| matches!(other.kind, GateSpecKind::Once { .. }));
+        return several.then(|| "a once key".to_owned());
+    }
+    if same(|kind| matches!(kind, GateSpecKind::Budget { .. })) {
+        return Some(format!("the budget `{}`", gate.name));
+    }
+    same(|kind| matches!(kind, GateSpecKind::Breaker { .. })).then(|| format!("the breaker `{}`", gate.name))
+}
+
+/// The gate under a name that no other gate of its kind has: a limit of the code and one of the file both count.
+fn distinct(gates: &[GateSpec], mut gate: GateSpec) -> GateSpec {
+    if matches!(gate.kind, GateSpecKind::Rule { .. } | GateSpecKind::Fact { .. }) {
+        return gate;
+    }
+    let kind = std::mem::discriminant(&gate.kind);
+    let taken: BTreeSet<&str> = gates
+        .iter()
+        .filter(|other| std::mem::discriminant(&other.kind) == kind)
+        .map(|other| other.name.as_str())
+        .collect();
+    if taken.contains(gate.name.as_str()) {
+        gate.name = format!("{}#policy", gate.name);
+    }
+    gate
+}
