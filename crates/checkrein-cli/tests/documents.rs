@@ -42,6 +42,8 @@ fn help() -> String {
         "prices show",
         "prices list",
         "prices check",
+        "replay",
+        "report",
         "backup",
         "restore",
         "doctor",

@@ -10,7 +10,9 @@ use checkrein::Engine;
 use checkrein::clock::{Clock, FakeClock};
 use checkrein::config::{Call, Policies, PolicyFile};
 use checkrein::ledger::{Database, OwnConnection, Scope, export, export_auditgate, seal};
-use checkrein::replay::{Assumed, Change, Left, Options, Replay, Replayed, ReplayError, read_export, read_store};
+use checkrein::replay::{
+    Assumed, Change, Left, Options, Replay, ReplayError, Replayed, read_export, read_store,
+};
 use checkrein::store::PermitId;
 use checkrein::store::durable::KeepArguments;
 use checkrein::store::sqlite::{SqliteOptions, SqliteStore};
@@ -63,7 +65,8 @@ impl Recording {
     fn call_as(&self, action: Action<'_>, arguments: &str) -> (bool, Option<PermitId>) {
         self.clock.advance(Span::from_nanos(1_000));
         let arguments = json(arguments);
-        let admitted = self.policies.admit(&Call { tenant: "acme", action, arguments: &arguments, uncovered: None });
+        let admitted =
+            self.policies.admit(&Call { tenant: "acme", action, arguments: &arguments, uncovered: None });
         (admitted.admission.verdict == Verdict::Allow, admitted.permit)
     }
 
@@ -101,7 +104,12 @@ impl Recorded {
         self.replay_with(policy, None, Options { limit: 1_000, reasons: true }).unwrap()
     }
 
-    fn replay_with(&self, policy: &str, old: Option<&str>, options: Options) -> Result<Replayed, ReplayError> {
+    fn replay_with(
+        &self,
+        policy: &str,
+        old: Option<&str>,
+        options: Options,
+    ) -> Result<Replayed, ReplayError> {
         let mut replay = Replay::new(file(policy), old.map(file), options)?;
         let database = Database::open(&self.path)?;
         let source = read_store(&database, None, &mut |_, _| (), &mut |entry| replay.entry(entry))?;
@@ -178,7 +186,8 @@ fn history(seed: u64) -> Recorded {
             }
             continue;
         }
-        let tool = pick(&mut random, &["stripe.refund", "stripe.refund", "stripe.read", "search", "search", "mail"]);
+        let tool =
+            pick(&mut random, &["stripe.refund", "stripe.refund", "stripe.read", "search", "search", "mail"]);
         let user = pick(&mut random, &["ann", "bob", "", "eve"]);
         let agent = pick(&mut random, &["", "a1", "a2"]);
         let run = pick(&mut random, &["r1", "r1", "r2", ""]);

@@ -94,16 +94,16 @@ impl Assumed {
         }
     }
 
-    /// What it means, after a number.
+    /// What it means.
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::EmptyStart => "entries before the first one: what they had counted is not known",
-            Self::Done => "calls that had not run count as done, at the cost that the policy names",
-            Self::Facts => "calls need facts, taken as they were recorded",
-            Self::Between => "equal refusals count as the first of them",
-            Self::GatesUnknown => "refusals by gates that this policy does not have: of the old file, or of the code",
-            Self::Late => "entries came out of order",
+            Self::EmptyStart => "entries before the first one are not here, nor what they had counted",
+            Self::Done => "what did not run and would now is taken as done, at the cost that the policy names",
+            Self::Facts => "facts that a call needs are taken as they were recorded",
+            Self::Between => "equal refusals are taken as the first of them",
+            Self::GatesUnknown => "refused by gates that this policy does not have, of the old file or of the code",
+            Self::Late => "out of order",
             Self::Shared => "entries of a shared store, whose times are bounds",
             Self::ByHand => "resets by hand of records that the policy does not have",
             Self::Budgets => "changes of budgets at run time, not repeated",
@@ -136,6 +136,13 @@ impl Coverage {
         self.decisions = self.decisions.saturating_add(count);
         let (from, to) = self.period.unwrap_or((first, last));
         self.period = Some((from.min(first), to.max(last)));
+    }
+
+    pub(super) fn replay(&mut self, count: u64, with_arguments: bool) {
+        self.replayed = self.replayed.saturating_add(count);
+        if !with_arguments {
+            self.without_arguments = self.without_arguments.saturating_add(count);
+        }
     }
 
     pub(super) fn leave(&mut self, why: Left, count: u64) {

@@ -60,9 +60,15 @@ impl ReplayError {
         Some(match self {
             Self::Ledger(error) => return error.hint(),
             Self::Policy(_) => "`checkrein policy check` says what is wrong with a file",
-            Self::Version { .. } | Self::Store { .. } => "use the version of checkrein that wrote it, or a later one",
-            Self::NoLedger { .. } => "name a store's file, a host's ledger, or what `checkrein ledger export` wrote",
-            Self::Invalid(_) => "export it again, and `checkrein ledger verify` the export with the public key",
+            Self::Version { .. } | Self::Store { .. } => {
+                "use the version of checkrein that wrote it, or a later one"
+            }
+            Self::NoLedger { .. } => {
+                "name a store's file, a host's ledger, or what `checkrein ledger export` wrote"
+            }
+            Self::Invalid(_) => {
+                "export it again, and `checkrein ledger verify` the export with the public key"
+            }
         })
     }
 }

@@ -231,7 +231,8 @@ fn unescaped(text: &str) -> Vec<u8> {
             bytes.push(byte);
             continue;
         }
-        let hex = |digit: Option<u8>| digit.and_then(|digit| char::from(digit).to_digit(16)).unwrap_or_default();
+        let hex =
+            |digit: Option<u8>| digit.and_then(|digit| char::from(digit).to_digit(16)).unwrap_or_default();
         bytes.push(match rest.next() {
             Some(b't') => b'\t',
             Some(b'r') => b'\r',

@@ -27,8 +27,8 @@ use checkrein_core::time::{Span, Timestamp};
 pub use coverage::{Assumed, Coverage, Left};
 pub use error::ReplayError;
 pub use record::{Cause, Ruling};
-pub use review::{Review, Reviewed, Row};
-pub use source::{Each, Source, Watch, read_export, read_store};
+pub use review::{Calls, Review, Reviewed, Row};
+pub use source::{Each, Source, Watch, read_export, read_path, read_store};
 pub use totals::{Change, Difference, Effect, Tally, Totals, Why};
 
 use crate::config::PolicyFile;
@@ -217,7 +217,7 @@ impl Replay {
         if number == 0 && between > 0 && differs != Some(true) {
             match differs {
                 Some(_) => {
-                    self.answer.coverage.replayed = self.answer.coverage.replayed.saturating_add(between);
+                    self.answer.coverage.replay(between, matches!(recorded.arguments, Kept::Full(_)));
                     self.answer.coverage.assume(Assumed::Between, between);
                 }
                 None => {
@@ -300,13 +300,9 @@ impl Replay {
                     }
                 }
             }
-            Kept::Digest | Kept::Nothing => {
-                let coverage = &mut self.answer.coverage;
-                coverage.without_arguments = coverage.without_arguments.saturating_add(1);
-                Value::Object(Object::default())
-            }
+            Kept::Digest | Kept::Nothing => Value::Object(Object::default()),
         };
-        self.answer.coverage.replayed = self.answer.coverage.replayed.saturating_add(1);
+        self.answer.coverage.replay(1, matches!(recorded.arguments, Kept::Full(_)));
         self.answer.coverage.assume(Assumed::GatesUnknown, u64::from(is_unknown));
         let new = self.new.decide(recorded, &arguments, time)?;
         let old = self.old.as_ref().map(|old| old.decide(recorded, &arguments, time)).transpose()?;
@@ -320,14 +316,16 @@ impl Replay {
             (change, lane.costs(recorded, &arguments))
         });
         let differs = changed.is_some();
-        let changed = changed.map(|(change, costs)| (self.list(recorded, repeat, time, change, old.as_ref(), &new), costs));
+        let changed = changed
+            .map(|(change, costs)| (self.list(recorded, repeat, time, change, old.as_ref(), &new), costs));
         self.keep(recorded, old, new, changed);
         Ok(Some(differs))
     }
 
     /// In which way a decision differs.
     fn compare(&self, recorded: &Recorded, old: Option<&Decided>, new: &Decided) -> Option<Change> {
-        let (ruling, causes) = old.map_or((recorded.ruling, &recorded.causes), |old| (old.ruling, &old.causes));
+        let (ruling, causes) =
+            old.map_or((recorded.ruling, &recorded.causes), |old| (old.ruling, &old.causes));
         // Whether a result could be stored is not recorded: either way nothing ran.
         let is_pruned = |causes: &[Cause]| matches!(causes, [only] if only.code == "result_pruned");
         if ruling == Ruling::Refuse && new.ruling == Ruling::Replay && is_pruned(causes) {
@@ -398,13 +396,7 @@ impl Replay {
             if new.permit.is_none() && old.is_none() && changed.is_none() {
                 return;
             }
-            let open = Open {
-                recorded: Rc::clone(recorded),
-                new: new.permit,
-                old,
-                changed,
-                last: None,
-            };
+            let open = Open { recorded: Rc::clone(recorded), new: new.permit, old, changed, last: None };
             if let Some(before) = self.open.insert(recorded.link, open) {
                 self.close(before);
             }
@@ -464,7 +456,7 @@ impl Replay {
     fn came_of(&mut self, changed: &Changed, effect: Effect, costs: Costs) {
         self.answer.totals.came_of(changed, effect, &costs);
         if let Some(listed) = changed.listed.and_then(|listed| self.answer.differences.get_mut(listed)) {
-            (listed.effect, listed.money) = (effect, costs);
+            (listed.effect, listed.money) = (effect, if effect == Effect::None { Vec::new() } else { costs });
         }
     }
 

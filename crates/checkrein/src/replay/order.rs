@@ -95,7 +95,10 @@ impl Arguments {
         }
     }
 
-    pub(super) fn of(&self, request: &checkrein_core::fingerprint::RequestDigest) -> Option<std::rc::Rc<str>> {
+    pub(super) fn of(
+        &self,
+        request: &checkrein_core::fingerprint::RequestDigest,
+    ) -> Option<std::rc::Rc<str>> {
         self.known.get(request).cloned()
     }
 }

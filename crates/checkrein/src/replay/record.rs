@@ -133,7 +133,11 @@ impl What {
             Kind::Outcome => Self::Outcome(Ended::read(entry)),
             Kind::Event => Self::Event(Happened {
                 event: entry.event.as_deref().unwrap_or_default().to_owned(),
-                fields: entry.fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+                fields: entry
+                    .fields
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), value.to_string()))
+                    .collect(),
             }),
             kind => {
                 let recorded = Rc::new(Recorded::read(entry, kind));

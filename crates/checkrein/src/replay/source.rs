@@ -1,6 +1,7 @@
 //! The entries of a ledger one by one, from a store's file or from any form of export, read strictly.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 
 use checkrein_core::json::{self, Limits};
 use checkrein_core::ledger::checkpoint::VerifierKey;
@@ -9,7 +10,7 @@ use checkrein_core::ledger::export::Line;
 use checkrein_core::ledger::verify::{Fault, Verifier};
 
 use super::ReplayError;
-use crate::ledger::{Database, LedgerError, audit};
+use crate::ledger::{Database, LedgerError, audit, is_store};
 
 /// The longest line: the header of an export of a thousand million entries.
 const LONGEST_LINE: u64 = 256 << 20;
@@ -31,6 +32,27 @@ pub struct Source {
 pub type Each<'e> = dyn FnMut(&EntryView<'_>) -> Result<(), ReplayError> + 'e;
 /// Is told now and then how much is done of how much; of nothing, where nobody knows.
 pub type Watch<'w> = dyn FnMut(u64, u64) + 'w;
+
+/// Hands every entry of a ledger over: of a store's file, of an export, or with `-` of an export on standard input.
+///
+/// # Errors
+/// As [`read_store`] and [`read_export`].
+pub fn read_path(
+    path: &Path,
+    key: Option<&VerifierKey>,
+    watch: &mut Watch<'_>,
+    each: &mut Each<'_>,
+) -> Result<Source, ReplayError> {
+    if path == Path::new("-") {
+        return read_export(&mut std::io::stdin().lock(), key, &mut |done| watch(done, 0), each);
+    }
+    if is_store(path)? {
+        return read_store(&Database::open(path)?, key, watch, each);
+    }
+    let file = std::fs::File::open(path).map_err(LedgerError::file(path))?;
+    let of = file.metadata().map_or(0, |data| data.len());
+    read_export(&mut BufReader::with_capacity(1 << 18, file), key, &mut |done| watch(done, of), each)
+}
 
 /// Hands every entry of a store's ledger over, in their order. With a key the whole ledger is checked first.
 ///
@@ -95,7 +117,7 @@ pub fn read_export(
     let (mut line, mut done) = (Vec::new(), 0_u64);
     let complete = loop {
         line.clear();
-        let failed = LedgerError::file(std::path::Path::new("the export"));
+        let failed = LedgerError::file(Path::new("the export"));
         let read = Read::take(&mut *reader, LONGEST_LINE).read_until(b'\n', &mut line).map_err(failed)?;
         if read == 0 {
             break true;
@@ -165,7 +187,9 @@ impl Lines {
             }
             Line::Hashes(_) | Line::Checkpoint(_) if self.number > 1 => Ok(()),
             Line::Entry(_) if !complete && EntryView::read(line).is_err() => Err(self.cut()),
-            Line::Entry(body) if self.number > 1 || EntryView::read(body).is_ok() || later(body).is_some() => {
+            Line::Entry(body)
+                if self.number > 1 || EntryView::read(body).is_ok() || later(body).is_some() =>
+            {
                 self.entry(body, each)
             }
             _ => Err(ReplayError::NoLedger { line: self.number }),

@@ -40,7 +40,9 @@ impl Change {
     /// What it means that a call is ruled otherwise; nothing if it is not.
     pub(super) const fn between(old: Ruling, new: Ruling) -> Option<Self> {
         match (old, new) {
-            (Ruling::Run, Ruling::Run) | (Ruling::Refuse, Ruling::Refuse) | (Ruling::Replay, Ruling::Replay) => None,
+            (Ruling::Run, Ruling::Run)
+            | (Ruling::Refuse, Ruling::Refuse)
+            | (Ruling::Replay, Ruling::Replay) => None,
             (Ruling::Run, _) => Some(Self::Stopped),
             (_, Ruling::Run) => Some(Self::Started),
             _ => Some(Self::Answered),

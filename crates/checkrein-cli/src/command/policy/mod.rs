@@ -51,7 +51,7 @@ fn exit_of(error: &PolicyFileError) -> Exit {
     if error.problems().iter().any(|problem| is_absent(problem.code)) { Exit::Usage } else { Exit::Found }
 }
 
-fn record(error: &PolicyFileError) -> Value {
+pub(super) fn record(error: &PolicyFileError) -> Value {
     let problems = error.problems().iter().map(|problem| {
         json!({
             "code": problem.code,
@@ -71,7 +71,7 @@ fn record(error: &PolicyFileError) -> Value {
 }
 
 /// JSON in which nothing moves the cursor or hides what follows, when it is shown on a terminal.
-fn inert_json(value: &Value) -> String {
+pub(super) fn inert_json(value: &Value) -> String {
     let mut shown = String::new();
     // Outside of strings JSON is ASCII, and there every character may be written by its number.
     for c in format!("{value:#}").chars() {
