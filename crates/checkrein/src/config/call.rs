@@ -173,6 +173,7 @@ impl Evaluated {
                 Some(Err(error)) => Verdict::Refused(Code::InvalidAction, format!("the cost {error}")),
                 _ => Verdict::Pass,
             },
+            Question::Price => Verdict::Pass,
             Question::Uncovered => Verdict::Refused(Code::UnknownTool, "no section covers it".to_owned()),
         });
         let once = |key: &Arc<Expression>| call.comparable().and_then(|()| text_key(key, &scope));
@@ -185,6 +186,22 @@ impl Evaluated {
             canonical,
             digest,
         }
+    }
+
+    /// The same with what a call of a model costs, or why that cannot be said.
+    pub(super) fn priced(mut self, resolved: &Resolved, costs: Result<Vec<Cost>, (Code, String)>) -> Self {
+        match costs {
+            Ok(costs) => self.costs = costs,
+            Err((code, why)) => {
+                self.costs.fill(Cost::default());
+                let mut answers = self.verdicts.iter_mut().zip(&resolved.questions);
+                if let Some((verdict, _)) = answers.find(|(_, question)| matches!(question, Question::Price))
+                {
+                    *verdict = Verdict::Refused(code, why);
+                }
+            }
+        }
+        self
     }
 
     /// Hands what was evaluated to `decide`, behind what other gates have read.
@@ -228,7 +245,7 @@ impl Question {
     fn message(&self) -> &str {
         match self {
             Self::Rule(rule) => &rule.message,
-            Self::Freeze(_) | Self::Cost(_) | Self::Uncovered => "",
+            Self::Freeze(_) | Self::Cost(_) | Self::Price | Self::Uncovered => "",
         }
     }
 }

@@ -1,20 +1,26 @@
 //! The fields of a policy file, one line of meaning each.
 
+use super::model_fields::{MODEL, PRICES};
 use super::shape::{Block, Field, Presence, Shape, Text};
 
 use Presence::{Later, Optional, Required};
 
-const fn field(name: &'static str, presence: Presence, shape: Shape, about: &'static str) -> Field {
+pub(super) const fn field(
+    name: &'static str,
+    presence: Presence,
+    shape: Shape,
+    about: &'static str,
+) -> Field {
     Field { name, shape, presence, about }
 }
 
-const fn block(what: &'static str, fields: &'static [Field]) -> Block {
+pub(super) const fn block(what: &'static str, fields: &'static [Field]) -> Block {
     Block { what, fields, rivals: &[], needs: &[], some_of: &[] }
 }
 
-const MANY: u64 = u32::MAX as u64;
+pub(super) const MANY: u64 = u32::MAX as u64;
 
-const MODES: Shape = Shape::Word(&["enforce", "observe"]);
+pub(super) const MODES: Shape = Shape::Word(&["enforce", "observe"]);
 const ABOUT_MODE: &str = "`enforce`: refusals hold. `observe`: they are recorded and the action passes. \
     Without it the mode of the section, then that of `[defaults]`, counts.";
 const ABOUT_KEY: &str = "For whom it counts: CEL that gives text. Without it, one record for everybody.";
@@ -74,11 +80,12 @@ pub(super) static FILE: Block = block(
         ),
         field(
             "models",
-            Later,
+            Optional,
             Shape::Named(Text::Pattern, &Shape::Table(&MODEL), 10_000),
-            "Sections of models.",
+            "Sections of models, by exact name or by a pattern with `*`, as `MODEL` or `PROVIDER/MODEL`. The gates of all \
+             sections that match add up.",
         ),
-        field("prices", Later, Shape::Table(&PRICES), "How models are priced."),
+        field("prices", Optional, Shape::Table(&PRICES), "What differs from the price book."),
         field("freeze", Optional, Shape::Table(&FREEZE), "Who or what is stopped."),
     ],
 );
@@ -137,7 +144,7 @@ static BUDGET: Block = Block {
 
 static BREAKER: Block = block("a breaker", &[KEY, MAX_FAILS, RESET, PROBES, PROBE_LEASE, MODE]);
 
-static OWN_BREAKER: Block = block(
+pub(super) static OWN_BREAKER: Block = block(
     "a breaker",
     &[
         field(
@@ -215,7 +222,7 @@ static TOOL: Block = block(
     ],
 );
 
-static RULE: Block = block(
+pub(super) static RULE: Block = block(
     "a rule",
     &[
         field("check", Required, Shape::Text(Text::Condition), "What must hold."),
@@ -231,7 +238,7 @@ static RULE: Block = block(
     ],
 );
 
-static LIMIT: Block = Block {
+pub(super) static LIMIT: Block = Block {
     what: "a limit",
     fields: &[
         KEY,
@@ -354,29 +361,6 @@ static APPROVAL: Block = block(
         field("approvers", Optional, Shape::List(&Shape::Text(Text::Name), 100), "Who may approve."),
         field("ttl", Optional, Shape::Text(Text::Duration), "How long an approval holds."),
     ],
-);
-
-static MODEL: Block = block(
-    "a model",
-    &[
-        field(
-            "budgets",
-            Optional,
-            Shape::List(&Shape::Text(Text::Name), 32),
-            "The budgets a call is taken from.",
-        ),
-        field(
-            "reserve_output",
-            Optional,
-            Shape::Whole(1, MANY),
-            "The tokens held for the output when the caller sets no maximum.",
-        ),
-    ],
-);
-
-static PRICES: Block = block(
-    "the prices",
-    &[field("unknown_model", Optional, Shape::Word(&["deny"]), "What happens to a model without a price.")],
 );
 
 static FREEZE: Block = block(

@@ -9,8 +9,15 @@ mod call;
 mod expressions;
 mod fields;
 mod model;
+mod model_call;
+mod model_fields;
+mod model_policy;
+mod model_request;
+mod model_settle;
+mod models;
 mod pattern;
 mod policies;
+mod prices;
 mod problem;
 mod recorded;
 mod resolve;
@@ -32,9 +39,12 @@ pub use binding::{Bound, CodeGates};
 pub use call::Call;
 pub use expressions::VARIABLES;
 pub use model::{
-    AttemptsGate, BreakerSection, BudgetSection, FactGate, Freeze, LimitGate, OnceGate, Proof,
+    AttemptsGate, BreakerSection, BudgetSection, FactGate, Freeze, LimitGate, ModelSection, OnceGate, Proof,
     RepetitionGate, RuleGate, Sections, Take, TakenCost, ToolSection,
 };
+pub use model_call::{Held, ModelAdmitted, ModelCall, ModelPermit};
+pub use model_request::{ModelRequest, ModelRequestError};
+pub use model_settle::{Settled, Shortfall};
 pub use pattern::Pattern;
 pub use policies::{Binding, Policies, PolicyError, ToolPolicy};
 pub use problem::{MAX_PROBLEMS, PolicyFileError, Problem};

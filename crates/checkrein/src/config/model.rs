@@ -10,6 +10,7 @@ use checkrein_core::time::Span;
 use super::pattern::Pattern;
 use crate::engine::WindowSpec;
 use crate::expression::Expression;
+use crate::price::Terms;
 
 /// The sections of a policy file.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,10 @@ pub struct Sections {
     pub breakers: BTreeMap<String, BreakerSection>,
     /// Tools in the order of their specificity, the most specific last.
     pub tools: Vec<ToolSection>,
+    /// Models in the order of their specificity, the most specific last.
+    pub models: Vec<ModelSection>,
+    /// What differs from the price book.
+    pub terms: Terms,
 }
 
 /// A kill switch: what it names does not run, whatever else the file says.
@@ -110,6 +115,23 @@ pub struct ToolSection {
     pub timeout: Option<Span>,
     /// Whether calls pass when the store cannot answer.
     pub opens: Option<bool>,
+}
+
+/// What a file says of the models whose name fits a pattern.
+#[derive(Clone, Debug)]
+pub struct ModelSection {
+    /// Which models: `MODEL`, or `PROVIDER/MODEL`, in lower case.
+    pub pattern: Pattern,
+    /// The gates. Costs are the prices of the calls.
+    pub gates: ToolSection,
+    /// The maximum of output tokens of a call whose caller sets none.
+    pub reserve_output: Option<u32>,
+    /// The most output tokens a caller may ask for.
+    pub max_output: Option<u32>,
+    /// The input tokens held for what a request does not contain.
+    pub reserve_unseen: Option<u32>,
+    /// The provider where the call names none.
+    pub provider: Option<String>,
 }
 
 /// A rule.

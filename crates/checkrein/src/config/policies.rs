@@ -14,9 +14,11 @@ use parking_lot::{Mutex, RwLock};
 
 use super::binding::{Bound, CodeGates};
 use super::call::{Call, Evaluated, at_pointer, contains, fact_key};
+use super::model_policy::Models;
 use super::resolve::Resolved;
 use super::{PolicyFile, PolicyFileError};
 use crate::engine::{Admitted, CompileError, CompileOptions, CompiledPolicy, Engine, GateSpec};
+use crate::price::TermsError;
 use crate::store::StoreError;
 
 /// The most names of tools whose gates are kept when only patterns cover them.
@@ -67,6 +69,9 @@ pub enum PolicyError {
         /// What is wrong.
         problem: CompileError,
     },
+    /// The prices contradict each other.
+    #[error(transparent)]
+    Prices(#[from] TermsError),
     /// What a guard in the code is cannot do what the file asks of its tool.
     #[error("{tool}: {problem}")]
     Guard {
@@ -85,7 +90,7 @@ impl PolicyError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::File(error) => error.code(),
-            Self::Tool { .. } | Self::Guard { .. } => "policy_contradiction",
+            Self::Tool { .. } | Self::Guard { .. } | Self::Prices(_) => "policy_contradiction",
             Self::Store(_) => "store_error",
         }
     }
@@ -95,6 +100,7 @@ impl PolicyError {
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) file: PolicyFile,
+    pub(super) models: Models,
     exact: HashMap<String, Arc<ToolPolicy>>,
     /// What holds for tools that no section covers.
     uncovered: Arc<ToolPolicy>,
@@ -206,6 +212,11 @@ impl Policies {
     /// What the file that counts now is called.
     pub fn name(&self) -> String {
         self.state().loaded.file.name().to_owned()
+    }
+
+    /// What counts now.
+    pub(super) fn loaded(&self) -> Arc<Loaded> {
+        Arc::clone(&self.state().loaded)
     }
 
     /// The engine that decides.
@@ -322,7 +333,8 @@ impl Loaded {
             exact.insert(tool.to_owned(), compile(engine, file.sections().resolve(tool), tool, &origin)?);
         }
         let uncovered = compile(engine, file.sections().uncovered(), "policy", &origin)?;
-        Ok(Self { file, exact, uncovered, seen: Mutex::default() })
+        let models = Models::new(engine, file.sections(), &origin)?;
+        Ok(Self { file, models, exact, uncovered, seen: Mutex::default() })
     }
 
     /// What the ledger is told of where the gates come from.
@@ -357,6 +369,10 @@ fn origin_of(file: &PolicyFile) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text.push('\n');
+    if let Some(prices) = file.sections().prices_line() {
+        text.push_str(&prices);
+        text.push('\n');
+    }
     text
 }
 
@@ -378,7 +394,7 @@ fn compile(
 }
 
 /// A refusal before any gate was asked.
-fn refusal(text: &str) -> Admission {
+pub(super) fn refusal(text: &str) -> Admission {
     let (kind, gate, retry) = (GateKind::Action, Arc::from("policy"), Retry::Never);
     let (code, detail) = (Code::PolicyError, Detail::Text(text.into()));
     Admission::block(vec![Reason { code, kind, gate, retry, detail }], Vec::new())

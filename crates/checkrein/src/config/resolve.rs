@@ -39,6 +39,8 @@ pub(super) enum Question {
     Freeze(Arc<Freeze>),
     /// Whether the cost of this position has a value.
     Cost(usize),
+    /// Whether a call of a model can be bounded and priced: answered where its costs are worked out.
+    Price,
     /// The tool is covered by no section: always a refusal.
     Uncovered,
 }
@@ -78,16 +80,17 @@ impl Sections {
     pub(super) fn resolve(&self, tool: &str) -> Resolved {
         let covering: Vec<&ToolSection> =
             self.tools.iter().filter(|section| section.pattern.covers(tool)).collect();
-        if covering.is_empty() {
-            return self.uncovered();
-        }
+        if covering.is_empty() { self.uncovered() } else { self.resolve_all(&covering) }
+    }
+
+    /// The gates of sections, of which the most specific comes last.
+    pub(super) fn resolve_all(&self, covering: &[&ToolSection]) -> Resolved {
         let mut resolved = Resolved::default();
         resolved.freeze(self);
-        for section in &covering {
+        for section in covering {
             resolved.section(self, section);
         }
-        resolved.budgets(self, &covering);
-        // The most specific section comes last.
+        resolved.budgets(self, covering);
         resolved.timeout = covering.iter().rev().find_map(|section| section.timeout);
         let opens = covering.iter().rev().find_map(|section| section.opens).unwrap_or_default();
         resolved.opens = opens && matches!(resolved.gates.as_slice(), [only] if is_rate(only));
@@ -113,7 +116,7 @@ impl Resolved {
     }
 
     /// Adds a gate whose verdict answers a question.
-    fn question(&mut self, name: &str, mode: Mode, question: Question) {
+    pub(super) fn question(&mut self, name: &str, mode: Mode, question: Question) {
         let verdict = u16::try_from(self.questions.len()).unwrap_or(u16::MAX);
         self.questions.push(question);
         self.gate(name, mode, GateSpecKind::Rule { verdict });

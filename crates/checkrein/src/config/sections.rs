@@ -15,8 +15,8 @@ use super::model::*;
 use super::pattern::Pattern;
 use super::problem::Problems;
 use super::shape::Text;
-use super::tools;
 use super::walk::cut;
+use super::{models, prices, tools};
 use crate::calendar::{Calendar, Period};
 use crate::engine::WindowSpec;
 use crate::expression::{Expression, nearest};
@@ -120,6 +120,8 @@ impl Reader<'_> {
         }
         sections.sort_by(|a, b| a.pattern.by_specificity(&b.pattern));
         tools::check_several(self.problems, &sections, &places);
+        let models = models::read_all(&mut self, file);
+        let terms = prices::read(&mut self, file);
         Sections {
             allows_unknown_tools: defaults
                 .and_then(|of| text(of, "decision"))
@@ -129,6 +131,8 @@ impl Reader<'_> {
             budgets: self.budgets,
             breakers: self.breakers,
             tools: sections,
+            models,
+            terms,
         }
     }
 

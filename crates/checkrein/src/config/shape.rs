@@ -38,6 +38,12 @@ pub(super) enum Text {
     Zone,
     /// A place in a JSON value.
     Pointer,
+    /// An amount of money.
+    Money,
+    /// A part of a hundred.
+    Percent,
+    /// A model of a provider.
+    Model,
     /// CEL that gives a boolean.
     Condition,
     /// CEL that gives text.
@@ -61,6 +67,9 @@ impl Text {
             Self::Pattern => r"^[^\u0000-\u0020\u007f]{1,256}$",
             Self::Zone => r"^[A-Za-z0-9_+/-]{1,64}$",
             Self::Pointer => r"^(/([^/~]|~[01])*)+$",
+            Self::Money => r"^(\$[0-9]{1,7}(\.[0-9]{1,12})?|[0-9]{1,7}(\.[0-9]{1,12})? usd)$",
+            Self::Percent => r"^[0-9]{1,2}(\.[0-9]{1,4})?%$",
+            Self::Model => r"^[^/\u0000-\u0020\u007f]{1,100}/[^\u0000-\u0020\u007f*]{1,150}$",
         }
     }
 
@@ -82,6 +91,9 @@ impl Text {
             Self::Pattern => "the name of a tool",
             Self::Zone => "a time zone",
             Self::Pointer => "a JSON pointer",
+            Self::Money => "an amount of money",
+            Self::Percent => "a percentage",
+            Self::Model => "a model of a provider",
             Self::Condition => "a condition in CEL",
             Self::Key => "a key in CEL",
             Self::Cost => "a cost in CEL",
@@ -100,6 +112,9 @@ impl Text {
             Self::Pattern => "use at most 256 characters without spaces; `*` stands for any of them",
             Self::Zone => "use an IANA name such as `Europe/Berlin`",
             Self::Pointer => "write the way from the root: `/payment_id`, `/items/0/id`",
+            Self::Money => "write text with its unit: `\"3.00 usd\"`",
+            Self::Percent => "write text with its sign: `\"15%\"`, at most four decimals, below 100",
+            Self::Model => "write the provider and the model: `openai/gpt-5`",
             Self::Condition => "write an expression such as `args.amount > 0`",
             Self::Key => "write an expression that gives text, such as `action.user`",
             Self::Cost => "write an expression that gives a whole number of nano-dollars",

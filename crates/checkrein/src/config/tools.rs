@@ -75,11 +75,11 @@ impl ToolSection {
     }
 }
 
-fn tables<'t, 'i>(of: &'t DeTable<'i>, name: &str) -> impl Iterator<Item = &'t DeTable<'i>> {
+pub(super) fn tables<'t, 'i>(of: &'t DeTable<'i>, name: &str) -> impl Iterator<Item = &'t DeTable<'i>> {
     list(of, name).iter().filter_map(|item| item.get_ref().as_table())
 }
 
-fn rule(reader: &mut Reader<'_>, item: &DeValue<'_>) -> Option<RuleGate> {
+pub(super) fn rule(reader: &mut Reader<'_>, item: &DeValue<'_>) -> Option<RuleGate> {
     if let Some(check) = item.as_str() {
         let compiled = reader.expressions.compile(Text::Condition, check).ok()?;
         let name = check.to_owned();
@@ -97,7 +97,7 @@ fn rule(reader: &mut Reader<'_>, item: &DeValue<'_>) -> Option<RuleGate> {
     })
 }
 
-fn limit(reader: &mut Reader<'_>, of: &DeTable<'_>) -> Option<LimitGate> {
+pub(super) fn limit(reader: &mut Reader<'_>, of: &DeTable<'_>) -> Option<LimitGate> {
     let max_calls = match field(of, "max_calls") {
         Some(value) => Some((number(value.get_ref())?, reader.window(of)?)),
         None => None,
@@ -194,7 +194,7 @@ fn once(reader: &mut Reader<'_>, of: &DeTable<'_>) -> Option<OnceGate> {
     Some(OnceGate { key: key?, keep_result, keep_key: kept.unwrap_or(KEY_KEPT).max(keep_result) })
 }
 
-fn breaker(reader: &mut Reader<'_>, of: &DeTable<'_>) -> Option<String> {
+pub(super) fn breaker(reader: &mut Reader<'_>, of: &DeTable<'_>) -> Option<String> {
     let value = field(of, "breaker")?;
     if let Some(name) = value.get_ref().as_str() {
         if !reader.breakers.contains_key(name) {

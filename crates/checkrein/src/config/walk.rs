@@ -21,8 +21,18 @@ pub(super) struct Walk<'w> {
 
 /// The forms of texts that a pattern tells, compiled once.
 static FORMS: LazyLock<Vec<(Text, Regex)>> = LazyLock::new(|| {
-    let forms =
-        [Text::Any, Text::Duration, Text::Quantity, Text::Name, Text::Pattern, Text::Zone, Text::Pointer];
+    let forms = [
+        Text::Any,
+        Text::Duration,
+        Text::Quantity,
+        Text::Name,
+        Text::Pattern,
+        Text::Zone,
+        Text::Pointer,
+        Text::Money,
+        Text::Percent,
+        Text::Model,
+    ];
     forms.into_iter().filter_map(|form| Some((form, Regex::new(form.pattern()).ok()?))).collect()
 });
 
@@ -203,8 +213,8 @@ impl Walk<'_> {
         if text.chars().count() > form.longest() || !fits(form, text) {
             let code = match form {
                 Text::Duration => "policy_bad_duration",
-                Text::Quantity => "policy_bad_amount",
-                Text::Name | Text::Pattern => "policy_bad_name",
+                Text::Quantity | Text::Money | Text::Percent => "policy_bad_amount",
+                Text::Name | Text::Pattern | Text::Model => "policy_bad_name",
                 _ => "policy_bad_text",
             };
             let message = format!("`{}` is not {}", cut(text), form.what());
@@ -215,7 +225,7 @@ impl Walk<'_> {
     fn wrong_type(&mut self, shape: &'static Shape, value: &Spanned<DeValue<'_>>) {
         let found = kind(value.get_ref());
         let is_money = match shape {
-            Shape::Text(Text::Quantity) => true,
+            Shape::Text(Text::Quantity | Text::Money) => true,
             Shape::Either(shapes) => shapes.iter().any(|s| matches!(s, Shape::Text(Text::Quantity))),
             _ => false,
         };

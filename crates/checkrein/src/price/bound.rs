@@ -197,10 +197,12 @@ fn sum(
             Family::Characters => count(*unit, input, rate)?,
             Family::Requests => count(*unit, 1, rate)?,
             // What the request does not ask for is not used; parts are counted with their whole and once more.
-            Family::ToolCalls | Family::Rerank => {
-                count(*unit, other.reported(*unit).unwrap_or_default(), rate)?
-            }
-            Family::Messages | Family::Durations | Family::Pixels | Family::DocumentPages => {
+            Family::ToolCalls => count(*unit, other.reported(*unit).unwrap_or_default(), rate)?,
+            Family::Messages
+            | Family::Durations
+            | Family::Pixels
+            | Family::DocumentPages
+            | Family::Rerank => {
                 let told =
                     other.reported(*unit).or_else(|| unit.wholes().iter().find_map(|u| other.reported(u)));
                 count(*unit, told.ok_or(PriceError::Unbounded(*unit))?, rate)?;

@@ -207,7 +207,7 @@ impl<'a> Quote<'a> {
     }
 
     /// Whether all its prices are one's own, which no context, day or hour changes.
-    pub(super) fn is_own(&self) -> bool {
+    pub const fn is_own(&self) -> bool {
         matches!(self.own, Some(Override::All(_) | Override::Free))
     }
 

@@ -8,7 +8,7 @@ use crate::clock::{Clock, FakeClock};
 use crate::config::{Call, Policies, PolicyFile};
 use crate::engine::Engine;
 
-fn file(text: &str) -> PolicyFile {
+pub(super) fn file(text: &str) -> PolicyFile {
     let text = format!("version = 1\n{text}");
     PolicyFile::parse("checkrein.toml", &text, false).unwrap_or_else(|error| panic!("{}", error.report(100)))
 }

@@ -1,0 +1,291 @@
+//! A call of a model as an action: held at the most it can cost before it is made.
+
+use std::sync::Arc;
+
+use checkrein_core::admission::{Action, Admission, Inputs, Verdict};
+use checkrein_core::amount::{Amount, Unit};
+use checkrein_core::code::Code;
+use checkrein_core::decision::{Detail, GateKind, MeterStatus, Reason, Retry};
+use checkrein_core::gate::budget::{Bound, Cost};
+use checkrein_core::json::Value;
+use checkrein_core::time::{Span, Timestamp};
+use checkrein_core::usage::{Direction, Family};
+
+use super::call::{Call, Evaluated};
+use super::model_policy::{Known, ModelPolicy};
+use super::model_request::ModelRequest;
+use super::policies::{Loaded, Policies, refusal};
+use crate::price::{CallBounds, Certainty, PriceError, Quote};
+use crate::store::PermitId;
+
+/// The namespace of the actions that calls of models are.
+pub(super) const NAMESPACE: &str = "model";
+/// The longest name of a model, in bytes.
+const LONGEST: usize = 256;
+
+/// A call of a model that somebody is about to make.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelCall<'c> {
+    /// The tenant; empty when there is only one.
+    pub tenant: &'c str,
+    /// Who calls. Its namespace, name, arguments and digest are set here.
+    pub action: Action<'c>,
+    /// The model, as the provider is asked for it.
+    pub model: &'c str,
+    /// The provider, where the caller knows it.
+    pub provider: Option<&'c str>,
+    /// What is known of the request.
+    pub request: &'c ModelRequest,
+}
+
+/// What a call holds in one budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The budget.
+    pub budget: Arc<str>,
+    /// Its unit.
+    pub unit: Unit,
+    /// How much.
+    pub amount: Amount,
+    /// Whether the call can cost more.
+    pub bound: Bound,
+}
+
+/// The answer to a call.
+#[derive(Debug)]
+pub struct ModelAdmitted {
+    /// The decision.
+    pub admission: Admission,
+    /// What to settle when the call ends; nothing when it was refused.
+    pub permit: Option<ModelPermit>,
+    /// The maximum of output tokens to send with the call: the caller's own, or the policy's. What is held is only a
+    /// bound if the provider is sent it.
+    pub max_output: Option<u64>,
+    /// What is held, in the order of the policy's budgets.
+    pub held: Vec<Held>,
+    /// How long to wait for the model.
+    pub timeout: Option<Span>,
+}
+
+/// What settles an admitted call: by the prices that counted when it was admitted.
+#[derive(Clone, Debug)]
+pub struct ModelPermit {
+    pub(super) id: Option<PermitId>,
+    pub(super) loaded: Arc<Loaded>,
+    pub(super) provider: Option<String>,
+    pub(super) model: String,
+    pub(super) held: Vec<Held>,
+    pub(super) from: Timestamp,
+}
+
+impl ModelPermit {
+    /// The permit of the engine, if anything has to be settled there.
+    pub fn id(&self) -> Option<PermitId> {
+        self.id
+    }
+
+    /// What the call holds.
+    pub fn held(&self) -> &[Held] {
+        &self.held
+    }
+}
+
+/// Why a call cannot be bounded, as a verdict.
+type Unbounded = (Code, String);
+
+/// Everything about a call but the decision.
+struct Prepared {
+    loaded: Arc<Loaded>,
+    policy: Arc<ModelPolicy>,
+    provider: Option<String>,
+    max_output: Option<u64>,
+    costs: Result<Vec<Cost>, Unbounded>,
+    arguments: Value,
+    from: Timestamp,
+}
+
+impl Policies {
+    /// Decides a call of a model and holds the most it can cost.
+    pub fn admit_model(&self, call: &ModelCall<'_>) -> ModelAdmitted {
+        let refused = |admission| {
+            let (permit, max_output, held, timeout) = (None, None, Vec::new(), None);
+            ModelAdmitted { admission, permit, max_output, held, timeout }
+        };
+        let prepared = match self.prepare(call) {
+            Ok(prepared) => prepared,
+            Err(admission) => return refused(admission),
+        };
+        let admitted = prepared.decide(call, |inputs| self.engine().admit(&prepared.policy.compiled, inputs));
+        if admitted.admission.verdict != Verdict::Allow {
+            return refused(admitted.admission);
+        }
+        let held = held(&admitted.admission, &prepared);
+        let Prepared { loaded, policy, provider, max_output, from, .. } = prepared;
+        let (id, model) = (admitted.permit, call.model.to_owned());
+        let permit = ModelPermit { id, loaded, provider, model, held: held.clone(), from };
+        let timeout = policy.resolved.timeout;
+        ModelAdmitted { admission: admitted.admission, permit: Some(permit), max_output, held, timeout }
+    }
+
+    /// Decides a call of a model without taking anything, and says where the meters stand.
+    pub fn peek_model(&self, call: &ModelCall<'_>) -> (Admission, Vec<MeterStatus>) {
+        match self.prepare(call) {
+            Ok(prepared) => {
+                prepared.decide(call, |inputs| self.engine().peek(&prepared.policy.compiled, inputs))
+            }
+            Err(admission) => (admission, Vec::new()),
+        }
+    }
+
+    fn prepare(&self, call: &ModelCall<'_>) -> Result<Prepared, Admission> {
+        let now = self.engine().now();
+        let malformed = |code, text: &str| {
+            let (kind, gate, retry) = (GateKind::Action, Arc::from("model"), Retry::Never);
+            let reason = Reason { code, kind, gate, retry, detail: Detail::Text(text.into()) };
+            Admission::block(vec![reason], Vec::new())
+        };
+        if call.model.is_empty() {
+            return Err(malformed(Code::InvalidAction, "the call names no model"));
+        }
+        if call.model.len() > LONGEST || call.provider.is_some_and(|name| name.len() > LONGEST) {
+            let text = format!("names of models and providers have at most {LONGEST} bytes");
+            return Err(malformed(Code::TooLarge, &text));
+        }
+        let loaded = self.loaded();
+        let sections = loaded.file.sections();
+        let Known { provider, quote } = loaded.models.known(sections, call.provider, call.model);
+        let policy = loaded
+            .models
+            .policy_of(self.engine(), sections, provider.as_deref(), call.model)
+            .map_err(|error| refusal(&error.to_string()))?;
+        let max_output = call.request.max_output.or(policy.reserve_output);
+        let costs = costs(call, &policy, &quote, max_output, now);
+        let arguments = call.request.arguments(provider.as_deref(), call.model, max_output);
+        drop(quote);
+        Ok(Prepared { loaded, policy, provider, max_output, costs, arguments, from: now })
+    }
+}
+
+impl Prepared {
+    /// Hands the call as gates see it, its keys, verdicts and costs, to `decide`.
+    fn decide<R>(&self, call: &ModelCall<'_>, decide: impl FnOnce(&Inputs<'_>) -> R) -> R {
+        let action = Action { namespace: NAMESPACE, name: call.model, ..call.action };
+        let call = Call { tenant: call.tenant, action, arguments: &self.arguments, uncovered: None };
+        let resolved = &self.policy.resolved;
+        let evaluated = Evaluated::of(resolved, &call, self.from).priced(resolved, self.costs.clone());
+        evaluated.with_inputs(resolved, &call, &Inputs::default(), decide)
+    }
+}
+
+/// What is held: where a budget in observe mode was exceeded the cost is recorded at once, and nothing held.
+fn held(admission: &Admission, prepared: &Prepared) -> Vec<Held> {
+    let forced = |name: &str| {
+        let exceeded = |reason: &Reason| {
+            reason.kind == GateKind::Budget && reason.code == Code::BudgetExceeded && &*reason.gate == name
+        };
+        admission.observed.iter().any(exceeded)
+    };
+    let costs = prepared.costs.as_deref().unwrap_or_default();
+    let cost_of = |unit: Unit| {
+        let position = prepared.policy.resolved.costs.iter().position(|(_, of)| *of == unit);
+        position.and_then(|position| costs.get(position)).copied().unwrap_or_default()
+    };
+    let holding = prepared.policy.holds.iter().filter(|(name, _)| !forced(name));
+    holding
+        .map(|(budget, unit)| {
+            let Cost { amount, bound } = cost_of(*unit);
+            Held { budget: Arc::clone(budget), unit: *unit, amount, bound }
+        })
+        .collect()
+}
+
+/// The most a call can cost, for each budget in its unit.
+fn costs(
+    call: &ModelCall<'_>,
+    policy: &ModelPolicy,
+    quote: &Result<Quote<'_>, PriceError>,
+    max_output: Option<u64>,
+    now: Timestamp,
+) -> Result<Vec<Cost>, Unbounded> {
+    let request = call.request;
+    let counts = |unit| policy.counts(unit);
+    if !counts(Unit::Usd) && !counts(Unit::Tokens) {
+        return Ok(policy.resolved.costs.iter().map(|_| Cost::proven(Amount::ONE)).collect());
+    }
+    if request.answers == 0 {
+        return Err((Code::InvalidAction, "the call asks for no answer".to_owned()));
+    }
+    let unseen_tokens = request.unseen_tokens.or(policy.reserve_unseen.filter(|_| request.refers));
+    if request.refers && unseen_tokens.is_none() {
+        let text = "the request refers to what it does not contain: say how many tokens that is at most, or give the \
+                    model `reserve_unseen` in the policy";
+        return Err((Code::InvalidAction, text.to_owned()));
+    }
+    let context = request
+        .context
+        .as_ref()
+        .map(|pairs| pairs.iter().map(|(key, said)| (key.as_str(), said.as_str())).collect::<Vec<_>>());
+    let bounds = CallBounds {
+        text_bytes: request.bytes,
+        unseen_tokens,
+        added_tokens: request.added_tokens,
+        output_tokens: max_output,
+        answers: request.answers,
+        other: request.other.clone(),
+        is_multimodal: request.is_multimodal,
+        context: context.as_deref(),
+        from: now,
+        lasts: policy.lasts(),
+    };
+    let usd = if counts(Unit::Usd) { in_usd(quote, &bounds)? } else { Cost::default() };
+    let tokens = if counts(Unit::Tokens) { in_tokens(quote, &bounds)? } else { Cost::default() };
+    let cost = |unit: &Unit| match unit {
+        Unit::Usd => usd,
+        Unit::Tokens => tokens,
+        Unit::Calls | Unit::ComputeUnits => Cost::proven(Amount::ONE),
+    };
+    Ok(policy.resolved.costs.iter().map(|(_, unit)| cost(unit)).collect())
+}
+
+fn in_usd(quote: &Result<Quote<'_>, PriceError>, bounds: &CallBounds<'_>) -> Result<Cost, Unbounded> {
+    let bound = quote.as_ref().map_err(Clone::clone).and_then(|quote| quote.bound(bounds));
+    match bound {
+        Ok(bound) => {
+            let sure = bound.certainty == Certainty::Proven;
+            let certainty = if sure { Bound::Proven } else { Bound::Estimated };
+            Ok(Cost { amount: bound.usd, bound: certainty })
+        }
+        Err(error) => {
+            let is_unknown =
+                matches!(error, PriceError::UnknownModel { .. } | PriceError::UnknownProvider { .. });
+            let code = if is_unknown { Code::UnknownPrice } else { Code::InvalidAction };
+            Err((code, format!("{error}: {}", error.hint())))
+        }
+    }
+}
+
+fn in_tokens(quote: &Result<Quote<'_>, PriceError>, bounds: &CallBounds<'_>) -> Result<Cost, Unbounded> {
+    let seen = bounds.text_bytes.saturating_add(bounds.added_tokens);
+    let input = seen.saturating_add(bounds.unseen_tokens.unwrap_or_default());
+    let output = match bounds.output_tokens {
+        Some(most) => most.saturating_mul(bounds.answers),
+        None if quote.as_ref().is_ok_and(|quote| has_no_output(quote, bounds.from)) => 0,
+        None => {
+            let error = PriceError::Unbounded(checkrein_core::usage::UsageUnit::OutputTokens);
+            return Err((Code::InvalidAction, format!("{error}: {}", error.hint())));
+        }
+    };
+    let bound = if bounds.unseen_tokens.is_some() { Bound::Estimated } else { Bound::Proven };
+    Ok(Cost { amount: Amount::from_units(input.saturating_add(output)), bound })
+}
+
+/// Whether a model is known to give no tokens: it has a price for its input and none for output.
+fn has_no_output(quote: &Quote<'_>, at: Timestamp) -> bool {
+    let prices = quote.prices(at, &[]);
+    let flows = |direction| {
+        prices
+            .iter()
+            .any(|price| price.unit.family() == Family::Tokens && price.unit.direction() == direction)
+    };
+    !quote.is_assumed && flows(Direction::Input) && !flows(Direction::Output)
+}
