@@ -1,6 +1,10 @@
 //! `checkrein replay` and `checkrein report` as a shell sees them.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot set itself up has failed"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -127,7 +131,8 @@ impl Place {
         let width = columns.parse::<usize>().unwrap();
         assert!(out.lines().all(|line| line.chars().count() <= width), "{out}");
         assert!(!out.contains(['\u{1b}', '\u{202e}']), "{out}");
-        expected.assert_eq(&format!("exit {}\n-- stdout\n{out}-- stderr\n{err}", output.status.code().unwrap()));
+        expected
+            .assert_eq(&format!("exit {}\n-- stdout\n{out}-- stderr\n{err}", output.status.code().unwrap()));
     }
 
     /// An export of the store's ledger, sealed by a key that is made for it.
@@ -168,131 +173,143 @@ const REPLAY: [&str; 5] = ["replay", "--policy", "new.toml", "--ledger", "sqlite
 #[test]
 fn a_replay_shows_what_differs_and_what_that_rests_on() {
     let place = Place::new(KeepArguments::Full);
-    place.check("100", &REPLAY, &expect![[r#"
-        exit 1
-        -- stdout
-        what this rests on
-          ledger       24 entries
-          verified     no: name the public key with `--key`
-          period       2026-11-21 10:18:31 UTC to 2026-11-21 10:18:44 UTC
-          replayed     13 of 13 decisions
-          assumed      4 calls that had not run count as done, at the cost that the policy names
+    place.check(
+        "100",
+        &REPLAY,
+        &expect![[r#"
+            exit 1
+            -- stdout
+            what this rests on
+              ledger       24 entries
+              verified     no: name the public key with `--key`
+              period       2026-11-21 10:18:31 UTC to 2026-11-21 10:18:44 UTC
+              replayed     13 of 13 decisions
+              assumed      4: what did not run and would now is taken as done, at the cost that the policy names
 
-        ran, and would have been stopped
-          stopped      4 calls, 3 effects, 0.6 usd
-          without cost 1 call
-        did not run, and would have run
-          started      4 calls, 4 effects
+            ran, and would have been stopped
+              stopped      4 calls, 3 effects, 0.6 usd
+              without cost 1 call
+            did not run, and would have run
+              started      4 calls, 4 effects
 
-        by tool
-          stripe.read: started, 4 calls, 4 effects
-          stripe.refund: stopped, 3 calls, 2 effects, 0.6 usd
-          crm.note: stopped, 1 call, 1 effect
+            by tool
+              stripe.read: started, 4 calls, 4 effects
+              stripe.refund: stopped, 3 calls, 2 effects, 0.6 usd
+              crm.note: stopped, 1 call, 1 effect
 
-        by reason
-          rate_limited (limit `stripe.*.rate`): started, 4 calls, 4 effects
-          budget_exceeded (budget `team`): stopped, 2 calls, 2 effects, 0.6 usd
-          rule_violated (rule `args.amount <= 40`): stopped, 2 calls, 1 effect, 0.3 usd
-          rule_violated (rule `size(args.text) < 20`): stopped, 1 call, 1 effect
+            by reason
+              rate_limited (limit `stripe.*.rate`): started, 4 calls, 4 effects
+              budget_exceeded (budget `team`): stopped, 2 calls, 2 effects, 0.6 usd
+              rule_violated (rule `args.amount <= 40`): stopped, 2 calls, 1 effect, 0.3 usd
+              rule_violated (rule `size(args.text) < 20`): stopped, 1 call, 1 effect
 
-        decisions that differ
-          entry 4, 2026-11-21 10:18:32 UTC, stripe.refund
-              was run
-              now refuse: rule_violated (rule `args.amount <= 40`)
-              effect none, 0.3 usd
-          entry 10, 2026-11-21 10:18:35 UTC, crm.note
-              was run
-              now refuse: rule_violated (rule `size(args.text) < 20`)
-              effect done
-          entry 14, 2026-11-21 10:18:37 UTC, stripe.refund
-              was run
-              now refuse: rule_violated (rule `args.amount <= 40`), budget_exceeded (budget `team`)
-              effect done, 0.3 usd
-          entry 16, 2026-11-21 10:18:38 UTC, stripe.refund
-              was run
-              now refuse: budget_exceeded (budget `team`)
-              effect done, 0.3 usd
-          entry 19, 2026-11-21 10:18:39 UTC, stripe.read
-              was refuse: rate_limited (limit `stripe.*.rate`)
-              now run
-              effect done
-          entry 22, repetition 1, 2026-11-21 10:18:40 UTC, stripe.read
-              was refuse: rate_limited (limit `stripe.*.rate`)
-              now run
-              effect done
-          entry 22, repetition 2, 2026-11-21 10:18:42 UTC, stripe.read
-              was refuse: rate_limited (limit `stripe.*.rate`)
-              now run
-              effect done
-          entry 22, repetition 3, 2026-11-21 10:18:43 UTC, stripe.read
-              was refuse: rate_limited (limit `stripe.*.rate`)
-              now run
-              effect done
-        -- stderr
-    "#]]);
-    place.check("40", &[&REPLAY[..], &["--limit", "1"]].concat(), &expect![[r#"
-        exit 1
-        -- stdout
-        what this rests on
-          ledger: 24 entries
-          verified: no: name the public key with
-            `--key`
-          period: 2026-11-21 10:18:31 UTC to
-            2026-11-21 10:18:44 UTC
-          replayed: 13 of 13 decisions
-          assumed: 4 calls that had not run
-            count as done, at the cost that the
-            policy names
+            decisions that differ
+              entry 4, 2026-11-21 10:18:32 UTC, stripe.refund
+                  was run
+                  now refuse: rule_violated (rule `args.amount <= 40`)
+                  effect none
+              entry 10, 2026-11-21 10:18:35 UTC, crm.note
+                  was run
+                  now refuse: rule_violated (rule `size(args.text) < 20`)
+                  effect done
+              entry 14, 2026-11-21 10:18:37 UTC, stripe.refund
+                  was run
+                  now refuse: rule_violated (rule `args.amount <= 40`), budget_exceeded (budget `team`)
+                  effect done, 0.3 usd
+              entry 16, 2026-11-21 10:18:38 UTC, stripe.refund
+                  was run
+                  now refuse: budget_exceeded (budget `team`)
+                  effect done, 0.3 usd
+              entry 19, 2026-11-21 10:18:39 UTC, stripe.read
+                  was refuse: rate_limited (limit `stripe.*.rate`)
+                  now run
+                  effect done
+              entry 22, repetition 1, 2026-11-21 10:18:40 UTC, stripe.read
+                  was refuse: rate_limited (limit `stripe.*.rate`)
+                  now run
+                  effect done
+              entry 22, repetition 2, 2026-11-21 10:18:42 UTC, stripe.read
+                  was refuse: rate_limited (limit `stripe.*.rate`)
+                  now run
+                  effect done
+              entry 22, repetition 3, 2026-11-21 10:18:43 UTC, stripe.read
+                  was refuse: rate_limited (limit `stripe.*.rate`)
+                  now run
+                  effect done
+            -- stderr
+        "#]],
+    );
+    place.check(
+        "40",
+        &[&REPLAY[..], &["--limit", "1"]].concat(),
+        &expect![[r#"
+            exit 1
+            -- stdout
+            what this rests on
+              ledger: 24 entries
+              verified: no: name the public key with
+                `--key`
+              period: 2026-11-21 10:18:31 UTC to
+                2026-11-21 10:18:44 UTC
+              replayed: 13 of 13 decisions
+              assumed: 4: what did not run and would
+                now is taken as done, at the cost
+                that the policy names
 
-        ran, and would have been stopped
-          stopped: 4 calls, 3 effects, 0.6 usd
-          without cost: 1 call
-        did not run, and would have run
-          started: 4 calls, 4 effects
+            ran, and would have been stopped
+              stopped: 4 calls, 3 effects, 0.6 usd
+              without cost: 1 call
+            did not run, and would have run
+              started: 4 calls, 4 effects
 
-        by tool
-          stripe.read: started, 4 calls, 4
-            effects
-          stripe.refund: stopped, 3 calls, 2
-            effects, 0.6 usd
-          crm.note: stopped, 1 call, 1 effect
+            by tool
+              stripe.read: started, 4 calls, 4
+                effects
+              stripe.refund: stopped, 3 calls, 2
+                effects, 0.6 usd
+              crm.note: stopped, 1 call, 1 effect
 
-        by reason
-          rate_limited (limit `stripe.*.rate`):
-            started, 4 calls, 4 effects
-          budget_exceeded (budget `team`):
-            stopped, 2 calls, 2 effects, 0.6 usd
-          rule_violated (rule `args.amount <=
-            40`): stopped, 2 calls, 1 effect,
-            0.3 usd
-          rule_violated (rule `size(args.text) <
-            20`): stopped, 1 call, 1 effect
+            by reason
+              rate_limited (limit `stripe.*.rate`):
+                started, 4 calls, 4 effects
+              budget_exceeded (budget `team`):
+                stopped, 2 calls, 2 effects, 0.6 usd
+              rule_violated (rule `args.amount <=
+                40`): stopped, 2 calls, 1 effect,
+                0.3 usd
+              rule_violated (rule `size(args.text) <
+                20`): stopped, 1 call, 1 effect
 
-        decisions that differ, the first 1 of 8
-          entry 4, 2026-11-21 10:18:32 UTC,
-            stripe.refund
-              was run
-              now refuse: rule_violated (rule
-                  `args.amount <= 40`)
-              effect none, 0.3 usd
-        -- stderr
-    "#]]);
+            decisions that differ, the first 1 of 8
+              entry 4, 2026-11-21 10:18:32 UTC,
+                stripe.refund
+                  was run
+                  now refuse: rule_violated (rule
+                      `args.amount <= 40`)
+                  effect none
+            -- stderr
+        "#]],
+    );
     let mut same = REPLAY;
     same[2] = "old.toml";
-    place.check("80", &same, &expect![[r#"
-        exit 0
-        -- stdout
-        what this rests on
-          ledger       24 entries
-          verified     no: name the public key with `--key`
-          period       2026-11-21 10:18:31 UTC to 2026-11-21 10:18:44 UTC
-          replayed     13 of 13 decisions
-          assumed      1 equal refusals count as the first of them
+    place.check(
+        "80",
+        &same,
+        &expect![[r#"
+            exit 0
+            -- stdout
+            what this rests on
+              ledger       24 entries
+              verified     no: name the public key with `--key`
+              period       2026-11-21 10:18:31 UTC to 2026-11-21 10:18:44 UTC
+              replayed     13 of 13 decisions
+              assumed      1: equal refusals are taken as the first of them
 
-        no difference
-          the policy decides all 13 decisions as before
-        -- stderr
-    "#]]);
+            no difference
+              the policy decides all 13 decisions as before
+            -- stderr
+        "#]],
+    );
 }
 
 #[test]
@@ -323,9 +340,7 @@ fn a_replay_for_programs() {
             {
               "change": "stopped",
               "effect": "none",
-              "money": {
-                "usd": "0.3"
-              },
+              "money": {},
               "new": {
                 "reasons": [
                   {
@@ -460,14 +475,18 @@ fn a_replay_for_programs() {
               }
             }
           }
-        }"#]].assert_eq(&format!("{found:#}"));
+        }"#]]
+    .assert_eq(&format!("{found:#}"));
     let lines = place.run("100", &[&REPLAY[..], &["--output", "jsonl", "--limit", "1"]].concat());
     let lines: Vec<Value> =
         text(&lines.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["coverage"], found["coverage"]);
     assert_eq!(lines[1]["totals"], found["totals"]);
     let of = |name: &str| lines.iter().filter_map(|line| line.get(name).cloned()).collect::<Value>();
-    assert_eq!((of("tool"), of("reason"), of("difference")), (found["tools"].clone(), found["reasons"].clone(), found["differences"].clone()));
+    assert_eq!(
+        (of("tool"), of("reason"), of("difference")),
+        (found["tools"].clone(), found["reasons"].clone(), found["differences"].clone())
+    );
 }
 
 #[test]
@@ -505,12 +524,25 @@ fn with_a_key_the_ledger_is_verified_first() {
     let place = Place::new(KeepArguments::Full);
     place.export("ledger.jsonl", &[]);
     for ledger in ["store.db", "ledger.jsonl"] {
-        let arguments =
-            ["replay", "--policy", "new.toml", "--ledger", ledger, "--key", "store.db.pub", "--output", "json"];
+        let arguments = [
+            "replay",
+            "--policy",
+            "new.toml",
+            "--ledger",
+            ledger,
+            "--key",
+            "store.db.pub",
+            "--output",
+            "json",
+        ];
         let found = place.json(1, &arguments);
-        assert_eq!(found["coverage"]["ledger"]["verified"], found["coverage"]["ledger"]["entries"], "{ledger}");
+        assert_eq!(
+            found["coverage"]["ledger"]["verified"], found["coverage"]["ledger"]["entries"],
+            "{ledger}"
+        );
     }
-    let changed = std::fs::read_to_string(place.path("ledger.jsonl")).unwrap().replace("\"amount\":9", "\"amount\":8");
+    let changed =
+        std::fs::read_to_string(place.path("ledger.jsonl")).unwrap().replace("\"amount\":9", "\"amount\":8");
     place.write("changed.jsonl", changed);
     let (exit, code, message) = place.refused("replay", "changed.jsonl", &["--key", "store.db.pub"]);
     assert_eq!((exit, code.as_str()), (2, "ledger_damaged"), "{message}");
@@ -541,7 +573,12 @@ fn what_is_no_whole_ledger_is_refused() {
         ("gap.jsonl", without(4), "ledger_damaged", "entry 4 is missing"),
         ("later.jsonl", later, "ledger_version", "is of version 9"),
         ("words.txt", "not a ledger\n".to_owned(), "ledger_form", "line 1 is neither"),
-        ("torn.jsonl", whole.replacen("\"kind\":\"intent\"", "\"kind\":\"indent\"", 1), "ledger_damaged", "entry"),
+        (
+            "torn.jsonl",
+            whole.replacen("\"kind\":\"intent\"", "\"kind\":\"indent\"", 1),
+            "ledger_damaged",
+            "entry",
+        ),
         ("policy.toml", OLD.to_owned(), "ledger_form", "line 1"),
     ];
     for (name, text, code, part) in cases {
@@ -587,10 +624,8 @@ fn nothing_to_replay_is_an_error_that_says_why() {
     assert_eq!(place.refused("replay", "empty.jsonl", &[]).1, "replay_nothing");
     // What reads no arguments can be decided without them.
     place.write("plain.toml", "version = 1\n[tools.'*']\nlimits = [{ max_calls = 3, window = '1h' }]\n");
-    let found = place.json(
-        1,
-        &["replay", "--policy", "plain.toml", "--ledger", "store.db", "--output", "json"],
-    );
+    let found =
+        place.json(1, &["replay", "--policy", "plain.toml", "--ledger", "store.db", "--output", "json"]);
     assert_eq!(found["coverage"]["without_arguments"], found["coverage"]["replayed"]);
     assert_eq!(found["totals"]["stopped"]["calls"], 5);
     assert_eq!(found["totals"]["started"]["calls"], 1);
@@ -616,7 +651,8 @@ fn two_files_are_compared_on_one_ledger() {
     let by_recording = place.json(1, &[&REPLAY[..], &["--output", "json"]].concat());
     let by_file = place.json(1, &[&REPLAY[..], &["--old", "old.toml", "--output", "json"]].concat());
     assert_eq!(by_recording["totals"], by_file["totals"]);
-    let same = ["replay", "--policy", "new.toml", "--old", "new.toml", "--ledger", "store.db", "--output", "json"];
+    let same =
+        ["replay", "--policy", "new.toml", "--old", "new.toml", "--ledger", "store.db", "--output", "json"];
     assert_eq!(place.json(0, &same)["totals"]["differences"], 0);
 }
 
@@ -641,7 +677,10 @@ fn a_reader_that_goes_away_is_no_failure() {
 #[test]
 fn a_report_shows_what_observe_mode_would_have_blocked() {
     let place = Place::new(KeepArguments::Full);
-    place.check("100", &["report", "--ledger", "store.db"], &expect![[r#"
+    place.check(
+        "100",
+        &["report", "--ledger", "store.db"],
+        &expect![[r#"
         exit 1
         -- stdout
         what was read
@@ -669,8 +708,12 @@ fn a_report_shows_what_observe_mode_would_have_blocked() {
               1 call, 16.6 % of the tool's, 1 user, 1 run
               2026-11-21 10:18:33 UTC
         -- stderr
-    "#]]);
-    place.check("40", &["report", "--ledger", "store.db", "--limit", "1"], &expect![[r#"
+    "#]],
+    );
+    place.check(
+        "40",
+        &["report", "--ledger", "store.db", "--limit", "1"],
+        &expect![[r#"
         exit 1
         -- stdout
         what was read
@@ -702,7 +745,8 @@ fn a_report_shows_what_observe_mode_would_have_blocked() {
               2026-11-21 10:18:43 UTC
           and 2 more; `--output json` has all
         -- stderr
-    "#]]);
+    "#]],
+    );
     let found = place.json(1, &["report", "--ledger", "store.db", "--output", "json"]);
     expect![[r#"
         [
@@ -730,7 +774,8 @@ fn a_report_shows_what_observe_mode_would_have_blocked() {
             "tool": "stripe.refund",
             "users": 2
           }
-        ]"#]].assert_eq(&format!("{:#}", found["would_block"]));
+        ]"#]]
+    .assert_eq(&format!("{:#}", found["would_block"]));
     let lines = place.run("100", &["report", "--ledger", "store.db", "--output", "jsonl"]);
     let lines: Vec<Value> =
         text(&lines.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -743,7 +788,10 @@ fn a_report_shows_what_observe_mode_would_have_blocked() {
 fn a_report_of_a_time_in_which_nothing_was_observed_says_what_to_do() {
     let place = Place::new(KeepArguments::Digest);
     let since = ["report", "--ledger", "store.db", "--since", "2026-11-21T10:18:40Z"];
-    place.check("80", &since, &expect![[r#"
+    place.check(
+        "80",
+        &since,
+        &expect![[r#"
         exit 0
         -- stdout
         what was read
@@ -763,8 +811,12 @@ fn a_report_of_a_time_in_which_nothing_was_observed_says_what_to_do() {
               1 call, 100.0 % of the tool's, 1 user, 1 run
               2026-11-21 10:18:44 UTC
         -- stderr
-    "#]]);
-    place.check("80", &["report", "--ledger", "store.db", "--until", "2026-11-20"], &expect![[r#"
+    "#]],
+    );
+    place.check(
+        "80",
+        &["report", "--ledger", "store.db", "--until", "2026-11-20"],
+        &expect![[r#"
         exit 0
         -- stdout
         what was read
@@ -775,6 +827,7 @@ fn a_report_of_a_time_in_which_nothing_was_observed_says_what_to_do() {
         nothing would be blocked
           no decisions in this time
         -- stderr
-    "#]]);
+    "#]],
+    );
     assert_eq!(place.refused("report", "store.db", &["--since", "soon"]).1, "report_time");
 }

@@ -1,27 +1,34 @@
 //! A ledger decided again by the policy that made it differs nowhere, whatever happened; and by hand-made changes it
 //! differs where they say.
-#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot set itself up has failed"
+)]
 
-use std::io::BufReader;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use checkrein::Engine;
 use checkrein::clock::{Clock, FakeClock};
 use checkrein::config::{Call, Policies, PolicyFile};
-use checkrein::ledger::{Database, OwnConnection, Scope, export, export_auditgate, seal};
+use checkrein::engine::{GateSpec, GateSpecKind, WindowSpec};
+use checkrein::ledger::Database;
 use checkrein::replay::{
-    Assumed, Change, Left, Options, Replay, ReplayError, Replayed, read_export, read_store,
+    Assumed, Change, Effect, Left, Options, Replay, ReplayError, Replayed, Ruling, read_store,
 };
 use checkrein::store::PermitId;
 use checkrein::store::durable::KeepArguments;
 use checkrein::store::sqlite::{SqliteOptions, SqliteStore};
 use checkrein::testing::Random;
 use checkrein_core::admission::{Action, Verdict};
+use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::json::{Limits, Value, read_str};
-use checkrein_core::ledger::checkpoint::Signer;
+use checkrein_core::ledger::entry::{EntryView, Kind};
 use checkrein_core::permit::{Outcome, Settlement};
+use checkrein_core::policy::{Leases, Mode};
 use checkrein_core::time::{Span, Timestamp};
 
 const START: i64 = 1_795_256_310_000_000_000;
@@ -90,13 +97,28 @@ impl Recording {
         let path = self.store.path().to_owned();
         let Self { directory, policies, store, .. } = self;
         drop((policies, store));
-        Recorded { directory, path }
+        Recorded { _directory: directory, path }
     }
 }
 
 struct Recorded {
-    directory: tempfile::TempDir,
+    /// Goes with the test.
+    _directory: tempfile::TempDir,
     path: PathBuf,
+}
+
+/// Differences as their tools, in which way, and the codes that are new or gone.
+fn told(replayed: &Replayed) -> Vec<String> {
+    let one = |difference: &checkrein::replay::Difference| {
+        let (_, causes) = if difference.new.0 == Ruling::Refuse { &difference.new } else { &difference.old };
+        let codes: Vec<&str> = causes.iter().map(|cause| cause.code.as_str()).collect();
+        format!("{} {} {}", difference.tool, difference.change.word(), codes.join("+"))
+    };
+    replayed.differences.iter().map(one).collect()
+}
+
+fn usd(text: &str) -> Amount {
+    Amount::parse(text).unwrap()
 }
 
 impl Recorded {
@@ -148,7 +170,7 @@ breaker = "stripe"
 rules = ["args.amount > 0", { check = "args.amount < 5", mode = "observe" }]
 limits = [{ key = "action.user", max_calls = 4, window = "10m", cooldown = "2s" }]
 budgets = [{ name = "team", cost = "0.13 usd" }, { name = "tokens", cost = { cel = "args.amount * 100" } }]
-once = { key = "args.id", keep_result = "10m", keep_key = "1h" }
+once = { key = "args.id", keep_result = "3h", keep_key = "5h" }
 
 [tools."stripe.read"]
 attempts = { max = 40, key = "action.user" }
@@ -171,7 +193,7 @@ fn history(seed: u64) -> Recorded {
             _ => Span::from_secs(u32::try_from(random.below(9_000)).unwrap()),
         };
         recording.clock.advance(pause);
-        if random.once_in(3) && !open.is_empty() {
+        if random.once_in(2) && !open.is_empty() {
             let permit = open.swap_remove(random.below(open.len() as u64) as usize);
             let outcome = match random.below(6) {
                 0 => Outcome::FailedClean,
@@ -188,9 +210,9 @@ fn history(seed: u64) -> Recorded {
         }
         let tool =
             pick(&mut random, &["stripe.refund", "stripe.refund", "stripe.read", "search", "search", "mail"]);
-        let user = pick(&mut random, &["ann", "bob", "", "eve"]);
-        let agent = pick(&mut random, &["", "a1", "a2"]);
-        let run = pick(&mut random, &["r1", "r1", "r2", ""]);
+        let user = pick(&mut random, &["ann", "bob", "eve", "ann", "bob", "eve", ""]);
+        let agent = pick(&mut random, &["a1", "a2", "a1", "a2", "a1", ""]);
+        let run = pick(&mut random, &["r1", "r1", "r2", "r3", "r4", "r5", ""]);
         let amount = random.below(8);
         let id = random.below(30);
         let arguments = match random.below(3) {
@@ -213,7 +235,7 @@ fn history(seed: u64) -> Recorded {
 
 #[test]
 fn the_policy_that_made_a_ledger_differs_from_it_nowhere() {
-    let mut refused = 0;
+    let (mut decisions, mut ran, mut replays) = (0, 0, 0);
     for seed in 0..12 {
         let recorded = history(seed);
         let replayed = recorded.replay(EVERYTHING);
@@ -221,7 +243,236 @@ fn the_policy_that_made_a_ledger_differs_from_it_nowhere() {
         assert_eq!(replayed.totals.calls(), 0, "seed {seed}");
         assert!(replayed.coverage.left.is_empty(), "seed {seed}: {:?}", replayed.coverage);
         assert_eq!(replayed.coverage.replayed, replayed.coverage.decisions, "seed {seed}");
-        refused += replayed.coverage.decisions;
+        decisions += replayed.coverage.decisions;
+        for (_, body) in Database::open(&recorded.path).unwrap().entries(0, 10_000).unwrap() {
+            let kind = EntryView::read(&body).unwrap().kind;
+            ran += u64::from(kind == Kind::Intent);
+            replays += u64::from(kind == Kind::Replay);
+        }
     }
-    assert!(refused > 1_000, "the histories are too short to show anything: {refused}");
+    assert!(
+        decisions > 3_000 && ran > 500 && replays > 10,
+        "too little happens: {decisions} {ran} {replays}"
+    );
+}
+
+#[test]
+fn the_same_ledger_gives_the_same_answer() {
+    let recorded = history(3);
+    let stricter = EVERYTHING.replace("max_calls = 6", "max_calls = 1").replace("1.50 usd", "0.40 usd");
+    let (one, other) = (recorded.replay(&stricter), recorded.replay(&stricter));
+    assert_eq!(one, other);
+    assert!(one.totals.calls() > 3, "{:?}", one.coverage);
+}
+
+const REFUNDS: &str = "[budgets.team]\nlimit = '1 usd'\nwindow = '1h'\n\
+    [budgets.company]\nlimit = '10 usd'\n\
+    [tools.refund]\nrules = ['args.amount < 100']\n\
+    limits = [{ max_calls = 3, window = '1m' }]\n\
+    budgets = [{ name = 'team', cost = '0.30 usd' }, { name = 'company', cost = '0.10 usd' }]\n";
+
+#[test]
+fn a_stricter_policy_differs_by_what_was_worked_out_by_hand() {
+    let recording = Recording::new(REFUNDS, KeepArguments::Full);
+    assert!(recording.run("refund", "ann", r#"{"amount":1}"#));
+    assert!(recording.run("refund", "ann", r#"{"amount":2}"#));
+    let (_, permit) = recording.call("refund", "bob", r#"{"amount":3}"#);
+    recording.end(permit, Outcome::FailedClean, Health::Failure);
+    assert!(!recording.run("refund", "ann", r#"{"amount":4}"#), "the limit of three calls");
+    recording.clock.advance(Span::from_secs(61));
+    assert!(!recording.run("refund", "ann", r#"{"amount":5}"#), "the budget of a dollar");
+    recording.clock.advance(Span::from_secs(3_600));
+    let (_, permit) = recording.call("refund", "eve", r#"{"amount":6}"#);
+    recording.end(permit, Outcome::InDoubt, Health::Failure);
+    recording.call("refund", "eve", r#"{"amount":7}"#);
+    let recorded = recording.close();
+
+    // One call a minute: the second and third are stopped, so that the money lasts and the fourth of them would run.
+    let options = Options { limit: 10, reasons: false };
+    let replay = |policy: &str| recorded.replay_with(policy, None, options).unwrap();
+    let replayed = replay(&REFUNDS.replace("max_calls = 3", "max_calls = 1"));
+    assert_eq!(
+        told(&replayed),
+        [
+            "refund stopped rate_limited",
+            "refund stopped rate_limited",
+            "refund started budget_exceeded",
+            "refund stopped rate_limited",
+        ]
+    );
+    let effects: Vec<Effect> = replayed.differences.iter().map(|difference| difference.effect).collect();
+    assert_eq!(effects, [Effect::Done, Effect::None, Effect::Done, Effect::Unknown]);
+    let stopped = &replayed.totals.changes[&Change::Stopped];
+    assert_eq!((stopped.calls, stopped.effects, stopped.unknown), (3, 1, 1));
+    // Of two budgets in dollars the larger cost counts; what had no effect counts none.
+    assert_eq!(stopped.money.get(&Unit::Usd), Some(&usd("0.6")));
+    let started = &replayed.totals.changes[&Change::Started];
+    assert_eq!((started.calls, started.effects, started.money.get(&Unit::Usd)), (1, 1, Some(&usd("0.3"))));
+    assert_eq!(replayed.coverage.assumed.get(&Assumed::Done), Some(&1));
+
+    // A rule more: what it refuses takes nothing, so that the fourth call would run, and the fifth still would not.
+    let replayed = replay(&REFUNDS.replace("args.amount < 100", "args.amount != 2"));
+    assert_eq!(
+        told(&replayed),
+        ["refund stopped rule_violated", "refund started rate_limited+budget_exceeded"]
+    );
+    let with_reasons = recorded.replay(&REFUNDS.replace("max_calls = 3", "max_calls = 1"));
+    assert_eq!(with_reasons.totals.changes[&Change::Reasons].calls, 1, "the budget is not exceeded any more");
+}
+
+#[test]
+fn equal_refusals_are_decided_one_by_one_once_they_differ() {
+    let recording = Recording::new(REFUNDS, KeepArguments::Full);
+    (0..13).for_each(|_| {
+        recording.run("refund", "ann", r#"{"amount":1}"#);
+    });
+    let recorded = recording.close();
+    let same = recorded.replay(REFUNDS);
+    assert_eq!((same.coverage.decisions, same.coverage.replayed, same.totals.calls()), (13, 13, 0));
+    // Nine equal refusals share an entry: those between the first and the last one are taken as the first.
+    assert_eq!(same.coverage.assumed.get(&Assumed::Between), Some(&7));
+    let looser =
+        REFUNDS.replace("max_calls = 3", "max_calls = 8").replace("limit = '1 usd'", "limit = '100 usd'");
+    let replayed = recorded.replay(&looser);
+    assert_eq!(replayed.totals.changes[&Change::Started].calls, 5);
+    assert_eq!(replayed.totals.changes[&Change::Started].money.get(&Unit::Usd), Some(&usd("1.5")));
+    assert_eq!(replayed.coverage.assumed.get(&Assumed::Between), None);
+}
+
+#[test]
+fn a_once_key_counts_as_the_new_policy_names_it() {
+    let plain = "[tools.pay]\n";
+    let once = "[tools.pay]\nonce = { key = 'args.id' }\n";
+    let recording = Recording::new(plain, KeepArguments::Full);
+    for id in ["a", "a", "b"] {
+        assert!(recording.run("pay", "ann", &format!(r#"{{"id":"{id}"}}"#)));
+    }
+    let (_, permit) = recording.call("pay", "ann", r#"{"id":"c"}"#);
+    recording.end(permit, Outcome::InDoubt, Health::Failure);
+    recording.run("pay", "ann", r#"{"id":"c"}"#);
+    let recorded = recording.close();
+    let replayed = recorded.replay(once);
+    assert_eq!(told(&replayed), ["pay stopped ", "pay stopped in_doubt"]);
+    assert_eq!(replayed.differences[0].new.0, Ruling::Replay);
+
+    let recording = Recording::new(once, KeepArguments::Full);
+    for _ in 0..2 {
+        recording.run("pay", "ann", r#"{"id":"a"}"#);
+    }
+    let recorded = recording.close();
+    assert_eq!(told(&recorded.replay(once)), [""; 0]);
+    let replayed = recorded.replay(plain);
+    assert_eq!((told(&replayed).len(), replayed.differences[0].old.0), (1, Ruling::Replay));
+    assert_eq!(replayed.differences[0].change, Change::Started);
+}
+
+#[test]
+fn facts_are_taken_as_they_were_recorded() {
+    let policy = "[tools.read]\nproves = [{ kind = 'payment', pointer = '/id' }]\n\
+        [tools.refund]\nfacts = [{ arg = '/id', kind = 'payment' }]\n";
+    let recording = Recording::new(policy, KeepArguments::Full);
+    assert!(!recording.run("refund", "ann", r#"{"id":"p1"}"#));
+    recording.run("read", "ann", "{}");
+    let arguments = json("{}");
+    let action = Action { name: "read", user: "ann", run: "r1", ..Action::default() };
+    let call = Call { tenant: "acme", action, arguments: &arguments, uncovered: None };
+    assert_eq!(recording.policies.prove(&call, &json(r#"{"id":"p1"}"#)).unwrap(), 1);
+    assert!(recording.run("refund", "ann", r#"{"id":"p1"}"#));
+    assert!(!recording.run("refund", "ann", r#"{"id":"p2"}"#));
+    let replayed = recording.close().replay(policy);
+    assert_eq!(told(&replayed), [""; 0]);
+    assert_eq!(replayed.coverage.assumed.get(&Assumed::Facts), Some(&3));
+}
+
+#[test]
+fn what_gates_of_the_code_refused_stays_refused() {
+    let recording = Recording::new("[tools.search]\n", KeepArguments::Full);
+    let window = WindowSpec::Rolling(Span::from_secs(60));
+    let gate = GateSpec {
+        name: "in code".to_owned(),
+        mode: Mode::Enforce,
+        kind: GateSpecKind::Limit { key: 0, max_calls: 1, window, cooldown: Span::ZERO },
+    };
+    let code = checkrein::config::CodeGates {
+        gates: vec![gate],
+        leases: Leases::default(),
+        keys: 1,
+        ..Default::default()
+    };
+    let binding = recording.policies.bind("search", code).unwrap();
+    for user in ["ann", "bob", "eve"] {
+        recording.clock.advance(Span::from_secs(1));
+        let arguments = json("{}");
+        let action = Action { name: "search", user, run: "r1", ..Action::default() };
+        let call = Call { tenant: "acme", action, arguments: &arguments, uncovered: None };
+        let keys = [checkrein_core::admission::KeyValue::Bytes(b"")];
+        let inputs = checkrein_core::admission::Inputs { keys: &keys, start: true, ..Default::default() };
+        let bound = binding.current().unwrap();
+        let engine = recording.policies.engine();
+        bound.with_inputs(&call, &inputs, engine.now(), |inputs| engine.admit(bound.compiled(), inputs));
+    }
+    drop(binding);
+    let recorded = recording.close();
+    let replayed = recorded.replay("[tools.search]\n");
+    assert_eq!(told(&replayed), [""; 0]);
+    assert_eq!(replayed.coverage.left.get(&Left::ByCode), Some(&2));
+    let old = recorded.replay_with(
+        "[tools.search]\nrules = ['false']\n",
+        Some("[tools.search]\n"),
+        Options::default(),
+    );
+    assert_eq!(told(&old.unwrap()), ["search stopped rule_violated"]);
+}
+
+#[test]
+fn what_a_gate_of_the_old_file_refused_may_run() {
+    let recording = Recording::new("[tools.search]\nrules = ['args.q != 1']\n", KeepArguments::Full);
+    recording.run("search", "ann", r#"{"q":1}"#);
+    recording.run("search", "ann", r#"{"q":2}"#);
+    recording.run("unknown", "ann", "{}");
+    let recorded = recording.close();
+    let replayed = recorded.replay("[tools.search]\n[tools.unknown]\n");
+    assert_eq!(told(&replayed), ["search started rule_violated", "unknown started unknown_tool"]);
+    assert!(replayed.coverage.left.is_empty());
+}
+
+#[test]
+fn without_arguments_only_what_reads_none_is_decided_again() {
+    let recording = Recording::new("[tools.a]\n[tools.b]\n", KeepArguments::Digest);
+    recording.run("a", "ann", r#"{"x":1}"#);
+    recording.run("b", "ann", r#"{"x":1}"#);
+    let recorded = recording.close();
+    let replayed =
+        recorded.replay("[tools.a]\nrules = ['args.x > 1']\n[tools.b]\nrules = ['action.user != \"ann\"']\n");
+    assert_eq!(told(&replayed), ["b stopped rule_violated"]);
+    assert_eq!(replayed.coverage.left.get(&Left::ArgumentsDigest), Some(&1));
+    assert_eq!((replayed.coverage.replayed, replayed.coverage.without_arguments), (1, 1));
+}
+
+#[test]
+fn what_was_done_by_hand_is_done_again() {
+    let policy = "[tools.pay]\nonce = { key = 'args.id' }\nattempts = 2\n";
+    let recording = Recording::new(policy, KeepArguments::Full);
+    let (_, permit) = recording.call("pay", "ann", r#"{"id":"a"}"#);
+    recording.end(permit, Outcome::InDoubt, Health::Failure);
+    // Its cost has been settled: only the operation is still in doubt.
+    recording.clock.advance(Span::from_secs(4_000));
+    assert!(!recording.run("pay", "ann", r#"{"id":"a"}"#));
+    let engine = recording.policies.engine();
+    let family =
+        |name: &str| engine.families().into_iter().find(|family| family.name == name).unwrap().family;
+    let key = checkrein_core::key::KeyRef { family: family("pay.once"), tenant: b"acme", key: b"a" };
+    let state = checkrein_core::gate::once::OperationState::FailedClean;
+    assert!(engine.resolve(key, None, state).unwrap());
+    recording.clock.advance(Span::from_secs(1));
+    assert!(recording.run("pay", "ann", r#"{"id":"a"}"#));
+    assert!(!recording.run("pay", "ann", r#"{"id":"b"}"#), "both attempts are used up");
+    let attempts = checkrein_core::key::KeyRef { family: family("pay.attempts"), tenant: b"acme", key: b"" };
+    assert!(engine.reset(checkrein_core::policy::RecordKind::Meter, attempts).unwrap());
+    recording.clock.advance(Span::from_secs(1));
+    assert!(recording.run("pay", "ann", r#"{"id":"b"}"#));
+    let recorded = recording.close();
+    let replayed = recorded.replay(policy);
+    assert_eq!((told(&replayed), replayed.coverage.assumed), (Vec::new(), [].into()));
+    assert_eq!(recorded.replay("[tools.pay]\n").coverage.assumed.get(&Assumed::ByHand), Some(&2));
 }

@@ -31,6 +31,7 @@ impl ToolPolicy {
         });
         let by_rule = resolved.questions.iter().any(|question| match question {
             Question::Rule(rule) => reads(&rule.check) || rule.when.as_ref().is_some_and(|when| reads(when)),
+            Question::Price => true,
             // Those of the costs are counted above.
             Question::Freeze(_) | Question::Cost(_) | Question::Uncovered => false,
         });

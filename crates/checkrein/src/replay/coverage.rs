@@ -15,6 +15,8 @@ pub enum Left {
     ArgumentsMissing,
     /// The arguments cannot be read.
     ArgumentsUnreadable,
+    /// It is a call of a model.
+    Model,
     /// The action has no name, so that no section is its own.
     NoName,
     /// It was refused by gates of the code, which go on refusing.
@@ -31,6 +33,7 @@ impl Left {
             Self::ArgumentsDigest => "arguments_digest",
             Self::ArgumentsMissing => "arguments_missing",
             Self::ArgumentsUnreadable => "arguments_unreadable",
+            Self::Model => "model",
             Self::NoName => "no_name",
             Self::ByCode => "refused_by_code",
             Self::ByOthers => "refused_by_others",
@@ -44,6 +47,7 @@ impl Left {
             Self::ArgumentsDigest => "a gate reads their arguments, of which the ledger has a digest",
             Self::ArgumentsMissing => "a gate reads their arguments, which the ledger does not have",
             Self::ArgumentsUnreadable => "their arguments are too large to be read again",
+            Self::Model => "calls of models",
             Self::NoName => "the action has no name",
             Self::ByCode => "refused by gates of the code, which stay",
             Self::ByOthers => "refused by the store, by a person or for a credential",
@@ -99,10 +103,14 @@ impl Assumed {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::EmptyStart => "entries before the first one are not here, nor what they had counted",
-            Self::Done => "what did not run and would now is taken as done, at the cost that the policy names",
+            Self::Done => {
+                "what did not run and would now is taken as done, at the cost that the policy names"
+            }
             Self::Facts => "facts that a call needs are taken as they were recorded",
             Self::Between => "equal refusals are taken as the first of them",
-            Self::GatesUnknown => "refused by gates that this policy does not have, of the old file or of the code",
+            Self::GatesUnknown => {
+                "refused by gates that this policy does not have, of the old file or of the code"
+            }
             Self::Late => "out of order",
             Self::Shared => "entries of a shared store, whose times are bounds",
             Self::ByHand => "resets by hand of records that the policy does not have",

@@ -241,6 +241,9 @@ impl Replay {
         if recorded.name.is_empty() {
             return Err(Left::NoName);
         }
+        if recorded.namespace == "model" {
+            return Err(Left::Model);
+        }
         // What a file freezes is a rule of its own.
         let by_others = |cause: &Cause| BY_OTHERS.contains(&cause.code.as_str()) && cause.kind != "rule";
         if recorded.causes.iter().any(by_others) {
