@@ -6,10 +6,18 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod command;
 mod progress;
+mod show;
 
 /// Runtime control of AI agents: every gate of an action in one atomic admission.
 #[derive(Parser)]
 #[command(name = "checkrein", version, propagate_version = false, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  checkrein init
+  checkrein policy check
+  checkrein demo
+
+Every verb takes --help, and `--output text`, `json` or `jsonl` where it has something to tell. Exit code 0: done, or \
+allowed. 1: denied, invalid, or something was found. 2: wrong use, or something is missing on this machine.")]
 struct CommandLine {
     #[command(subcommand)]
     verb: Verb,
@@ -38,8 +46,10 @@ enum Verb {
 enum Output {
     /// For people
     Text,
-    /// For programs: nothing but JSON on standard output
+    /// For programs: nothing but one JSON document on standard output
     Json,
+    /// For programs: one JSON value on each line
+    Jsonl,
 }
 
 /// How a verb ended, as the shell sees it.

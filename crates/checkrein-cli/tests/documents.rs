@@ -3,9 +3,11 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::process::Command;
 
 use checkrein_core::code::Code;
+
+#[path = "verbs/list.rs"]
+mod list;
 
 fn code_table() -> String {
     let mut table = "| code | HTTP | exception | meaning | what to do |\n|---|---|---|---|---|\n".to_owned();
@@ -19,38 +21,10 @@ fn code_table() -> String {
 
 fn help() -> String {
     let mut text = String::new();
-    for verb in [
-        "",
-        "demo",
-        "explain",
-        "once",
-        "once list",
-        "once show",
-        "once resolve",
-        "ledger",
-        "ledger tail",
-        "ledger show",
-        "ledger verify",
-        "ledger prove",
-        "ledger export",
-        "ledger checkpoint",
-        "ledger prune",
-        "keys",
-        "keys new",
-        "keys show",
-        "prices",
-        "prices show",
-        "prices list",
-        "prices check",
-        "replay",
-        "report",
-        "backup",
-        "restore",
-        "doctor",
-        "completions",
-    ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_checkrein"));
-        let output = command.args(verb.split_whitespace()).arg("--help").output().unwrap();
+    for verb in list::verbs() {
+        let verb = verb.join(" ");
+        let arguments: Vec<&str> = verb.split_whitespace().chain(["--help"]).collect();
+        let output = list::run(Path::new("."), "100", &arguments);
         let title = format!("checkrein {verb}");
         let shown = String::from_utf8(output.stdout).unwrap();
         let shown: Vec<&str> = shown.trim_end().lines().map(str::trim_end).collect();
@@ -70,7 +44,10 @@ fn check(document: &str, begin: &str, end: &str, expected: &str) {
         std::fs::write(&path, format!("{head}{begin}\n\n{}\n\n{end}{tail}", expected.trim())).unwrap();
         return;
     }
-    assert_eq!(found.trim(), expected.trim(), "{document} is out of date: run `make generate`");
+    let different =
+        found.trim().lines().zip(expected.trim().lines()).find(|(found, expected)| found != expected);
+    let is_same = found.trim() == expected.trim();
+    assert!(is_same, "{document} is out of date, first here: {different:?}. Run `make generate`");
 }
 
 #[test]

@@ -370,7 +370,7 @@ fn old_entries_are_removed_and_the_rest_verifies() {
     assert_eq!(text(&output.stdout), "256 entries removed; the ledger begins with entry 256\n");
     let output =
         run(&["ledger", "prune", "--store", "sqlite:store.db", "--older-than", "1d", "--output", "json"]);
-    assert_eq!(text(&output.stdout), "{\"first\":256,\"removed\":0}\n");
+    assert_eq!(text(&output.stdout), "{\n  \"first\": 256,\n  \"removed\": 0\n}\n");
     let output = run(&["ledger", "prune", "--store", "sqlite:store.db", "--older-than", "soon"]);
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(run(&["ledger", "export", "--store", "sqlite:store.db", "-o", "e"]).status.code(), Some(0));

@@ -515,14 +515,15 @@ fn what_is_no_action_is_wrong_use() {
         ACTION,
         &["--policy", "none.toml"],
         &expect![[r#"
-        exit 2
-        -- stdout
-        -- stderr
-        error: policy_unreadable: the file cannot be read: No such file or
-        directory (os error 2)
-          --> none.toml
-          hint: check its name and permissions
-    "#]],
+            exit 2
+            -- stdout
+            -- stderr
+            policy_unreadable: the file cannot be read: No such file or
+            directory (os error 2)
+              --> none.toml
+              hint: check its name and permissions
+
+        "#]],
     );
 }
 
@@ -565,103 +566,4 @@ fn sections_that_cannot_work_together_are_found() {
         -- stderr
     "#]],
     );
-}
-
-#[test]
-fn help() {
-    check(
-        "",
-        "",
-        "100",
-        &["policy", "--help"],
-        &expect![[r#"
-            exit 0
-            -- stdout
-            Check a policy file, and explain what it says
-
-            Usage: checkrein policy <COMMAND>
-
-            Commands:
-              check    Check a policy file, and tell everything that is wrong with it
-              explain  Show what every gate says to one action
-              help     Print this message or the help of the given subcommand(s)
-
-            Options:
-              -h, --help  Print help
-            -- stderr
-        "#]],
-    );
-    check(
-        "",
-        "",
-        "100",
-        &["policy", "check", "--help"],
-        &expect![[r#"
-            exit 0
-            -- stdout
-            Check a policy file, and tell everything that is wrong with it
-
-            Usage: checkrein policy check [OPTIONS] [FILE]
-
-            Arguments:
-              [FILE]
-                      The policy file
-
-            Options:
-                  --output <OUTPUT>
-                      What to print
-
-                      Possible values:
-                      - text: For people
-                      - json: For programs: nothing but JSON on standard output
-          
-                      [default: text]
-
-              -h, --help
-                      Print help (see a summary with '-h')
-
-            Examples:
-              checkrein policy check
-              checkrein policy check checkrein.toml --output json
-
-            Without FILE it is `checkrein.toml`, or `[tool.checkrein]` of `pyproject.toml`, in the current
-            directory.
-            Exit code 1 when something is wrong with the file, 2 when there is none.
-            -- stderr
-        "#]],
-    );
-    check(
-        "",
-        "",
-        "100",
-        &["schema", "--help"],
-        &expect![[r#"
-        exit 0
-        -- stdout
-        Print the JSON Schema of the policy file
-
-        Usage: checkrein schema
-
-        Options:
-          -h, --help  Print help
-
-        Examples:
-          checkrein schema > checkrein.schema.json
-
-        An editor that knows it completes and checks `checkrein.toml` while it is written. What sections say
-        of each other,
-        and whether an expression is one, `checkrein policy check` tells.
-        -- stderr
-    "#]],
-    );
-}
-
-#[test]
-fn the_schema_is_json() {
-    let directory = tempfile::tempdir().unwrap();
-    let output = run(directory.path(), "80", &["schema"]);
-    assert_eq!(output.status.code(), Some(0));
-    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(schema["additionalProperties"], false);
-    assert_eq!(schema["required"], serde_json::json!(["version"]));
 }

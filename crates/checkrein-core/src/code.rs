@@ -171,7 +171,25 @@ table! {
         "This tool cannot be used now. Tell the user." "report this, then reset the meter";
 }
 
+/// The words of the table, for descriptions that are constants themselves.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated at build time, where an index out of bounds is an error"
+)]
+const fn words() -> [&'static str; TABLE.len()] {
+    let mut words = [""; TABLE.len()];
+    let mut place = 0;
+    while place < TABLE.len() {
+        words[place] = TABLE[place].word;
+        place += 1;
+    }
+    words
+}
+
 impl Code {
+    /// Every word, in the order of [`all`](Self::all).
+    pub const WORDS: &'static [&'static str] = &words();
+
     /// Every code, in the order of the documentation.
     pub fn all() -> impl Iterator<Item = Self> {
         TABLE.iter().map(|entry| entry.code)

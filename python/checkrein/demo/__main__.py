@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--no-input", action="store_true", help="never wait for a key press, as in CI")
     parser.add_argument("--fast", action="store_true", help="no pauses between the steps")
-    parser.add_argument("--output", choices=("text", "json"), default="text", help="what to print")
+    parser.add_argument("--output", choices=("text", "json", "jsonl"), default="text", help="what to print")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="a new directory for its files")
     options = parser.parse_args(argv)
 
@@ -34,7 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     from checkrein.demo.show import Show
 
-    show = Show(fast=options.fast, json_output=options.output == "json", interactive=not options.no_input)
+    show = Show(
+        fast=options.fast,
+        json_output=options.output != "text",
+        json_lines=options.output == "jsonl",
+        interactive=not options.no_input,
+    )
     try:
         return show.run(options.keep)
     except KeyboardInterrupt:

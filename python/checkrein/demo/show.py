@@ -38,8 +38,12 @@ MEANING = {
 class Show(Watcher):
     """Watches the agent, the engine and the shop, and tells what it sees as text or as JSON."""
 
-    def __init__(self, *, fast: bool, json_output: bool, interactive: bool) -> None:
-        """Show at a pace for people unless `fast`; print one JSON document instead if `json_output`."""
+    def __init__(self, *, fast: bool, json_output: bool, interactive: bool, json_lines: bool = False) -> None:
+        """Show at a pace for people unless `fast`; print one JSON document instead if `json_output`.
+
+        With `json_lines` it is an event on each line, and the summary on the last.
+        """
+        self.json_lines = json_lines
         self.fast = fast
         self.timeline = None if json_output else Timeline()
         self.interactive = interactive and not json_output and sys.stdin.isatty() and sys.stdout.isatty()
@@ -163,6 +167,9 @@ class Show(Watcher):
                 "audit": {"file": str(trail.path), "valid": verdict.valid, "output": verdict.output},
                 "crash": crash.to_dict(),
             }
+            if self.json_lines:
+                print(*(json.dumps(line) for line in [*self.events, {"summary": summary}]), sep="\n")
+                return
             json.dump({"events": self.events, "summary": summary}, sys.stdout, indent=2)
             print()
             return

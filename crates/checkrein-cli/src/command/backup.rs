@@ -58,9 +58,9 @@ impl Backup {
                     )?;
                 }
             }
-            Output::Json => {
+            output => {
                 let (store, file) = (path.display().to_string(), self.file.display().to_string());
-                writeln!(to, "{:#}", json!({ "store": store, "file": file, "bytes": bytes }))?;
+                output.print(&mut to, &json!({ "store": store, "file": file, "bytes": bytes }))?;
             }
         }
         Ok(Exit::Ok)

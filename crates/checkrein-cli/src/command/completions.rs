@@ -8,6 +8,10 @@ use crate::Exit;
 
 /// Print the completion script of a shell
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein completions bash >~/.local/share/bash-completion/completions/checkrein
+  checkrein completions zsh >~/.zfunc/_checkrein
+  checkrein completions fish >~/.config/fish/completions/checkrein.fish")]
 pub(crate) struct Completions {
     /// The shell to complete in
     #[arg(value_enum)]

@@ -19,6 +19,9 @@ const PROBE_TOO_OLD: i32 = 4;
 
 /// Watch a misbehaving agent being controlled: no key, no network
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein demo
+  checkrein demo --fast --keep demo-files")]
 pub(crate) struct Demo {
     /// Never wait for a key press, as in CI
     #[arg(long)]
@@ -75,8 +78,10 @@ impl Demo {
         if self.fast {
             demo.arg("--fast");
         }
-        if self.output == Output::Json {
-            demo.args(["--output", "json"]);
+        match self.output {
+            Output::Text => {}
+            Output::Json => drop(demo.args(["--output", "json"])),
+            Output::Jsonl => drop(demo.args(["--output", "jsonl"])),
         }
         if let Some(directory) = &self.keep {
             demo.arg("--keep").arg(directory);

@@ -36,8 +36,8 @@ const PAGE: usize = 1_024;
 
 Exit code 1 when something was found. Without --quick every row, page and index is read.
 
-A server that was started again without its data, or whose place another one has taken, may have forgotten what was
-spent and done. Tenants whose records were there are in safe mode then: hard budgets and once keys are refused, until
+A server that was started again without its data, or whose place another one has taken, may have forgotten what was \
+spent and done. Tenants whose records were there are in safe mode then: hard budgets and once keys are refused, until \
 somebody who knows what was lost says --accept-epoch.")]
 pub(crate) struct Doctor {
     #[command(flatten)]
@@ -103,7 +103,7 @@ impl Doctor {
         let mut to = anstream::stdout().lock();
         match self.output {
             Output::Text => write_text(&mut to, &file, &records, ledger.as_ref(), &findings)?,
-            Output::Json => writeln!(to, "{:#}", record(&file, &records, ledger.as_ref(), &findings))?,
+            output => output.print(&mut to, &record(&file, &records, ledger.as_ref(), &findings))?,
         }
         Ok(if findings.is_empty() { Exit::Ok } else { Exit::Found })
     }

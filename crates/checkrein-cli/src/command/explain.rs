@@ -9,6 +9,9 @@ use crate::{Exit, Output};
 
 /// Explain a reason code, or list all of them
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein explain budget_exceeded
+  checkrein explain --output json")]
 pub(crate) struct Explain {
     /// The code, as in `rate_limited`; without it, every code
     code: Option<String>,
@@ -22,7 +25,7 @@ impl Explain {
         let mut stdout = anstream::stdout().lock();
         match (&self.code, self.output) {
             (None, Output::Text) => write_table(&mut stdout)?,
-            (None, Output::Json) => writeln!(stdout, "{:#}", Code::all().map(record).collect::<Value>())?,
+            (None, output) => output.print(&mut stdout, &Code::all().map(record).collect())?,
             (Some(word), output) => {
                 let Some(code) = Code::from_word(&word.to_ascii_lowercase().replace('-', "_")) else {
                     let hint = nearest(word).map_or_else(
@@ -37,7 +40,7 @@ impl Explain {
                 };
                 match output {
                     Output::Text => write_code(&mut stdout, code)?,
-                    Output::Json => writeln!(stdout, "{:#}", record(code))?,
+                    output => output.print(&mut stdout, &record(code))?,
                 }
             }
         }

@@ -11,6 +11,9 @@ use crate::{Exit, Output};
 
 /// Make or show the key that signs a ledger
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein keys new ledger.key --name example.com/ledger
+  checkrein keys show ledger.key.pub")]
 pub(crate) struct Keys {
     #[command(subcommand)]
     action: Action,
@@ -24,6 +27,9 @@ enum Action {
 
 /// Make an Ed25519 key: a private file with mode 0600, and the public one beside it
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein keys new ledger.key --name example.com/ledger
+  checkrein keys new ledger.key --passphrase")]
 struct New {
     /// The private key file; it must not exist yet
     file: PathBuf,
@@ -40,6 +46,9 @@ struct New {
 
 /// Show the public half of a key, private or public
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein keys show ledger.key.pub
+  checkrein keys show ledger.key --output json")]
 struct Show {
     /// The key file
     file: PathBuf,
@@ -73,14 +82,14 @@ impl New {
                 writeln!(stdout, "public key   {}", public.display())?;
                 writeln!(stdout, "\u{1b}[1m{key}\u{1b}[0m")?;
             }
-            Output::Json => {
+            output => {
                 let answer = json!({
                     "name": key.name(),
                     "private": self.file.display().to_string(),
                     "public": public.display().to_string(),
                     "key": key.to_string(),
                 });
-                writeln!(stdout, "{answer:#}")?;
+                output.print(&mut stdout, &answer)?;
             }
         }
         Ok(Exit::Ok)
@@ -103,7 +112,9 @@ impl Show {
         let mut stdout = anstream::stdout().lock();
         match self.output {
             Output::Text => writeln!(stdout, "{key}")?,
-            Output::Json => writeln!(stdout, "{:#}", json!({ "name": key.name(), "key": key.to_string() }))?,
+            output => {
+                output.print(&mut stdout, &json!({ "name": key.name(), "key": key.to_string() }))?;
+            }
         }
         Ok(Exit::Ok)
     }

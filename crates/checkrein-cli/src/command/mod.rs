@@ -1,6 +1,4 @@
-//! One file per verb, and the few things they print in the same way.
-
-use std::io::Write;
+//! One file per verb.
 
 pub(crate) mod backup;
 pub(crate) mod completions;
@@ -20,33 +18,4 @@ pub(crate) mod restore;
 pub(crate) mod schema;
 mod store;
 
-/// Prints an error, and what to do about it, to standard error.
-pub(crate) fn print_error(message: &str, hint: Option<&str>) {
-    let mut stderr = anstream::stderr().lock();
-    // Standard error may be closed; the exit code still tells.
-    let _closed = writeln!(stderr, "\u{1b}[1;31merror\u{1b}[0m: {message}");
-    if let Some(hint) = hint {
-        let _closed = writeln!(stderr, "\u{1b}[1;36mhint\u{1b}[0m: {hint}");
-    }
-}
-
-/// Text that somebody else chose, for a terminal: nothing in it moves the cursor or hides what follows.
-pub(crate) fn inert(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
-        if matches!(c, '\'' | '"' | '\\') {
-            shown.push(c)
-        } else {
-            shown.extend(c.escape_debug())
-        }
-        shown
-    })
-}
-
-/// The columns of the terminal, or of `COLUMNS`; 100 where there is none.
-pub(crate) fn columns() -> usize {
-    let named = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    named.unwrap_or_else(|| {
-        let size = rustix::termios::tcgetwinsize(std::io::stderr());
-        size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(100)
-    })
-}
+pub(crate) use crate::show::{columns, inert, print_error};

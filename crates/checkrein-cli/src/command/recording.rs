@@ -12,8 +12,8 @@ use checkrein::store::redis::RedisStore;
 use serde_json::{Value, json};
 
 use super::{columns, inert, print_error};
-use crate::Exit;
 use crate::progress::Progress;
+use crate::{Exit, Output};
 
 /// Which ledger.
 #[derive(clap::Args)]
@@ -49,8 +49,8 @@ impl LedgerOf {
 }
 
 /// Says why a ledger cannot be read: where JSON is wanted, on standard output.
-pub(super) fn refuse(to: &mut impl Write, error: &ReplayError, as_json: bool) -> std::io::Result<Exit> {
-    refuse_with(to, error.code(), &error.to_string(), error.hint(), as_json)
+pub(super) fn refuse(to: &mut impl Write, error: &ReplayError, output: Output) -> std::io::Result<Exit> {
+    refuse_with(to, error.code(), &error.to_string(), error.hint(), output)
 }
 
 /// The same for what has no error of its own.
@@ -59,28 +59,16 @@ pub(super) fn refuse_with(
     code: &str,
     message: &str,
     hint: Option<&str>,
-    as_json: bool,
+    output: Output,
 ) -> std::io::Result<Exit> {
-    if as_json {
-        let error = json!({ "code": code, "message": message, "hint": hint });
-        writeln!(to, "{}", super::policy::inert_json(&json!({ "error": error })))?;
-    } else {
-        print_error(&inert(&format!("{message} ({code})")), hint);
-    }
-    Ok(Exit::Usage)
-}
-
-/// JSON on one line, in which nothing moves the cursor or hides what follows.
-pub(super) fn inert_line(value: &Value) -> String {
-    let mut shown = String::new();
-    for c in value.to_string().chars() {
-        if c.is_ascii() || c.escape_debug().count() == 1 {
-            shown.push(c);
-        } else {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| shown.push_str(&format!("\\u{unit:04x}")));
+    match output {
+        Output::Text => print_error(&format!("{message} ({code})"), hint),
+        output => {
+            let error = json!({ "code": code, "message": message, "hint": hint });
+            output.print(to, &json!({ "error": error }))?;
         }
     }
-    shown
+    Ok(Exit::Usage)
 }
 
 /// One line of a form: a label and what there is to say, wrapped at the terminal's width.

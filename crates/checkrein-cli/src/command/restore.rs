@@ -16,9 +16,9 @@ use crate::{Exit, Output};
 #[command(after_help = "Examples:
   checkrein restore checkrein-2026-11-21.db --store sqlite:checkrein.db
 
-What ran since the backup is not known to the store any more: spent budgets are lower and once keys of that time
-may run again. Resolve what you know before you open the store. What was open in the backup is voided: reserved
-actions are released, started ones are in doubt. The gap is an entry of the ledger, and the file that was there is
+What ran since the backup is not known to the store any more: spent budgets are lower and once keys of that time \
+may run again. Resolve what you know before you open the store. What was open in the backup is voided: reserved \
+actions are released, started ones are in doubt. The gap is an entry of the ledger, and the file that was there is \
 kept beside the store.")]
 pub(crate) struct Restore {
     /// The backup
@@ -43,7 +43,7 @@ impl Restore {
         let mut to = anstream::stdout().lock();
         match self.output {
             Output::Text => self.write_text(&mut to, &done)?,
-            Output::Json => {
+            output => {
                 let backup = &done.restored.backup;
                 let record = json!({
                     "store": done.path.display().to_string(),
@@ -56,7 +56,7 @@ impl Restore {
                     "replaced_entries": done.replaced.map(|mark| mark.entries),
                     "sound": done.report.is_sound(),
                 });
-                writeln!(to, "{record:#}")?;
+                output.print(&mut to, &record)?;
             }
         }
         Ok(Exit::Ok)

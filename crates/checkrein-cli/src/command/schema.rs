@@ -11,7 +11,7 @@ use crate::Exit;
 #[command(after_help = "Examples:
   checkrein schema > checkrein.schema.json
 
-An editor that knows it completes and checks `checkrein.toml` while it is written. What sections say of each other,
+An editor that knows it completes and checks `checkrein.toml` while it is written. What sections say of each other, \
 and whether an expression is one, `checkrein policy check` tells.")]
 pub(crate) struct Schema {}
 

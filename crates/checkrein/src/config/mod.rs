@@ -6,7 +6,9 @@
 
 mod binding;
 mod call;
+mod cases;
 mod expressions;
+mod facts;
 mod fields;
 mod model;
 mod model_call;
@@ -33,10 +35,14 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+use toml::Spanned;
 use toml::de::DeTable;
 
 pub use binding::{Bound, CodeGates};
 pub use call::Call;
+pub use cases::{
+    Case, CaseFailure, CaseFile, CaseStep, Expectation, ExpectedReason, ExpectedVerdict, StepOutcome, Who,
+};
 pub use expressions::VARIABLES;
 pub use model::{
     AttemptsGate, BreakerSection, BudgetSection, FactGate, Freeze, LimitGate, ModelSection, OnceGate, Proof,
@@ -48,7 +54,7 @@ pub use model_settle::{Settled, Shortfall};
 pub use pattern::Pattern;
 pub use policies::{Binding, Policies, PolicyError, ToolPolicy};
 pub use problem::{MAX_PROBLEMS, PolicyFileError, Problem};
-pub use schema::json_schema;
+pub use schema::{cases_schema, json_schema};
 
 use expressions::Expressions;
 use problem::Problems;
@@ -114,19 +120,7 @@ impl PolicyFile {
     /// It cannot be used, for every reason that was found.
     pub fn parse(name: &str, text: &str, is_project: bool) -> Result<Self, PolicyFileError> {
         let mut problems = Problems::default();
-        let (file, errors) = DeTable::parse_recoverable(text);
-        let mut is_broken = false;
-        for error in errors {
-            let is_repeated = error.message().contains("duplicate key");
-            is_broken |= !is_repeated;
-            let (code, hint) = if is_repeated {
-                ("policy_duplicate_key", "keep one of them")
-            } else {
-                ("policy_syntax", "see https://toml.io for the syntax of TOML")
-            };
-            let end = text.len();
-            problems.add(code, error.span().unwrap_or(end..end), error.message(), hint.to_owned());
-        }
+        let (file, is_broken) = toml(text, &mut problems);
         let (table, span) = if is_project {
             match tool_table(file.get_ref()) {
                 Some(found) => found,
@@ -180,6 +174,24 @@ impl PolicyFile {
     }
 }
 
+/// Reads TOML: the table, and whether it is so broken that it says nothing.
+fn toml<'t>(text: &'t str, problems: &mut Problems) -> (Spanned<DeTable<'t>>, bool) {
+    let (file, errors) = DeTable::parse_recoverable(text);
+    let mut is_broken = false;
+    for error in errors {
+        let is_repeated = error.message().contains("duplicate key");
+        is_broken |= !is_repeated;
+        let (code, hint) = if is_repeated {
+            ("policy_duplicate_key", "keep one of them")
+        } else {
+            ("policy_syntax", "see https://toml.io for the syntax of TOML")
+        };
+        let end = text.len();
+        problems.add(code, error.span().unwrap_or(end..end), error.message(), hint.to_owned());
+    }
+    (file, is_broken)
+}
+
 fn error(problems: Problems, name: &str, text: &str) -> PolicyFileError {
     let unknown =
         || PolicyFileError::whole(name, "policy_syntax", "the file cannot be read".to_owned(), "mend it");
@@ -204,9 +216,16 @@ fn read(path: &Path, name: &str) -> Result<String, PolicyFileError> {
         )
     };
     let file = std::fs::File::open(path).map_err(failed)?;
+    let before = file.metadata().map_err(failed)?;
     let mut bytes = Vec::new();
     let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(most).read_to_end(&mut bytes).map_err(failed)?;
+    (&file).take(most).read_to_end(&mut bytes).map_err(failed)?;
+    let after = file.metadata().map_err(failed)?;
+    let is_same = before.len() == after.len() && before.modified().ok() == after.modified().ok();
+    if before.is_file() && !is_same {
+        let hint = "write another file and rename it to this name: then it is there as a whole";
+        return Err(whole("policy_unreadable", "the file was written to while it was read".to_owned(), hint));
+    }
     if bytes.len() > MAX_BYTES {
         let message = format!("the file has more than {MAX_BYTES} bytes");
         return Err(whole("policy_too_large", message, "a policy is text that people review"));

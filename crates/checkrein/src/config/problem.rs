@@ -83,7 +83,7 @@ impl Problems {
 }
 
 /// Line and column of a byte, both from 1.
-fn place_of(text: &str, byte: usize) -> (usize, usize) {
+pub(super) fn place_of(text: &str, byte: usize) -> (usize, usize) {
     let before = text.get(..byte).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |at| at.saturating_add(1));
     let line = before.matches('\n').count().saturating_add(1);

@@ -44,7 +44,7 @@ impl Policies {
     /// What a call takes from each budget of its tool, by the names of the gates.
     pub(crate) fn costs(&self, call: &Call<'_>) -> Vec<(String, Unit, Amount)> {
         let Ok(Some(policy)) = self.for_action(call.action.name) else { return Vec::new() };
-        let evaluated = Evaluated::of(&policy.resolved, call, self.engine().now());
+        let evaluated = Evaluated::of(&policy.resolved, call, self.engine().now(), false);
         let cost = |gate: &GateSpec| match &gate.kind {
             GateSpecKind::Budget { cost, unit, .. } => {
                 let amount = evaluated.cost(usize::from(*cost))?;
@@ -69,7 +69,7 @@ impl Policies {
             if missing.contains(&gate.name.as_str()) {
                 continue;
             }
-            let evaluated = Evaluated::of(&policy.resolved, call, self.engine().now());
+            let evaluated = Evaluated::of(&policy.resolved, call, self.engine().now(), false);
             let Some(bytes) = evaluated.key(usize::from(key)) else { continue };
             let family = self.engine().family(RecordKind::Fact, &gate.name, None, None, Span::ZERO)?;
             self.engine().prove(KeyRef { family, tenant: call.tenant.as_bytes(), key: bytes }, SHOWN)?;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use checkrein_core::canonical_json::write_string;
 
+use super::cases::CASES;
 use super::fields::FILE;
 use super::shape::{Block, Presence, Shape, Text};
 
@@ -24,11 +25,19 @@ enum Json {
 /// reading the file tells.
 #[must_use]
 pub fn json_schema() -> String {
-    let mut members = vec![
-        ("$schema", text("https://json-schema.org/draft/2020-12/schema")),
-        ("title", text("Checkrein policy")),
-    ];
-    members.extend(block(&FILE));
+    schema_of("Checkrein policy", &FILE)
+}
+
+/// The JSON Schema of a file of cases, as [`json_schema`] has that of the policy.
+#[must_use]
+pub fn cases_schema() -> String {
+    schema_of("Checkrein cases", &CASES)
+}
+
+fn schema_of(title: &str, of: &Block) -> String {
+    let mut members =
+        vec![("$schema", text("https://json-schema.org/draft/2020-12/schema")), ("title", text(title))];
+    members.extend(block(of));
     let mut printed = String::new();
     print(&Json::Map(members), 0, &mut printed);
     printed.push('\n');
@@ -100,6 +109,8 @@ fn schema(shape: &Shape) -> Vec<(&'static str, Json)> {
             ("additionalProperties", Json::Map(schema(of))),
             ("maxProperties", number(*most)),
         ],
+        Shape::Json => Vec::new(),
+        Shape::Members => vec![("type", text("object"))],
         Shape::Either(shapes) => {
             vec![("anyOf", Json::List(shapes.iter().map(|shape| Json::Map(schema(shape))).collect()))]
         }

@@ -19,6 +19,10 @@ pub(super) enum Shape {
     Named(Text, &'static Shape, usize),
     /// Text, a number or a list in short, or a table in full: told apart by their types.
     Either(&'static [Shape]),
+    /// Whatever JSON can say: a date is no such value.
+    Json,
+    /// A table of such values by any name.
+    Members,
 }
 
 /// The form of a text.
@@ -38,6 +42,8 @@ pub(super) enum Text {
     Zone,
     /// A place in a JSON value.
     Pointer,
+    /// A day, or an instant to the second, in UTC.
+    Moment,
     /// An amount of money.
     Money,
     /// A part of a hundred.
@@ -67,6 +73,7 @@ impl Text {
             Self::Pattern => r"^[^\u0000-\u0020\u007f]{1,256}$",
             Self::Zone => r"^[A-Za-z0-9_+/-]{1,64}$",
             Self::Pointer => r"^(/([^/~]|~[01])*)+$",
+            Self::Moment => r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?$",
             Self::Money => r"^(\$[0-9]{1,7}(\.[0-9]{1,12})?|[0-9]{1,7}(\.[0-9]{1,12})? usd)$",
             Self::Percent => r"^[0-9]{1,2}(\.[0-9]{1,4})?%$",
             Self::Model => r"^[^/\u0000-\u0020\u007f]{1,100}/[^\u0000-\u0020\u007f*]{1,150}$",
@@ -91,6 +98,7 @@ impl Text {
             Self::Pattern => "the name of a tool",
             Self::Zone => "a time zone",
             Self::Pointer => "a JSON pointer",
+            Self::Moment => "an instant",
             Self::Money => "an amount of money",
             Self::Percent => "a percentage",
             Self::Model => "a model of a provider",
@@ -111,6 +119,7 @@ impl Text {
             Self::Name => "use letters, digits and `_ . : -`, at most 64 of them",
             Self::Pattern => "use at most 256 characters without spaces; `*` stands for any of them",
             Self::Zone => "use an IANA name such as `Europe/Berlin`",
+            Self::Moment => "write a day or an instant in UTC: `2026-11-21`, `2026-11-21T12:30:00Z`",
             Self::Pointer => "write the way from the root: `/payment_id`, `/items/0/id`",
             Self::Money => "write text with its unit: `\"3.00 usd\"`",
             Self::Percent => "write text with its sign: `\"15%\"`, at most four decimals, below 100",

@@ -8,12 +8,13 @@ use expect_test::{Expect, ExpectFile, expect, expect_file};
 use super::*;
 
 mod agreement;
+mod cases;
 mod documents;
 mod model_usage;
 mod models;
 mod policies;
 
-fn cases(kind: &str) -> Vec<PathBuf> {
+fn samples(kind: &str) -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases/policy").join(kind);
     let mut files: Vec<PathBuf> = fs::read_dir(directory)
         .unwrap()
@@ -31,7 +32,7 @@ fn name(path: &Path) -> String {
 
 #[test]
 fn every_valid_case_is_read() {
-    for path in cases("valid") {
+    for path in samples("valid") {
         if let Err(error) = PolicyFile::load(&path) {
             panic!("{}", error.report(120));
         }
@@ -41,7 +42,7 @@ fn every_valid_case_is_read() {
 /// Every problem of every invalid case, as it is told.
 fn check_cases(kind: &str, expected: ExpectFile) {
     let mut told = String::new();
-    for path in cases(kind) {
+    for path in samples(kind) {
         let text = fs::read_to_string(&path).unwrap();
         let error = PolicyFile::parse(&name(&path), &text, false).unwrap_err();
         assert!(!error.problems().is_empty());
@@ -155,7 +156,7 @@ fn a_flood_of_problems_is_bounded() {
 
 #[test]
 fn sections_say_what_was_written() {
-    let path = cases("valid").into_iter().find(|path| name(path) == "full.toml").unwrap();
+    let path = samples("valid").into_iter().find(|path| name(path) == "full.toml").unwrap();
     let file = PolicyFile::load(&path).unwrap();
     let sections = file.sections();
     let order: Vec<&str> = sections.tools.iter().map(|tool| tool.pattern.as_str()).collect();

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use checkrein_core::json::{Object, Value};
 use regex::Regex;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -19,6 +20,9 @@ pub(super) struct Walk<'w> {
     pub(super) expressions: &'w mut Expressions,
 }
 
+/// How deeply the values of a call may nest.
+const MAX_DEPTH: usize = 64;
+
 /// The forms of texts that a pattern tells, compiled once.
 static FORMS: LazyLock<Vec<(Text, Regex)>> = LazyLock::new(|| {
     let forms = [
@@ -29,6 +33,7 @@ static FORMS: LazyLock<Vec<(Text, Regex)>> = LazyLock::new(|| {
         Text::Pattern,
         Text::Zone,
         Text::Pointer,
+        Text::Moment,
         Text::Money,
         Text::Percent,
         Text::Model,
@@ -169,7 +174,36 @@ impl Walk<'_> {
                 Some(shape) => self.value(shape, value),
                 None => self.wrong_type(shape, value),
             },
+            (Shape::Json, _) | (Shape::Members, DeValue::Table(_)) => self.json(value, MAX_DEPTH),
             _ => self.wrong_type(shape, value),
+        }
+    }
+
+    /// A value that JSON can say.
+    fn json(&mut self, value: &Spanned<DeValue<'_>>, room: usize) {
+        let refused = match value.get_ref() {
+            _ if room == 0 => {
+                Some(("policy_too_many", "values nest too deeply", "at most 64 levels are allowed"))
+            }
+            DeValue::Datetime(_) => {
+                Some(("policy_wrong_type", "a date where a JSON value is expected", "write it as text"))
+            }
+            DeValue::Integer(_) | DeValue::Float(_) if json_of(value.get_ref()).is_none() => Some((
+                "policy_out_of_range",
+                "the number has no exact value here",
+                "use a finite number; a whole one of at most 64 bits",
+            )),
+            DeValue::Array(items) => {
+                return items.iter().for_each(|item| self.json(item, room.saturating_sub(1)));
+            }
+            DeValue::Table(table) => {
+                return table.iter().for_each(|(_, member)| self.json(member, room.saturating_sub(1)));
+            }
+            _ => None,
+        };
+        if let Some((code, message, hint)) = refused {
+            let span = start_of(self.text, &value.span());
+            self.problems.add(code, span, message, hint.to_owned());
         }
     }
 
@@ -257,9 +291,39 @@ fn takes(shape: &Shape, value: &DeValue<'_>) -> bool {
         Shape::Truth => matches!(value, DeValue::Boolean(_)),
         Shape::Word(_) | Shape::Text(_) => matches!(value, DeValue::String(_)),
         Shape::List(..) => matches!(value, DeValue::Array(_)),
-        Shape::Table(_) | Shape::Named(..) => matches!(value, DeValue::Table(_)),
+        Shape::Table(_) | Shape::Named(..) | Shape::Members => matches!(value, DeValue::Table(_)),
         Shape::Either(shapes) => shapes.iter().any(|shape| takes(shape, value)),
+        Shape::Json => true,
     }
+}
+
+/// The JSON value that a value stands for; nothing where there is none that says exactly the same.
+pub(super) fn json_of(value: &DeValue<'_>) -> Option<Value> {
+    Some(match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Boolean(truth) => Value::Bool(*truth),
+        DeValue::Integer(number) => {
+            let digits = number.as_str().replace('_', "");
+            let small = i64::from_str_radix(&digits, number.radix()).map(Value::Int);
+            small.or_else(|_| u64::from_str_radix(&digits, number.radix()).map(Value::from_u64)).ok()?
+        }
+        DeValue::Float(number) => {
+            let number: f64 = number.as_str().replace('_', "").parse().ok()?;
+            number.is_finite().then_some(Value::Float(number))?
+        }
+        DeValue::Array(items) => {
+            Value::Array(items.iter().map(|item| json_of(item.get_ref())).collect::<Option<_>>()?)
+        }
+        DeValue::Table(table) => {
+            let member = |(name, member): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+                let name: &std::borrow::Cow<'_, str> = name.get_ref();
+                Some((name.to_string(), json_of(member.get_ref())?))
+            };
+            let members: Vec<(String, Value)> = table.iter().map(member).collect::<Option<_>>()?;
+            Value::Object(Object::from_members(members).ok()?)
+        }
+        DeValue::Datetime(_) => return None,
+    })
 }
 
 fn kind(value: &DeValue<'_>) -> &'static str {
@@ -278,11 +342,13 @@ fn wanted(shape: &Shape) -> String {
     match shape {
         Shape::Whole(..) => "a whole number".to_owned(),
         Shape::Truth => "`true` or `false`".to_owned(),
+        Shape::Word(words) if words.len() > 8 => "a known word".to_owned(),
         Shape::Word(words) => choice(words),
         Shape::Text(form) => form.what().to_owned(),
         Shape::List(..) => "a list".to_owned(),
         Shape::Table(block) => block.what.to_owned(),
-        Shape::Named(..) => "a table".to_owned(),
+        Shape::Named(..) | Shape::Members => "a table".to_owned(),
+        Shape::Json => "a value".to_owned(),
         Shape::Either(shapes) => shapes.iter().map(wanted).collect::<Vec<_>>().join(" or "),
     }
 }

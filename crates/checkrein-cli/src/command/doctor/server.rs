@@ -53,7 +53,7 @@ impl Doctor {
         let mut to = anstream::stdout().lock();
         match self.output {
             Output::Text => write_text(&mut to, &found, &findings)?,
-            Output::Json => writeln!(to, "{:#}", record(&found, &findings))?,
+            output => output.print(&mut to, &record(&found, &findings))?,
         }
         Ok(if findings.is_empty() { Exit::Ok } else { Exit::Found })
     }

@@ -12,6 +12,9 @@ use crate::{Exit, Output};
 
 /// Seal what is not sealed yet, and print the newest checkpoint: keep it elsewhere
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein ledger checkpoint --store sqlite:checkrein.db >checkpoint.txt
+  checkrein ledger checkpoint --witness https://witness.example.com/add --store sqlite:checkrein.db")]
 pub(super) struct Checkpoint {
     #[command(flatten)]
     store: StoreOf,
@@ -47,12 +50,12 @@ impl Checkpoint {
         let mut stdout = anstream::stdout().lock();
         match self.output {
             Output::Text => write!(stdout, "{note}")?,
-            Output::Json => {
+            output => {
                 let text = Note::parse(&note).map(|note| note.text).unwrap_or_default();
                 let mut lines = text.lines();
                 let (origin, root) = (lines.next(), lines.nth(1));
                 let answer = json!({ "origin": origin, "size": size, "root": root, "note": note });
-                writeln!(stdout, "{answer:#}")?;
+                output.print(&mut stdout, &answer)?;
             }
         }
         Ok(Exit::Ok)

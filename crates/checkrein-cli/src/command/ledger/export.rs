@@ -8,6 +8,7 @@ use checkrein::ledger::{Database, Exported, LedgerError, Scope, export, export_a
 use serde_json::json;
 
 use super::{StoreOf, seal_all, signer};
+use crate::command::inert;
 use crate::progress::{Counted, Progress};
 use crate::{Exit, Output};
 
@@ -15,6 +16,9 @@ use crate::{Exit, Output};
 ///
 /// Entries that are not sealed yet are sealed first, if the key is there; the rest is left out, and said so.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein ledger export -o ledger.jsonl --store sqlite:checkrein.db
+  checkrein ledger export --format auditgate --store sqlite:checkrein.db | gzip >ledger.gz")]
 pub(super) struct Export {
     #[command(flatten)]
     store: StoreOf,
@@ -96,13 +100,15 @@ impl Export {
         });
         let mut stderr = anstream::stderr().lock();
         match (self.output, &self.out) {
-            (Output::Json, Some(_)) => writeln!(anstream::stdout().lock(), "{answer}")?,
-            (Output::Json, None) => writeln!(stderr, "{answer}")?,
             (Output::Text, Some(path)) => {
                 let count = end - first;
-                writeln!(anstream::stdout().lock(), "{count} entries in {}", path.display())?;
+                let path = inert(&path.display().to_string());
+                writeln!(anstream::stdout().lock(), "{count} entries in {path}")?;
             }
             (Output::Text, None) => {}
+            (output, Some(_)) => output.print(&mut anstream::stdout().lock(), &answer)?,
+            // Standard output is the export's.
+            (output, None) => output.print(&mut stderr, &answer)?,
         }
         if *unsealed > 0 && !self.unsealed {
             let because = because.unwrap_or_else(|| "they came in meanwhile".to_owned());

@@ -24,6 +24,10 @@ mod verify;
 
 /// Look at a store's ledger, export it, prove and verify it
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein ledger tail --store sqlite:checkrein.db
+  checkrein ledger export -o ledger.jsonl --store sqlite:checkrein.db
+  checkrein ledger verify ledger.jsonl --key checkrein.db.pub")]
 pub(crate) struct Ledger {
     #[command(subcommand)]
     action: Action,
@@ -46,17 +50,6 @@ struct StoreOf {
     /// The store, as in `sqlite:checkrein.db`
     #[arg(long, value_name = "URL", env = "CHECKREIN_STORE", hide_env_values = true)]
     store: String,
-}
-
-/// How lists are printed.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum ListOutput {
-    /// For people
-    Text,
-    /// One array
-    Json,
-    /// One object per line
-    Jsonl,
 }
 
 impl Ledger {

@@ -17,6 +17,10 @@ use crate::{Exit, Output};
 /// A proof is a small text: `checkrein ledger prove SEQ --store URL` makes one for an entry, `--since CHECKPOINT` one
 /// for growth, and `--check PROOF --key FILE` checks one without the store.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein ledger prove 42 --store sqlite:checkrein.db >proof.txt
+  checkrein ledger prove --since checkpoint.txt --store sqlite:checkrein.db >growth.txt
+  checkrein ledger prove --check proof.txt --key checkrein.db.pub --entry entry.json")]
 pub(super) struct Prove {
     /// The entry
     #[arg(required_unless_present_any = ["since", "check"], conflicts_with_all = ["since", "check"])]
@@ -65,9 +69,9 @@ impl Prove {
         let mut stdout = anstream::stdout().lock();
         match self.output {
             Output::Text => write!(stdout, "{text}")?,
-            Output::Json => {
+            output => {
                 let answer = json!({ "size": size, "hashes": path, "proof": text });
-                writeln!(stdout, "{answer:#}")?;
+                output.print(&mut stdout, &answer)?;
             }
         }
         Ok(Exit::Ok)
@@ -82,9 +86,9 @@ impl Prove {
         };
         let mut stdout = anstream::stdout().lock();
         match (self.output, &verdict) {
-            (Output::Json, verdict) => {
+            (output @ (Output::Json | Output::Jsonl), verdict) => {
                 let answer = json!({ "valid": verdict.is_ok(), "reason": verdict.as_ref().err() });
-                writeln!(stdout, "{answer:#}")?;
+                output.print(&mut stdout, &answer)?;
             }
             (Output::Text, Ok(what)) => writeln!(stdout, "\u{1b}[1;32mproved\u{1b}[0m  {what}")?,
             (Output::Text, Err(why)) => writeln!(stdout, "\u{1b}[1;31mnot proved\u{1b}[0m  {why}")?,

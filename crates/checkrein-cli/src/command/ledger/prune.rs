@@ -16,6 +16,9 @@ use crate::{Exit, Output};
 ///
 /// Export what is removed first, if it is to be kept. An entry of the ledger says what was removed.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein ledger prune --older-than 400d --store sqlite:checkrein.db
+  checkrein ledger prune --before 100000 --store sqlite:checkrein.db")]
 pub(super) struct Prune {
     #[command(flatten)]
     store: StoreOf,
@@ -54,7 +57,7 @@ impl Prune {
                 let removed = count(removed, "entry", "entries");
                 writeln!(stdout, "{removed} removed; the ledger begins with entry {kept}")?;
             }
-            Output::Json => writeln!(stdout, "{}", json!({ "removed": removed, "first": kept }))?,
+            output => output.print(&mut stdout, &json!({ "removed": removed, "first": kept }))?,
         }
         Ok(Exit::Ok)
     }

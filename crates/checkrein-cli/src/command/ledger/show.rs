@@ -9,10 +9,14 @@ use serde_json::value::RawValue;
 
 use super::{StoreOf, render, strict};
 use crate::command::inert;
+use crate::show::as_hashed;
 use crate::{Exit, Output};
 
 /// Show one entry, whole
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein ledger show 42 --store sqlite:checkrein.db
+  checkrein ledger show 42 --output json --store sqlite:checkrein.db")]
 pub(super) struct Show {
     /// Its sequence
     seq: u64,
@@ -32,14 +36,15 @@ impl Show {
         let hash = to_hex(&leaf_hash(&body));
         let mut stdout = anstream::stdout().lock();
         match self.output {
-            Output::Json => {
+            Output::Json | Output::Jsonl => {
                 let text = String::from_utf8_lossy(&body).into_owned();
                 // The entry as it is hashed, not as another program would write it.
                 let entry = RawValue::from_string(text).map_err(|error| {
                     LedgerError::Damaged(format!("entry {} is not JSON: {error}", self.seq))
                 })?;
                 let sealed = sealed.map_or_else(|| "null".to_owned(), |size| size.to_string());
-                writeln!(stdout, r#"{{"entry":{entry},"leaf_hash":"{hash}","sealed_by":{sealed}}}"#)?;
+                let answer = format!(r#"{{"entry":{entry},"leaf_hash":"{hash}","sealed_by":{sealed}}}"#);
+                writeln!(stdout, "{}", as_hashed(&answer))?;
             }
             Output::Text => {
                 match EntryView::read(&body) {

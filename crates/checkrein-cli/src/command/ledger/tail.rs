@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use checkrein::core::ledger::entry::EntryView;
 
-use super::{ListOutput, StoreOf, render, strict};
-use crate::Exit;
+use super::{StoreOf, render, strict};
 use crate::command::inert;
+use crate::show::as_hashed;
+use crate::{Exit, Output};
 
 /// Between two looks for new entries.
 const LOOK: Duration = Duration::from_millis(250);
@@ -17,6 +18,9 @@ const PAGE: u64 = 256;
 
 /// Show the newest entries, one line each
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein ledger tail --store sqlite:checkrein.db
+  checkrein ledger tail -n 100 --follow --output jsonl --store sqlite:checkrein.db")]
 pub(super) struct Tail {
     #[command(flatten)]
     store: StoreOf,
@@ -28,7 +32,7 @@ pub(super) struct Tail {
     follow: bool,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
-    output: ListOutput,
+    output: Output,
 }
 
 impl Tail {
@@ -37,7 +41,7 @@ impl Tail {
         let mut next = database.size()?.saturating_sub(self.lines).max(database.first()?);
         let mut stdout = anstream::stdout().lock();
         anyhow::ensure!(
-            !(self.follow && self.output == ListOutput::Json),
+            !(self.follow && self.output == Output::Json),
             "an array does not end while it follows; use `--output jsonl`"
         );
         let (mut first, mut sound) = (true, true);
@@ -56,7 +60,7 @@ impl Tail {
                 std::thread::sleep(LOOK);
             }
         }
-        if self.output == ListOutput::Json {
+        if self.output == Output::Json {
             writeln!(stdout, "{}", if first { "[]" } else { "\n]" })?;
         }
         Ok(if sound { Exit::Ok } else { Exit::Found })
@@ -64,15 +68,14 @@ impl Tail {
 
     fn print(&self, to: &mut impl Write, seq: u64, body: &[u8], first: bool) -> anyhow::Result<()> {
         match self.output {
-            ListOutput::Jsonl => {
-                to.write_all(body)?;
-                to.write_all(b"\n")?;
+            Output::Jsonl => {
+                writeln!(to, "{}", as_hashed(&String::from_utf8_lossy(body)))?;
             }
-            ListOutput::Json => {
-                to.write_all(if first { b"[\n" } else { b",\n" })?;
-                to.write_all(body)?;
+            Output::Json => {
+                let before = if first { "[" } else { "," };
+                write!(to, "{before}\n{}", as_hashed(&String::from_utf8_lossy(body)))?;
             }
-            ListOutput::Text => match EntryView::read(body) {
+            Output::Text => match EntryView::read(body) {
                 Ok(entry) => render::line(to, &entry)?,
                 Err(_) => writeln!(to, "{seq:>7}  {}", inert(&String::from_utf8_lossy(body)))?,
             },

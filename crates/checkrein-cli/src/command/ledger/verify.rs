@@ -23,6 +23,10 @@ use crate::{Exit, Output};
 /// Exit code 0: every entry is as it was signed, and the ledgers fit. Exit code 1: something is wrong, and the first entry
 /// that is not proven is named.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein ledger verify ledger.jsonl --key checkrein.db.pub
+  checkrein ledger verify a.jsonl b.jsonl --key a.pub --key b.pub
+  checkrein ledger verify ledger.jsonl --key checkrein.db.pub --against checkpoint.txt")]
 pub(super) struct Verify {
     /// The export, as `checkrein ledger export` writes it, or the store's file itself; `-` for standard input
     #[arg(required = true, value_name = "FILE")]
@@ -82,7 +86,7 @@ impl Verify {
                     together::print(&mut stdout, &compared, &self.names())?;
                 }
             }
-            Output::Json => {
+            output => {
                 let all = match reports.as_slice() {
                     [(_, report)] if alone => record(report),
                     [(_, report)] => with(
@@ -95,7 +99,7 @@ impl Verify {
                         "together": together::record(&compared),
                     }),
                 };
-                writeln!(stdout, "{all:#}")?;
+                output.print(&mut stdout, &all)?;
             }
         }
         Ok(if valid { Exit::Ok } else { Exit::Found })

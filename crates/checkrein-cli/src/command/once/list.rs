@@ -3,16 +3,17 @@
 use std::io::Write;
 
 use checkrein::core::time::Timestamp;
-use serde_json::Value;
 
 use super::super::inert;
 use super::super::store::{SharedStoreOf, age, short};
 use super::{Operation, all, shown};
-use crate::Exit;
-use crate::command::ledger::ListOutput;
+use crate::{Exit, Output};
 
 /// List operations: those in doubt, oldest first, then those under way
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein once list --store sqlite:checkrein.db
+  checkrein once list --all --limit 20 --output jsonl --store sqlite:checkrein.db")]
 pub(super) struct List {
     #[command(flatten)]
     store: SharedStoreOf,
@@ -24,7 +25,7 @@ pub(super) struct List {
     limit: usize,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
-    output: ListOutput,
+    output: Output,
 }
 
 impl List {
@@ -45,15 +46,9 @@ impl List {
         let now = store.clock().now();
         let mut stdout = anstream::stdout().lock();
         match self.output {
-            ListOutput::Text => write_table(&mut stdout, &found, left_out, now)?,
-            ListOutput::Json => {
-                let all: Value = found.iter().map(|operation| operation.json(now)).collect();
-                writeln!(stdout, "{all:#}")?;
-            }
-            ListOutput::Jsonl => {
-                for operation in &found {
-                    writeln!(stdout, "{}", operation.json(now))?;
-                }
+            Output::Text => write_table(&mut stdout, &found, left_out, now)?,
+            output => {
+                output.print(&mut stdout, &found.iter().map(|operation| operation.json(now)).collect())?;
             }
         }
         Ok(Exit::Ok)

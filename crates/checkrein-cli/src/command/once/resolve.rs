@@ -26,6 +26,9 @@ enum Ended {
 
 /// Say what became of an operation in doubt; the ledger keeps who said so
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein once resolve inv-7 --as failed --by kim --store sqlite:checkrein.db
+  checkrein once resolve inv-7 --as done --result '{\"paid\": \"49.00\"}' --store sqlite:checkrein.db")]
 pub(super) struct Resolve {
     #[command(flatten)]
     which: Which,
@@ -99,9 +102,10 @@ impl Resolve {
         let mut to = anstream::stdout().lock();
         match self.output {
             Output::Text => writeln!(to, "`{key}` is {} (said by {})", word.replace('_', " "), inert(&by))?,
-            Output::Json => {
+            output => {
                 let key = shown(operation.key.borrow().key);
-                writeln!(to, "{:#}", json!({ "key": key, "gate": operation.gate, "state": word, "by": by }))?;
+                let answer = json!({ "key": key, "gate": operation.gate, "state": word, "by": by });
+                output.print(&mut to, &answer)?;
             }
         }
         Ok(Exit::Ok)

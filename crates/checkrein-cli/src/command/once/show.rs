@@ -13,6 +13,9 @@ use crate::{Exit, Output};
 
 /// Show one operation, with its stored result
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein once show inv-7 --store sqlite:checkrein.db
+  checkrein once show inv-7 --tenant acme --output json --store sqlite:checkrein.db")]
 pub(super) struct Show {
     #[command(flatten)]
     which: Which,
@@ -33,7 +36,7 @@ impl Show {
             _ => None,
         };
         let mut to = anstream::stdout().lock();
-        if self.output == Output::Json {
+        if self.output != Output::Text {
             let mut record = operation.json(now);
             if let (Some(record), Some(result)) = (record.as_object_mut(), &result) {
                 // What a codec of the user's wrote may be anything.
@@ -41,7 +44,7 @@ impl Show {
                     .unwrap_or_else(|_| Value::from(result.escape_ascii().to_string()));
                 record.insert("result".to_owned(), value);
             }
-            writeln!(to, "{record:#}")?;
+            self.output.print(&mut to, &record)?;
             return Ok(Exit::Ok);
         }
         let since =

@@ -7,8 +7,9 @@ use checkrein::Engine;
 use checkrein::config::{Policies, PolicyError, PolicyFile};
 use serde_json::json;
 
-use super::{columns, exit_of, inert_json, load, record};
+use super::{load, refuse};
 use crate::command::{inert, print_error};
+use crate::show::counted;
 use crate::{Exit, Output};
 
 /// Check a policy file, and tell everything that is wrong with it
@@ -17,7 +18,7 @@ use crate::{Exit, Output};
   checkrein policy check
   checkrein policy check checkrein.toml --output json
 
-Without FILE it is `checkrein.toml`, or `[tool.checkrein]` of `pyproject.toml`, in the current directory.
+Without FILE it is `checkrein.toml`, or `[tool.checkrein]` of `pyproject.toml`, in the current directory. \
 Exit code 1 when something is wrong with the file, 2 when there is none.")]
 pub(crate) struct Check {
     /// The policy file
@@ -33,36 +34,29 @@ impl Check {
         let file = match load(self.file.as_ref()) {
             Ok(file) => file,
             Err(error) => {
-                match self.output {
-                    Output::Json => writeln!(to, "{}", inert_json(&record(&error)))?,
-                    Output::Text => {
-                        let mut stderr = anstream::stderr().lock();
-                        // Standard error may be closed; the exit code still tells.
-                        let _closed = write!(stderr, "{}", error.report(columns()));
-                        let _closed = writeln!(stderr, "{}", count(error.problems().len() + error.more()));
-                    }
+                let exit = refuse(&mut to, &error, self.output)?;
+                if self.output == Output::Text {
+                    // Standard error may be closed; the exit code still tells.
+                    let found = error.problems().len().saturating_add(error.more());
+                    let _closed = writeln!(anstream::stderr().lock(), "{}", counted(found, "problem"));
                 }
-                return Ok(exit_of(&error));
+                return Ok(exit);
             }
         };
         if let Err(error) = Policies::new(Engine::new(), file.clone()) {
             // Sections that are right on their own may not work together.
             match self.output {
-                Output::Json => writeln!(to, "{}", inert_json(&unworkable(&file, &error)))?,
-                Output::Text => print_error(&inert(&error.to_string()), None),
+                Output::Text => print_error(&error.to_string(), None),
+                output => output.print(&mut to, &unworkable(&file, &error))?,
             }
             return Ok(Exit::Found);
         }
         match self.output {
-            Output::Json => writeln!(to, "{}", inert_json(&valid(&file)))?,
             Output::Text => write_valid(&mut to, &file)?,
+            output => output.print(&mut to, &valid(&file))?,
         }
         Ok(Exit::Ok)
     }
-}
-
-fn count(problems: usize) -> String {
-    if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
 }
 
 /// How many sections cover one tool, and how many a pattern of names.

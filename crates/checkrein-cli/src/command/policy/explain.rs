@@ -11,7 +11,7 @@ use checkrein_core::json::{Limits, Object, Value, read};
 use checkrein_core::policy::{Gate, Mode};
 use serde_json::json;
 
-use super::{columns, exit_of, inert_json, load, record};
+use super::{load, refuse};
 use crate::command::{inert, print_error};
 use crate::{Exit, Output};
 
@@ -26,8 +26,8 @@ const TEXTS: [&str; 7] = ["namespace", "principal", "tenant", "user", "agent", "
   checkrein policy explain action.json
   checkrein policy explain action.json --policy checkrein.toml --output json
 
-An action is JSON: {\"name\": \"stripe.refund\", \"args\": {\"amount\": 5}, \"user\": \"ann\", \"run\": \"r1\"}, and may have
-namespace, principal, tenant, agent and session too. Nothing is taken, and the meters are empty: this is what the policy
+An action is JSON: {\"name\": \"stripe.refund\", \"args\": {\"amount\": 5}, \"user\": \"ann\", \"run\": \"r1\"}, and may have \
+namespace, principal, tenant, agent and session too. Nothing is taken, and the meters are empty: this is what the policy \
 says, not what a store has counted. Exit code 1 when the action is refused.")]
 pub(crate) struct Explain {
     /// The action
@@ -45,13 +45,7 @@ impl Explain {
         let mut to = anstream::stdout().lock();
         let file = match load(self.policy.as_ref()) {
             Ok(file) => file,
-            Err(error) => {
-                match self.output {
-                    Output::Json => writeln!(to, "{}", inert_json(&record(&error)))?,
-                    Output::Text => print_error(error.report(columns()).trim_end(), None),
-                }
-                return Ok(exit_of(&error));
-            }
+            Err(error) => return Ok(refuse(&mut to, &error, self.output)?),
         };
         let action = match self.read() {
             Ok(action) => action,
@@ -83,8 +77,8 @@ impl Explain {
         let gates = policy.as_ref().map_or(&[][..], |policy| policy.compiled().policy().gates());
         match self.output {
             Output::Text => write_text(&mut to, call.action.name, &admission, gates, &meters)?,
-            Output::Json => {
-                writeln!(to, "{}", inert_json(&explained(call.action.name, &admission, gates, &meters)))?;
+            output => {
+                output.print(&mut to, &explained(call.action.name, &admission, gates, &meters))?;
             }
         }
         Ok(if is_allowed(&admission) { Exit::Ok } else { Exit::Found })

@@ -1,18 +1,24 @@
 //! `checkrein policy`: what a policy file says, before anything runs by it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use checkrein::config::{PolicyFile, PolicyFileError};
 use serde_json::{Value, json};
 
-use super::columns;
-use crate::Exit;
+use crate::command::columns;
+use crate::{Exit, Output};
 
 mod check;
 mod explain;
+mod test;
 
-/// Check a policy file, and explain what it says
+/// Check a policy file, try its cases, and explain what it says
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  checkrein policy check
+  checkrein policy test
+  checkrein policy explain action.json")]
 pub(crate) struct Policy {
     #[command(subcommand)]
     verb: Verb,
@@ -21,6 +27,7 @@ pub(crate) struct Policy {
 #[derive(clap::Subcommand)]
 enum Verb {
     Check(check::Check),
+    Test(test::Test),
     Explain(explain::Explain),
 }
 
@@ -28,6 +35,7 @@ impl Policy {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         match &self.verb {
             Verb::Check(check) => check.run(),
+            Verb::Test(test) => test.run(),
             Verb::Explain(explain) => explain.run(),
         }
     }
@@ -51,7 +59,17 @@ fn exit_of(error: &PolicyFileError) -> Exit {
     if error.problems().iter().any(|problem| is_absent(problem.code)) { Exit::Usage } else { Exit::Found }
 }
 
-pub(super) fn record(error: &PolicyFileError) -> Value {
+/// Prints what is wrong with a file.
+pub(super) fn refuse(to: &mut impl Write, error: &PolicyFileError, output: Output) -> std::io::Result<Exit> {
+    match output {
+        // Standard error may be closed; the exit code still tells.
+        Output::Text => drop(write!(anstream::stderr().lock(), "{}", error.report(columns()))),
+        output => output.print(to, &record(error))?,
+    }
+    Ok(exit_of(error))
+}
+
+fn record(error: &PolicyFileError) -> Value {
     let problems = error.problems().iter().map(|problem| {
         json!({
             "code": problem.code,
@@ -68,34 +86,4 @@ pub(super) fn record(error: &PolicyFileError) -> Value {
         "problems": problems.collect::<Value>(),
         "more": error.more(),
     })
-}
-
-/// JSON in which nothing moves the cursor or hides what follows, when it is shown on a terminal.
-pub(super) fn inert_json(value: &Value) -> String {
-    let mut shown = String::new();
-    // Outside of strings JSON is ASCII, and there every character may be written by its number.
-    for c in format!("{value:#}").chars() {
-        let is_plain = c.is_ascii() || c.escape_debug().count() == 1;
-        if is_plain {
-            shown.push(c);
-        } else {
-            let mut units = [0; 2];
-            c.encode_utf16(&mut units).iter().for_each(|unit| shown.push_str(&format!("\\u{unit:04x}")));
-        }
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_inert_and_means_the_same() {
-        let value = json!({ "message": "a\u{1b}[2Jb\u{202e}c\u{e000}d\u{1f600}é\u{e0001}" });
-        let shown = inert_json(&value);
-        assert!(!shown.contains(['\u{1b}', '\u{202e}', '\u{e0001}']), "{shown}");
-        assert!(shown.contains("é"), "{shown}");
-        assert_eq!(serde_json::from_str::<Value>(&shown).ok(), Some(value));
-    }
 }

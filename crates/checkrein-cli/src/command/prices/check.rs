@@ -13,8 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::inert;
 use super::{At, book_json, error_json, find, grouped, instant, price_text, unit_text};
-use crate::Exit;
-use crate::command::ledger::ListOutput;
+use crate::{Exit, Output};
 
 /// What calls cost, by the replies of their providers
 ///
@@ -46,7 +45,7 @@ pub(super) struct Check {
     at: At,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
-    output: ListOutput,
+    output: Output,
 }
 
 fn dialect(word: &str) -> Result<Dialect, String> {
@@ -110,16 +109,16 @@ impl Check {
                 exit = Exit::Found;
             }
             match (self.output, checked) {
-                (ListOutput::Text, Ok(checked)) => checked.write(&mut stdout)?,
-                (ListOutput::Text, Err(refused)) => {
+                (Output::Text, Ok(checked)) => checked.write(&mut stdout)?,
+                (Output::Text, Err(refused)) => {
                     super::super::print_error(&refused.fact, Some(&refused.hint));
                 }
-                (ListOutput::Json, checked) => all.push(json(checked)),
-                (ListOutput::Jsonl, checked) => writeln!(stdout, "{}", json(checked))?,
+                (Output::Json, checked) => all.push(json(checked)),
+                (Output::Jsonl, checked) => self.output.print(&mut stdout, &json(checked))?,
             }
         }
-        if self.output == ListOutput::Json {
-            writeln!(stdout, "{:#}", Value::from(all))?;
+        if self.output == Output::Json {
+            self.output.print(&mut stdout, &Value::from(all))?;
         }
         Ok(exit)
     }

@@ -5,12 +5,11 @@ use std::io::Write;
 use checkrein::core::amount::Amount;
 use checkrein::core::usage::UsageUnit;
 use checkrein::price::{Found, book};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::inert;
 use super::{At, error_json, prices_json};
-use crate::Exit;
-use crate::command::ledger::ListOutput;
+use crate::{Exit, Output};
 
 /// List the models that have a price
 #[derive(clap::Args)]
@@ -31,7 +30,7 @@ pub(super) struct List {
     at: At,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
-    output: ListOutput,
+    output: Output,
 }
 
 impl List {
@@ -49,10 +48,10 @@ impl List {
                         format!("no provider is known as `{}`", inert(name)),
                         "`checkrein prices list` names all",
                     );
-                    if self.output == ListOutput::Text {
+                    if self.output == Output::Text {
                         super::super::print_error(&fact, Some(hint));
                     } else {
-                        writeln!(stdout, "{}", error_json("unknown_price", &fact, hint))?;
+                        self.output.print(&mut stdout, &error_json("unknown_price", &fact, hint))?;
                     }
                     return Ok(Exit::Found);
                 }
@@ -75,13 +74,8 @@ impl List {
             })
         };
         match self.output {
-            ListOutput::Text => self.write_table(&mut stdout, models)?,
-            ListOutput::Json => writeln!(stdout, "{:#}", models.map(record).collect::<Value>())?,
-            ListOutput::Jsonl => {
-                for found in models {
-                    writeln!(stdout, "{}", record(found))?;
-                }
-            }
+            Output::Text => self.write_table(&mut stdout, models)?,
+            output => output.print(&mut stdout, &models.map(record).collect())?,
         }
         Ok(Exit::Ok)
     }
@@ -90,19 +84,14 @@ impl List {
         let record =
             |unit: &UsageUnit| json!({ "unit": unit.name(), "price": unit.price_name(), "per": unit.per() });
         match self.output {
-            ListOutput::Text => {
+            Output::Text => {
                 let width = UsageUnit::ALL.iter().map(|unit| unit.name().len()).max().unwrap_or_default();
                 writeln!(to, "\u{1b}[1m{:width$}  priced per\u{1b}[0m", "unit")?;
                 for unit in UsageUnit::ALL {
                     writeln!(to, "{:width$}  {:>13}", unit.name(), super::grouped(unit.per()))?;
                 }
             }
-            ListOutput::Json => writeln!(to, "{:#}", UsageUnit::ALL.iter().map(record).collect::<Value>())?,
-            ListOutput::Jsonl => {
-                for unit in UsageUnit::ALL {
-                    writeln!(to, "{}", record(unit))?;
-                }
-            }
+            output => output.print(to, &UsageUnit::ALL.iter().map(record).collect())?,
         }
         Ok(Exit::Ok)
     }

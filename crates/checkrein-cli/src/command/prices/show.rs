@@ -35,8 +35,9 @@ impl Show {
         let found = match find(self.provider.as_deref(), &self.model) {
             Ok(found) => found,
             Err(error) => {
-                if self.output == Output::Json {
-                    writeln!(stdout, "{:#}", error_json(error.code(), &error.to_string(), &error.hint()))?;
+                if self.output != Output::Text {
+                    let answer = error_json(error.code(), &error.to_string(), &error.hint());
+                    self.output.print(&mut stdout, &answer)?;
                 } else {
                     super::super::print_error(&error.to_string(), Some(&error.hint()));
                 }
@@ -45,7 +46,7 @@ impl Show {
         };
         match self.output {
             Output::Text => self.write_text(&mut stdout, &found)?,
-            Output::Json => writeln!(stdout, "{:#}", self.json(&found))?,
+            output => output.print(&mut stdout, &self.json(&found))?,
         }
         Ok(Exit::Ok)
     }

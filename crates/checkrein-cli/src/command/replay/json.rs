@@ -1,13 +1,11 @@
 //! What a replay found, for programs.
 
-use std::io::{Result, Write};
-
 use checkrein::core::ledger::moment;
 use checkrein::replay::{Cause, Change, Coverage, Difference, Replayed, Ruling, Tally, Totals};
 use serde_json::{Value, json};
 
 use crate::command::recording::{
-    cause_record, inert_line, money_record, period_record, source_record, tally_record, with,
+    cause_record, money_record, period_record, source_record, tally_record, with,
 };
 
 pub(super) fn record(replayed: &Replayed) -> Value {
@@ -21,7 +19,7 @@ pub(super) fn record(replayed: &Replayed) -> Value {
 }
 
 /// The same in lines, the coverage first.
-pub(super) fn print_lines(to: &mut impl Write, replayed: &Replayed) -> Result<()> {
+pub(super) fn lines(replayed: &Replayed) -> Value {
     let named = |name: &'static str| move |value: Value| json!({ name: value });
     let head =
         [json!({ "coverage": coverage(&replayed.coverage) }), json!({ "totals": totals(&replayed.totals) })];
@@ -30,10 +28,7 @@ pub(super) fn print_lines(to: &mut impl Write, replayed: &Replayed) -> Result<()
         .chain(tools(&replayed.totals).map(named("tool")))
         .chain(reasons(&replayed.totals).map(named("reason")))
         .chain(replayed.differences.iter().map(difference).map(named("difference")));
-    for line in lines {
-        writeln!(to, "{}", inert_line(&line))?;
-    }
-    Ok(())
+    lines.collect()
 }
 
 fn coverage(coverage: &Coverage) -> Value {

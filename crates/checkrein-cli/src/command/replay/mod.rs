@@ -1,16 +1,13 @@
 //! `checkrein replay`: which recorded decisions another policy would make differently.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use checkrein::config::PolicyFile;
 use checkrein::replay::{Options, Replay as Replaying, ReplayError, Replayed};
 
-use super::ledger::ListOutput;
-use super::policy::{inert_json, record};
+use super::policy;
 use super::recording::{LedgerOf, refuse, refuse_with};
-use super::{columns, print_error};
-use crate::Exit;
+use crate::{Exit, Output};
 
 mod json;
 mod text;
@@ -46,23 +43,18 @@ pub(crate) struct Replay {
     reasons: bool,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
-    output: ListOutput,
+    output: Output,
 }
 
 impl Replay {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         let mut to = anstream::stdout().lock();
-        let as_json = self.output != ListOutput::Text;
         let mut files = Vec::new();
         for path in std::iter::once(&self.policy).chain(&self.old) {
             match PolicyFile::load(path) {
                 Ok(file) => files.push(file),
-                Err(error) if as_json => {
-                    writeln!(to, "{}", inert_json(&record(&error)))?;
-                    return Ok(Exit::Usage);
-                }
                 Err(error) => {
-                    print_error(error.report(columns()).trim_end(), None);
+                    policy::refuse(&mut to, &error, self.output)?;
                     return Ok(Exit::Usage);
                 }
             }
@@ -71,18 +63,18 @@ impl Replay {
         let Some(new) = files.next() else { return Ok(Exit::Usage) };
         let replayed = match self.replay(new, files.next()) {
             Ok(replayed) => replayed,
-            Err(error) => return Ok(refuse(&mut to, &error, as_json)?),
+            Err(error) => return Ok(refuse(&mut to, &error, self.output)?),
         };
         let is_empty = replayed.coverage.replayed == 0;
         match self.output {
-            ListOutput::Text => text::print(&mut to, &replayed, is_empty)?,
+            Output::Text => text::print(&mut to, &replayed, is_empty)?,
             _ if is_empty => {}
-            ListOutput::Json => writeln!(to, "{}", inert_json(&json::record(&replayed)))?,
-            ListOutput::Jsonl => json::print_lines(&mut to, &replayed)?,
+            Output::Json => self.output.print(&mut to, &json::record(&replayed))?,
+            Output::Jsonl => self.output.print(&mut to, &json::lines(&replayed))?,
         }
         if is_empty {
             let (message, hint) = nothing(&replayed);
-            return Ok(refuse_with(&mut to, "replay_nothing", message, Some(hint), as_json)?);
+            return Ok(refuse_with(&mut to, "replay_nothing", message, Some(hint), self.output)?);
         }
         Ok(if replayed.totals.calls() > 0 { Exit::Found } else { Exit::Ok })
     }

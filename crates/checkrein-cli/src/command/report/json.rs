@@ -1,12 +1,10 @@
 //! What observe mode would have blocked, for programs.
 
-use std::io::{Result, Write};
-
 use checkrein::core::ledger::moment;
 use checkrein::replay::{Calls, Reviewed, Row};
 use serde_json::{Value, json};
 
-use crate::command::recording::{cause_record, inert_line, period_record, source_record, tally_record, with};
+use crate::command::recording::{cause_record, period_record, source_record, tally_record, with};
 
 pub(super) fn record(reviewed: &Reviewed) -> Value {
     json!({
@@ -19,7 +17,7 @@ pub(super) fn record(reviewed: &Reviewed) -> Value {
 }
 
 /// The same in lines.
-pub(super) fn print_lines(to: &mut impl Write, reviewed: &Reviewed) -> Result<()> {
+pub(super) fn lines(reviewed: &Reviewed) -> Value {
     let named = |name: &'static str| move |found: &Row| json!({ name: row(reviewed, found) });
     let head = [
         json!({ "coverage": coverage(reviewed) }),
@@ -28,10 +26,7 @@ pub(super) fn print_lines(to: &mut impl Write, reviewed: &Reviewed) -> Result<()
     ];
     let rows = reviewed.would_refuse.iter().map(named("would_block"));
     let lines = head.into_iter().chain(rows).chain(reviewed.refused.iter().map(named("refused")));
-    for line in lines {
-        writeln!(to, "{}", inert_line(&line))?;
-    }
-    Ok(())
+    lines.collect()
 }
 
 fn coverage(reviewed: &Reviewed) -> Value {

@@ -1,16 +1,13 @@
 //! `checkrein report`: what observe mode would have blocked.
 
-use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use checkrein::core::ledger::moment;
 use checkrein::core::time::{Span, Timestamp};
 use checkrein::replay::{ReplayError, Review, Reviewed};
 
-use super::ledger::ListOutput;
-use super::policy::inert_json;
 use super::recording::{LedgerOf, refuse, refuse_with};
-use crate::Exit;
+use crate::{Exit, Output};
 
 mod json;
 mod text;
@@ -40,29 +37,28 @@ pub(crate) struct Report {
     limit: usize,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
-    output: ListOutput,
+    output: Output,
 }
 
 impl Report {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         let mut to = anstream::stdout().lock();
-        let as_json = self.output != ListOutput::Text;
         let (since, until) = match (time(self.since.as_deref()), time(self.until.as_deref())) {
             (Ok(since), Ok(until)) => (since.unwrap_or(Timestamp::MIN), until.unwrap_or(Timestamp::MAX)),
             (Err(text), _) | (_, Err(text)) => {
                 let message = format!("`{}` is no time", text.escape_debug());
                 let hint = "a time is a day as in `2026-11-21`, an instant as in `2026-11-21T10:00:00Z`, or `7d` ago";
-                return Ok(refuse_with(&mut to, "report_time", &message, Some(hint), as_json)?);
+                return Ok(refuse_with(&mut to, "report_time", &message, Some(hint), self.output)?);
             }
         };
         let reviewed = match self.review(since, until) {
             Ok(reviewed) => reviewed,
-            Err(error) => return Ok(refuse(&mut to, &error, as_json)?),
+            Err(error) => return Ok(refuse(&mut to, &error, self.output)?),
         };
         match self.output {
-            ListOutput::Text => text::print(&mut to, &reviewed, self.limit)?,
-            ListOutput::Json => writeln!(to, "{}", inert_json(&json::record(&reviewed)))?,
-            ListOutput::Jsonl => json::print_lines(&mut to, &reviewed)?,
+            Output::Text => text::print(&mut to, &reviewed, self.limit)?,
+            Output::Json => self.output.print(&mut to, &json::record(&reviewed))?,
+            Output::Jsonl => self.output.print(&mut to, &json::lines(&reviewed))?,
         }
         Ok(if reviewed.calls.observed > 0 { Exit::Found } else { Exit::Ok })
     }

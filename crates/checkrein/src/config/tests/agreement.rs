@@ -3,8 +3,9 @@
 use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
-use super::{cases, name};
-use crate::config::{PolicyFile, json_schema};
+use super::cases::{directory, samples as case_samples};
+use super::{name, samples};
+use crate::config::{CaseFile, PolicyFile, cases_schema, json_schema};
 
 /// Whether a value satisfies a schema. Panics on a keyword that the schema should not use.
 fn satisfies(value: &Value, schema: &Value) -> bool {
@@ -68,7 +69,9 @@ fn json(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::String(text.to_string()),
         DeValue::Integer(number) => {
-            i64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).unwrap().into()
+            let digits = number.as_str().replace('_', "");
+            let small = i64::from_str_radix(&digits, number.radix()).map(Value::from);
+            small.unwrap_or_else(|_| u64::from_str_radix(&digits, number.radix()).unwrap().into())
         }
         DeValue::Float(number) => number.as_str().parse::<f64>().unwrap().into(),
         DeValue::Boolean(truth) => Value::Bool(*truth),
@@ -85,7 +88,11 @@ fn object(table: &DeTable<'_>) -> Value {
 
 /// What the schema says of a text, unless it is no TOML.
 fn schema_accepts(text: &str) -> Option<bool> {
-    let schema: Value = serde_json::from_str(&json_schema()).unwrap();
+    accepts(text, &json_schema())
+}
+
+fn accepts(text: &str, schema: &str) -> Option<bool> {
+    let schema: Value = serde_json::from_str(schema).unwrap();
     let table = DeTable::parse(text).ok()?;
     Some(satisfies(&object(table.get_ref()), &schema))
 }
@@ -93,11 +100,33 @@ fn schema_accepts(text: &str) -> Option<bool> {
 #[test]
 fn the_schema_agrees_with_the_reader_on_every_case() {
     for (kind, accepted) in [("valid", true), ("invalid", false), ("beyond", true)] {
-        for path in cases(kind) {
+        for path in samples(kind) {
             let text = std::fs::read_to_string(&path).unwrap();
             let said = schema_accepts(&text);
             assert_eq!(said.unwrap_or(accepted), accepted, "{kind}/{}", name(&path));
             assert_eq!(PolicyFile::parse("case", &text, false).is_ok(), kind == "valid", "{}", name(&path));
+        }
+    }
+}
+
+#[test]
+fn the_schema_of_cases_agrees_with_their_reader() {
+    let text = std::fs::read_to_string(directory().join("checkrein.test.toml")).unwrap();
+    assert!(CaseFile::parse("case", &text).is_ok());
+    assert_eq!(accepts(&text, &cases_schema()), Some(true));
+    for (kind, accepted) in [("invalid", false), ("beyond", true)] {
+        for path in case_samples(kind) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            // What no JSON says, no schema judges.
+            if name(&path) == "values.toml" {
+                continue;
+            }
+            assert_eq!(
+                accepts(&text, &cases_schema()).unwrap_or(accepted),
+                accepted,
+                "{kind}/{}",
+                name(&path)
+            );
         }
     }
 }

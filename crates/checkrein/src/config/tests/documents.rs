@@ -7,6 +7,7 @@ use std::path::Path;
 use expect_test::expect_file;
 
 use crate::config::PolicyFile;
+use crate::config::cases::CASES;
 use crate::config::fields::FILE;
 use crate::config::shape::{Block, Presence, Shape};
 
@@ -22,6 +23,8 @@ fn form(shape: &Shape) -> String {
         Shape::Text(text) => text.what().to_owned(),
         Shape::List(of, most) => format!("list of at most {most}: {}", form(of)),
         Shape::Table(block) => format!("table: [{0}](#{1})", block.what, anchor(block)),
+        Shape::Json => "any value".to_owned(),
+        Shape::Members => "table: any values by name".to_owned(),
         Shape::Named(_, of, most) => format!("at most {most} tables by name: {}", form(of)),
         Shape::Either(shapes) => shapes.iter().map(form).collect::<Vec<_>>().join(", or "),
     }
@@ -72,6 +75,15 @@ fn every_field_is_on_the_page_of_fields() {
         .to_owned();
     write_block(&FILE, &mut page, &mut Vec::new());
     expect_file!["../../../../../docs/reference/policy-fields.md"].assert_eq(&page);
+}
+
+#[test]
+fn every_field_of_a_case_is_on_its_page() {
+    let mut page = "# Fields of a file of cases\n\n\
+        Written from the code; [testing a policy](policy-test.md) says what they are for.\n"
+        .to_owned();
+    write_block(&CASES, &mut page, &mut Vec::new());
+    expect_file!["../../../../../docs/reference/policy-test-fields.md"].assert_eq(&page);
 }
 
 #[test]
