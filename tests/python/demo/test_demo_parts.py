@@ -81,5 +81,5 @@ def test_search_finds_what_the_documents_say(tmp_path: Path) -> None:
 def test_a_refund_of_an_unknown_payment_is_an_error(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     with pytest.raises(ValueError, match="no payment"):
-        shop.refund("pay_0", "1.00")
+        shop.refund("pay_0", 100)
     assert shop.refunds() == []
