@@ -16,6 +16,7 @@ MODEL = "gpt-5"
 MAX_TURNS = 40
 # A refusal that says "not yet" for no longer than this is waited out before the model is asked again.
 PATIENCE_S = 5.0
+SENT_BACK = {"role", "content", "tool_calls"}
 TYPES = {str: "string", int: "integer"}
 INSTRUCTIONS = "You work for a shop's customer support. Refund and write what the ticket asks for."
 
@@ -71,7 +72,7 @@ class Agent:
             except checkrein.Denied as denied:
                 self.watcher.penniless(denied.decision)
                 return ""
-            messages.append(message.model_dump(exclude_none=True))
+            messages.append(message.model_dump(include=SENT_BACK, exclude_none=True))
             self.watcher.thought(message.content or "")
             if not message.tool_calls:
                 return message.content or ""
