@@ -7,7 +7,7 @@ use checkrein::config::{
     ModelAdmitted, ModelCall, ModelPermit as CorePermit, ModelRequest, Policies, Settled, Shortfall,
 };
 use checkrein::engine::SettleError;
-use checkrein_core::admission::{Action, Verdict};
+use checkrein_core::admission::{Action, Crossed, Verdict};
 use checkrein_core::code::Code;
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::Bound as Certainty;
@@ -296,6 +296,11 @@ fn decided(owner: &Bound<'_, EngineBase>, model: &str, admitted: ModelAdmitted) 
     if !admission.observed.is_empty() {
         tell("_observed", reason::tuple(py, &admission.observed)?.into_any());
     }
+    for Crossed { gate, percent } in &admission.crossed {
+        if let Err(raised) = owner.call_method1("_crossed", (&*model, &**gate, *percent)) {
+            error::unraisable(py, raised, owner.as_any());
+        }
+    }
     let is_allowed = admission.verdict == Verdict::Allow;
     let code = admission.reasons.first().map(|reason| reason.code);
     let listening = base.shared.listening.load(Ordering::Acquire);
@@ -366,7 +371,7 @@ fn named(py: Python<'_>, model: Option<&str>, json: Option<&(Value, u64)>) -> Py
 fn described(py: Python<'_>, json: Result<(Value, u64), u64>, said: &Said) -> PyResult<ModelRequest> {
     let wrong = |text: &str, code: &str, hint: &str| error::config(py, text, code, hint);
     let mut request = match json {
-        Err(bytes) => ModelRequest::of_text(bytes),
+        Err(bytes) => ModelRequest::of_prompt(bytes),
         Ok((json, bytes)) => {
             let read = ModelRequest::of_json(&json);
             let read = read.map_err(|problem| wrong(&problem.to_string(), "request", AS_SENT))?;

@@ -22,6 +22,7 @@ version = 1
 [budgets.team]
 key = "action.tenant"
 limit = "1 usd"
+thresholds = [1]
 [budgets.run]
 key = "action.run"
 limit = "100000 tokens"
@@ -57,9 +58,9 @@ def opus(engine: checkrein.Engine, **more: Any) -> checkrein.ModelCall:
 def test_a_call_is_held_at_its_bound_and_settled_at_its_usage(engine: checkrein.Engine) -> None:
     with checkrein.acting(run="r1"), opus(engine, max_output=100) as call:
         assert (call.max_output, call.timeout) == (100, 90.0)
-        # Each byte a token written to the cache for an hour: 1,000 x 10 + 100 x 25 USD per million.
-        assert stands(engine) == ("0", "0.0125")
-        assert [row["amount"] for row in call.held] == ["0.0125", "1100"]
+        # Each byte, and 32 around it, a token written to the cache for an hour: 1,032 x 10 + 100 x 25 per million.
+        assert stands(engine) == ("0", "0.01282")
+        assert [row["amount"] for row in call.held] == ["0.01282", "1132"]
         assert {row["bound"] for row in call.held} == {"proven"}
         settled = call.settle(REPLY)
     # 200 x 5 + 40 x 25 USD per million.
@@ -208,7 +209,7 @@ def test_usage_that_cannot_be_believed_is_charged_in_full(
     with checkrein.acting(run="r1"), opus(engine, max_output=100) as call:
         settled = call.settle(reply)
     assert (settled.exact, settled.shortfalls[0][0]) == (False, code)
-    assert stands(engine) == ("0.0125", "0")
+    assert stands(engine) == ("0.01282", "0")
     assert "charged at the full hold" in caplog.text
 
 
@@ -216,23 +217,23 @@ def test_a_block_that_ends_without_settling(engine: checkrein.Engine) -> None:
     with checkrein.acting(run="r1"):
         with opus(engine, max_output=100):
             pass
-        assert stands(engine) == ("0.0125", "0")
+        assert stands(engine) == ("0.01282", "0")
         with pytest.raises(checkrein.NotExecuted), opus(engine, max_output=100):
             raise checkrein.NotExecuted("the connection was refused")
         unmade = opus(engine, max_output=100, safe_errors=ConnectionRefusedError)
         with pytest.raises(ConnectionRefusedError), unmade:
             raise ConnectionRefusedError
-        assert stands(engine) == ("0.0125", "0")
+        assert stands(engine) == ("0.01282", "0")
         with pytest.raises(ValueError, match="unknown"), opus(engine, max_output=100) as call:
             raise ValueError("unknown")
         # Nobody knows: it stays held, and a reply that comes late still settles it.
-        assert stands(engine) == ("0.0125", "0.0125")
+        assert stands(engine) == ("0.01282", "0.01282")
         call.settle(REPLY)
-        assert stands(engine) == ("0.0145", "0")
+        assert stands(engine) == ("0.01482", "0")
         opus(engine, max_output=100).__enter__()
     # A call that nobody ends is in doubt.
     engine.collect()
-    assert stands(engine) == ("0.0145", "0.0125")
+    assert stands(engine) == ("0.01482", "0.01282")
 
 
 def test_coroutines_hold_and_settle(engine: checkrein.Engine) -> None:
@@ -257,11 +258,11 @@ def test_coroutines_hold_and_settle(engine: checkrein.Engine) -> None:
             await task
 
     asyncio.run(main())
-    assert stands(engine) == ("0.02", "0.0125")
+    assert stands(engine) == ("0.02", "0.01282")
 
 
 def test_many_threads_never_pass_a_budget(engine: checkrein.Engine) -> None:
-    # Each holds 0.2515 (the request is 25,140 bytes) and costs 0.1.
+    # Each holds 0.25182 (the prompt has 25,140 bytes) and costs 0.1.
     reply = {"usage": {"input_tokens": 20_000, "output_tokens": 0}}
     settled: list[str | None] = []
 
@@ -299,6 +300,8 @@ def test_listeners_hear_of_calls(engine: checkrein.Engine) -> None:
         with pytest.raises(checkrein.BudgetExceeded):
             opus(engine, request="x" * 200_000).__enter__()
     assert heard == [
+        # 0.01157 of 1 usd is held.
+        ("threshold", "claude-opus-5", None),
         ("decision", "claude-opus-5", "allow"),
         ("outcome", "claude-opus-5", "done"),
         ("decision", "claude-opus-5", "block"),
