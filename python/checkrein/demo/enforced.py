@@ -59,6 +59,12 @@ class Enforced(Session):
         elif code == "frozen":
             self._operate("has looked at it, and lifts that", (FROZEN, NOBODY))
 
+    def warned(self, event: checkrein.Event) -> None:
+        """Show the first time that a budget came near its limit."""
+        if self.timeline is not None and len(self.thresholds) == 1:
+            text = f"budget `{event.gate}` of the model has {event.percent} % spent or held"
+            self.timeline.note("threshold", text, "yellow")
+
     def _operate(self, text: str, change: Change) -> None:
         """Change the policy file under the running agent; its engine takes the new one over by itself."""
         before = self.engine.policy_digest

@@ -33,6 +33,7 @@ class Session(Watcher):
         self.events: list[dict[str, Any]] = []
         self.usages: list[dict[str, int]] = []
         self.model_usd = Decimal(0)
+        self.thresholds: list[dict[str, Any]] = []
         self.refused_model: dict[str, Any] | None = None
         self._decisions: list[checkrein.Decision] = []
         self._call: dict[str, Any] = {}
@@ -49,6 +50,12 @@ class Session(Watcher):
     def _heard(self, event: checkrein.Event) -> None:
         if event.decision is not None and event.tool != MODEL:
             self._decisions.append(event.decision)
+        elif event.kind == "threshold":
+            self.thresholds.append({"budget": event.gate, "percent": event.percent})
+            self.warned(event)
+
+    def warned(self, event: checkrein.Event) -> None:
+        """Take that a budget came near its limit."""
 
     def calling(self, tool: str, arguments: Mapping[str, Any]) -> None:
         """Remember the call and, for a refund, what its meters hold before it."""
@@ -91,6 +98,7 @@ class Session(Watcher):
             "calls": len(self.usages),
             "usd": f"{self.model_usd.normalize():f}",
             "usages": self.usages,
+            "thresholds": self.thresholds,
             "refused": self.refused_model,
         }
 

@@ -236,6 +236,7 @@ def test_the_loop_costs_money_that_enforcing_saves(story: dict[str, Any], kept: 
     observed, enforced = story["summary"]["observed"]["model"], story["summary"]["model"]
     assert enforced["calls"] < observed["calls"]
     assert Decimal(enforced["usd"]) < Decimal("0.05") < Decimal(observed["usd"])
+    assert enforced["thresholds"][0] == {"budget": "run", "percent": 70}
     ((run, held),) = meters(kept, "run")
     assert (Decimal(run), held) == (sum(cost(enforced)), "0")
 
@@ -310,8 +311,13 @@ def test_a_replay_shows_the_right_differences(story: dict[str, Any], command: st
     replay, summary = story["summary"]["replay"], story["summary"]
     coverage = replay["coverage"]
     # Twelve calls of the agent, and of the transfer the call, the refusal that led to the hook, and the replay.
-    assert coverage["replayed"] == len(story["events"]) + 3 - coverage["left_out"].get("refused_by_others", 0)
-    assert coverage["left_out"]["model"] == summary["model"]["calls"]
+    tools = len(story["events"]) + 3
+    assert coverage["decisions"] == tools + summary["model"]["calls"]
+    # That the transfer was in doubt is what the once key in the code says: no file decides it.
+    left_out = dict(coverage["left_out"])
+    assert left_out.pop("refused_by_code") == 1
+    assert coverage["replayed"] == tools - 1 + summary["model"]["calls"] - left_out.pop("model", 0)
+    assert left_out == {}
     found = {(row["tool"], row["change"]): (row["calls"], row["money"]) for row in replay["tools"]}
     assert found == {
         # The second of the same searches; a refund and a transfer of 49 where only 40 are left; the second mail.
@@ -408,7 +414,7 @@ def test_the_timeline_tells_all_of_it_in_words(shown: subprocess.CompletedProces
         assert re.search(promised, done.stdout), f"`{promised}` is missing in\n{done.stdout}"
     lines = done.stdout.splitlines()
     assert max(len(line) for line in lines if not line.startswith("The policy: ")) <= 80
-    assert len(lines) <= 130
+    assert len(lines) <= 135
 
 
 def test_the_real_answers_of_the_command_are_shown(

@@ -14,6 +14,7 @@ pytest.importorskip("openai")
 
 from checkrein.demo import script, server
 from checkrein.demo.agent import Agent, Watcher
+from checkrein.demo.guarded import Tool
 from checkrein.demo.tools import Shop
 
 
@@ -27,7 +28,7 @@ def test_without_gates_the_same_script_does_harm(tmp_path: Path) -> None:
         return shop.search(query)
 
     with server.serve(script.answer) as url:
-        tools = {"search": search, "refund": shop.refund, "send_mail": shop.send_mail}
+        tools: dict[str, Tool] = {"search": search, "refund": shop.refund, "send_mail": shop.send_mail}
         Agent(url, tools, Watcher()).work("Work on ticket 4711.")
     assert searched.count(script.POLICY_QUERY) == script.PATIENCE
     assert any("078-05-1120" in query for query in searched)
