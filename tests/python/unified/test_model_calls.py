@@ -243,22 +243,59 @@ def test_coroutines_hold_and_settle(engine: checkrein.Engine) -> None:
                 await asyncio.sleep(0)
                 await call.asettle(REPLY)
 
-    async def cancelled() -> None:
+    async def cancelled(inside: asyncio.Event) -> None:
         with checkrein.acting(run="c"):
             async with opus(engine, max_output=100):
+                inside.set()
                 await asyncio.sleep(60)
 
     async def main() -> None:
         await asyncio.gather(*(one(number) for number in range(10)))
-        task = asyncio.create_task(cancelled())
-        while stands(engine)[1] == "0":
-            await asyncio.sleep(0.001)
+        inside = asyncio.Event()
+        task = asyncio.create_task(cancelled(inside))
+        await inside.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(main())
     assert stands(engine) == ("0.02", "0.01282")
+
+
+def test_a_cancelled_admission_leaves_nothing_behind(
+    engine: checkrein.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not engine._waits:
+        pytest.skip("nothing is awaited in memory")
+    begun, go_on, admitted = threading.Event(), threading.Event(), threading.Event()
+    admit = checkrein.ModelCall._admit
+
+    def slow(call: checkrein.ModelCall) -> Any:
+        begun.set()
+        go_on.wait()
+        permit = admit(call)
+        admitted.set()
+        return permit
+
+    monkeypatch.setattr(checkrein.ModelCall, "_admit", slow)
+
+    async def enter() -> None:
+        with checkrein.acting(run="c"):
+            async with opus(engine, max_output=100):
+                raise AssertionError("it was cancelled")
+
+    async def main() -> None:
+        task = asyncio.create_task(enter())
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        await asyncio.to_thread(admitted.wait)
+        while stands(engine) != ("0", "0"):
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_many_threads_never_pass_a_budget(engine: checkrein.Engine) -> None:
