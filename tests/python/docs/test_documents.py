@@ -77,8 +77,8 @@ def test_the_commands_of_the_policy_section_do_what_it_says(tmp_path: Path) -> N
         call = line.split("    #")[0].replace("checkrein policy", f"{shlex.quote(command)} policy")
         done = subprocess.run(call, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), call
-        answers.append(done.stdout.splitlines()[0].strip())
-    assert answers == ["valid: checkrein.toml", "pass  a day has 50 dollars", "allow: pay"]
+        answers += done.stdout.splitlines()[:1]
+    assert answers == ["valid: checkrein.toml", "  pass  a day has 50 dollars", "allow: pay"]
 
 
 @pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
