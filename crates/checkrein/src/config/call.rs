@@ -41,8 +41,8 @@ enum Verdict {
 /// What the gates of a tool ask for, evaluated for one call.
 #[derive(Debug)]
 pub(super) struct Evaluated {
-    keys: Vec<Result<Vec<u8>, String>>,
-    costs: Vec<Cost>,
+    pub(super) keys: Vec<Result<Vec<u8>, String>>,
+    pub(super) costs: Vec<Cost>,
     verdicts: Vec<Verdict>,
     once: Option<Result<Vec<u8>, String>>,
     /// The canonical arguments and the digest of the request, where somebody asks for them.

@@ -21,6 +21,7 @@ mod pattern;
 mod policies;
 mod prices;
 mod problem;
+mod recorded;
 mod resolve;
 mod schema;
 mod sections;
