@@ -27,7 +27,8 @@ const TEXTS: [&str; 7] = ["namespace", "principal", "tenant", "user", "agent", "
   checkrein policy explain action.json --policy checkrein.toml --output json
 
 An action is JSON: {\"name\": \"stripe.refund\", \"args\": {\"amount\": 5}, \"user\": \"ann\", \"run\": \"r1\"}, and may have \
-namespace, principal, tenant, agent and session too. Nothing is taken, and the meters are empty: this is what the policy \
+namespace, principal, tenant, agent and session too. A call of a model has the namespace \"model\" and the arguments that a \
+ledger keeps of it: model, input_bytes, answers, max_output. Nothing is taken, and the meters are empty: this is what the policy \
 says, not what a store has counted. Exit code 1 when the action is refused.")]
 pub(crate) struct Explain {
     /// The action
@@ -73,8 +74,8 @@ impl Explain {
             uncovered: None,
         };
         let (admission, meters) = policies.peek(&call);
-        let policy = policies.for_action(call.action.name).ok().flatten();
-        let gates = policy.as_ref().map_or(&[][..], |policy| policy.compiled().policy().gates());
+        let policy = policies.gates_of(&call).ok().flatten();
+        let gates = policy.as_ref().map_or(&[][..], |policy| policy.policy().gates());
         match self.output {
             Output::Text => write_text(&mut to, call.action.name, &admission, gates, &meters)?,
             output => {
