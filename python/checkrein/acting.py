@@ -1,4 +1,4 @@
-"""Who acts: what a ledger is told of the principal, user, agent, run and session behind a call."""
+"""Who acts: the principal, user, agent, run and session behind a call, for the ledger and for a policy file's gates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def acting(
 ) -> Iterator[None]:
     """Say on whose behalf calls inside the `with` block are made; what is left out stays as it was outside.
 
-    It is written into the ledger of an engine that keeps one, and decides nothing.
+    It is written into the ledger of an engine that keeps one, and read by the gates of a policy file as `action.user`,
+    `action.run` and so on. Gates in the code do not read it.
     """
     given = (principal, user, agent, run, session)
     for name, value in zip(("principal", "user", "agent", "run", "session"), given, strict=True):

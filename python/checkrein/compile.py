@@ -73,8 +73,12 @@ def describe(
     on_loop: bool = False,
     ledger: str | None = None,
     opens: bool = False,
+    filed: bool = False,
+    exclude: tuple[str, ...] = (),
 ) -> tuple[Description, dict[str, Any]]:
     """Describe a guard. Returns the description and what `_native.Guard` takes.
+
+    `filed` says that a policy file has its say too: its gates read all arguments but those in `exclude`.
 
     Raises ConfigError for whatever cannot be bound to the signature.
     """
@@ -102,9 +106,14 @@ def describe(
     _limits(made, gates, key)
     for budget in gates.budgets:
         _budget(made, budget, key, cost, actual)
-    told = None
-    if ledger is not None:
-        told = (actor, None if ledger == "none" else _told_arguments(made, gates.once))
+    told: tuple[Any, ...] | None = None
+    keeps = ledger not in (None, "none")
+    if filed:
+        for argument in exclude:
+            target.require(argument, "exclude")
+        told = (actor, _all_arguments(made, exclude), keeps)
+    elif ledger is not None:
+        told = (actor, _told_arguments(made, gates.once) if keeps else None, keeps)
     hook = gates.breaker.classify if gates.breaker is not None else None
     description = {
         "tool": name,
@@ -121,7 +130,9 @@ def describe(
         "raises": raises,
         "on_loop": on_loop,
         "open": opens,
-        "hooks": (made.holds, classifier(hook, safe_errors), made.codec, gates.once is not None),
+        "filed": filed,
+        "is_generator": target.kind in ("generator", "async_generator"),
+        "hooks": (made.holds, classifier(hook, safe_errors), made.codec),
     }
     return made, description
 
@@ -213,13 +224,19 @@ def _once(made: Description, once: Once, target: Target) -> None:
 
 def _told_arguments(made: Description, once: Once | None) -> tuple[tuple[str, int], ...]:
     """The arguments that the ledger is told: what the once key covers, or all but the object of a method."""
-    binder = made.binder
-    binder.copies = True
+    made.binder.copies = True
     if once is not None and made.once is not None:
         covered: tuple[tuple[str, int], ...] = made.once[1]
         return covered
-    names = binder.target.names
-    return tuple((name, binder.slot(name)) for name in names if name not in ("self", "cls"))
+    return _all_arguments(made, ())
+
+
+def _all_arguments(made: Description, exclude: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """All arguments but the object of a method and those that are excluded."""
+    binder = made.binder
+    binder.copies = True
+    left_out = ("self", "cls", *exclude)
+    return tuple((name, binder.slot(name)) for name in binder.target.names if name not in left_out)
 
 
 def _window(window: Window) -> tuple[int | None, str | None, str]:

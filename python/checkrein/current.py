@@ -32,6 +32,17 @@ def enter(permit: Permit) -> Token[ref[Permit]]:
     return _running.set(ref(permit))
 
 
+def enter_if_once(permit: Permit) -> Token[ref[Permit]] | None:
+    """Begin a call whose once key is up to a policy file."""
+    return enter(permit) if permit.once else None
+
+
+def leave_if_once(token: Token[ref[Permit]] | None) -> None:
+    """End such a call."""
+    if token is not None:
+        leave(token)
+
+
 def leave(token: Token[ref[Permit]]) -> None:
     """End a call, in a wrapper."""
     # A coroutine may be closed by somebody else's context, which never entered.

@@ -57,6 +57,32 @@ def timed(tool: str, seconds: float, *, is_async: bool) -> Callable[..., Any]:
     return run_async if is_async else run
 
 
+def timed_by_file(tool: str, own: float | None, *, is_async: bool) -> Callable[..., Any]:
+    """Make the same for a function whose timeout a policy file may set or change: the shorter one counts."""
+    made: dict[float, Callable[..., Any]] = {}
+
+    def of(permit: Any) -> Callable[..., Any] | None:
+        filed = permit.timeout_s
+        seconds = own if filed is None else filed if own is None else min(own, filed)
+        if seconds is None:
+            return None
+        if seconds not in made:
+            made[seconds] = timed(tool, seconds, is_async=is_async)
+        return made[seconds]
+
+    def run(permit: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        bounded = of(permit)
+        return function(*args, **kwargs) if bounded is None else bounded(permit, function, *args, **kwargs)
+
+    async def run_async(permit: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        bounded = of(permit)
+        if bounded is None:
+            return await function(*args, **kwargs)
+        return await bounded(permit, function, *args, **kwargs)
+
+    return run_async if is_async else run
+
+
 class _Call:
     """One call on its way through a worker thread."""
 

@@ -10,15 +10,16 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 from checkrein import _native, deadline
 from checkrein.errors import ConfigError
 from checkrein.guard import Handle, handle, make_guard
 from checkrein.holds import BudgetHandle
 from checkrein.options import GuardOptions, Keeping, Returning
+from checkrein.policy import look, watch_policy
 from checkrein.reconcile import Reconciler
-from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Reconcile, Rule
+from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Reconcile, Rule, span_ns
 
 _log = logging.getLogger("checkrein")
 
@@ -27,16 +28,19 @@ _log = logging.getLogger("checkrein")
 class Event:
     """What a listener is told.
 
-    `kind` is `decision` (then `decision` is set) or `outcome` (then `outcome` is `done`, `failed_clean` or
-    `in_doubt`; only calls that have something to settle have one). `stored` says of a `done` call with a once key
+    `kind` is `decision` (then `decision` is set), `outcome` (then `outcome` is `done`, `failed_clean` or
+    `in_doubt`; only calls that have something to settle have one) or `threshold` (then `percent` of the limit of the
+    budget `gate` are spent and held, and were not before this call). `stored` says of a `done` call with a once key
     whether its result is kept for repetitions.
     """
 
-    kind: Literal["decision", "outcome"]
+    kind: Literal["decision", "outcome", "threshold"]
     tool: str
     decision: _native.Decision | None = None
     outcome: str | None = None
     stored: bool | None = None
+    gate: str | None = None
+    percent: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything about it as plain JSON values."""
@@ -47,6 +51,8 @@ class Event:
             "decision": decision,
             "outcome": self.outcome,
             "stored": self.stored,
+            "gate": self.gate,
+            "percent": self.percent,
         }
 
 
@@ -71,6 +77,7 @@ class Engine(_native.EngineBase):
     ledger_arguments: what the ledger keeps of the arguments of calls: `"full"`, `"digest"` (salted, the
         default) or `"none"`.
     ledger_key: the private key file that signs the ledger; beside the store by default, made at first use.
+    policy: the policy file, see `from_policy`.
     witness: a file or URL that gets each signed checkpoint, and is asked at the start whether it saw this ledger.
 
     An engine on a server goes on in forked children, together with its parent. Any other belongs to the process that
@@ -93,9 +100,11 @@ class Engine(_native.EngineBase):
         deadline: Duration | None = None,
         accept_failover_loss: bool | None = None,
         ledger: str | os.PathLike[str] | None = None,
+        policy: str | os.PathLike[str] | None = None,
     ) -> None:
         # The native half reads the arguments in `__new__`.
         self.clock = clock
+        self._policy = None if policy is None else os.fspath(policy)
         self._ledger_arguments = ledger_arguments or "digest"
         self.listener_errors = 0
         self.failed_open = 0
@@ -109,6 +118,37 @@ class Engine(_native.EngineBase):
         self._reconcilers: weakref.WeakValueDictionary[str, Reconciler] = weakref.WeakValueDictionary()
         self._reconciling: set[tuple[str, str, str | tuple[str, ...]]] = set()
         self._lock = threading.Lock()
+
+    @classmethod
+    def from_policy(
+        cls, path: str | os.PathLike[str] | None = None, *, watch: Duration | None = None, **options: Any
+    ) -> Self:
+        """Make an engine whose guards get the gates of a policy file on top of their own.
+
+        `path` is the file; without it, `checkrein.toml` or `[tool.checkrein]` of the `pyproject.toml` in the current
+        directory, never above it. With `watch="2s"` the file is looked at so often, and one that has changed and is
+        the same at two looks takes over. `options` are those of `Engine`.
+
+        Raises PolicyFileError for a file that cannot be used, with every problem in it.
+        """
+        found = os.fspath(path) if path is not None else _native.find_policy(os.getcwd())
+        every = None if watch is None else span_ns("watch", watch, least=1) / 1e9
+        before = look(found)
+        engine = cls(policy=found, **options)
+        if every is not None:
+            watch_policy(engine, found, every, before)
+        return engine
+
+    def reload(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Put the policy file as it is now, or another one, in the place of the one that counts.
+
+        All of it takes over at once, for every guard; calls that are being decided end by the old one. After an error
+        the old file goes on. Raises PolicyFileError for a file that cannot be used, and ConfigError for one that the
+        guards in the code cannot work with.
+        """
+        self._reload(self._policy or "" if path is None else path)
+        if path is not None:
+            self._policy = os.fspath(path)
 
     @overload
     def guard(
@@ -153,7 +193,7 @@ class Engine(_native.EngineBase):
         rules: conditions; each must return exactly `True` or `False`.
         attempts: at most so many calls until `reset`.
         once: the argument that names the operation; at most one run, repetitions get the stored result.
-        exclude: arguments that `once` does not cover.
+        exclude: arguments that `once`, and the gates of a policy file, do not see.
         reconcile: looks up what became of an operation in doubt, and answers `Done(result)`, `NotExecuted` or `None`.
         safe_errors: exceptions of the function that mean it had no effect, as `NotExecuted` does.
         breaker: stops calls to a failing dependency, `"stripe: 3 failures/60s"`.
@@ -373,6 +413,11 @@ class Engine(_native.EngineBase):
 
     def _ended(self, tool: str, outcome: str, stored: bool | None) -> None:
         self._tell(Event("outcome", tool, outcome=outcome, stored=stored))
+
+    def _crossed(self, tool: str, gate: str, percent: int) -> None:
+        _log.warning("`%s` brought budget `%s` to %d %% of its limit", tool, gate, percent)
+        if self._listening:
+            self._tell(Event("threshold", tool, gate=gate, percent=percent))
 
     def _refused(self, decision: _native.Decision) -> None:
         _log.debug("`%s` was refused: %s", decision.tool, decision)

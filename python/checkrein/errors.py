@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "OutcomeNotRecorded",
     "PermitError",
     "PolicyError",
+    "PolicyFileError",
     "RateLimited",
     "ResultPruned",
     "RuleViolated",
@@ -245,3 +247,18 @@ class ConfigError(CheckreinError, ValueError):
     def __str__(self) -> str:
         hint = f" (hint: {self.hint})" if self.hint else ""
         return f"{self.args[0]}{hint}"
+
+
+class PolicyFileError(ConfigError):
+    """A policy file cannot be used. As text it is the whole report: every problem with its place and what to do.
+
+    `code` is that of the first problem.
+    """
+
+    def __init__(self, report: str, code: str, problems: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(report, code)
+        self.problems = tuple(dict(problem) for problem in problems)
+        """Every problem: `code`, `message`, `hint`, `line` and `column`."""
+
+    def __reduce__(self) -> Any:
+        return (type(self), (self.args[0], self.code, self.problems))

@@ -81,7 +81,7 @@ def handle(function: object) -> Handle:
 
 def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
     """Make the decorator for the options of `Engine.guard`."""
-    gates = _read_gates(options)
+    gates = _read_gates(options, filed=engine._policy_name is not None)
     on_block, deadline_s = _read_waiting(options)
     safe_errors = spec.read_safe_errors(options["safe_errors"])
     reconcile = None if gates.once is None else gates.once.reconcile
@@ -90,6 +90,9 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
         raise ConfigError(
             "mode is neither `enforce` nor `observe`", "mode", 'use mode="enforce" or mode="observe"'
         )
+
+    filed = engine._policy_name is not None
+    excluded = (options["exclude"],) if isinstance(options["exclude"], str) else tuple(options["exclude"])
 
     def decorate(function: F) -> F:
         target = inspect_target(function)
@@ -111,12 +114,16 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             on_loop=target.kind in ("async", "async_generator"),
             ledger=engine._ledger_arguments if engine._keeps_ledger else None,
             opens=options["on_store_error"] == "open",
+            filed=filed,
+            exclude=excluded,
         )
         _check_opening(options, made.gates)
         for gate, parts in made.shared.items():
             engine._claim_key(gate, parts)
         engine._warn_once_of_other_processes()
         guard = _native.Guard(engine, description)
+        if filed and not engine._covers(name):
+            engine._warn(name, "no section of the policy file covers it")
         is_generator = target.kind in ("generator", "async_generator")
         if is_generator and on_block == "result":
             raise ConfigError(
@@ -126,15 +133,18 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             raise ConfigError("a generator has no timeout", "timeout", "bound the work of its consumer")
         is_async = target.kind in ("async", "async_generator")
         asks_later = is_async and engine._waits
+        # Whether there is a once key or a timeout is up to the file, which may be replaced at any time.
+        may_be_once = gates.once is not None or (filed and not is_generator)
+        is_timed = timeout_ns is not None or (filed and not is_generator)
         shape = Shape(
             slots=tuple(made.binder.slots),
             copies=made.binder.copies and bool(made.binder.slots),
             settles=guard.settles,
-            once=gates.once is not None,
+            once=may_be_once,
             returns_refusals=on_block == "result",
             waits=is_async and (on_block == "wait" or reconcile is not None or engine._waits),
             ends_later=asks_later,
-            timed=timeout_ns is not None,
+            timed=is_timed,
         )
         admit: Callable[..., Any] = loops.admitter(guard) if asks_later else guard._admitter()
         reconciler = None
@@ -151,12 +161,15 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             admit = wait.admitter(engine, admit, deadline_s, is_async=is_async, asks_async=later)
         handles: dict[str, Any] = {
             "admit": admit,
-            "enter": current.enter,
-            "leave": current.leave,
+            "enter": current.enter_if_once if filed else current.enter,
+            "leave": current.leave_if_once if filed else current.leave,
             "done": loops.done,
         }
-        if timeout_ns is not None:
-            handles["timed"] = deadline.timed(name, timeout_ns / 1e9, is_async=target.kind == "async")
+        own = None if timeout_ns is None else timeout_ns / 1e9
+        if filed and is_timed:
+            handles["timed"] = deadline.timed_by_file(name, own, is_async=target.kind == "async")
+        elif own is not None:
+            handles["timed"] = deadline.timed(name, own, is_async=target.kind == "async")
         call = wrapper(target, shape, handles, name)
         call.checkrein = Handle(  # type: ignore[attr-defined]
             engine, guard, target, shape.slots, reconciler=reconciler
@@ -177,7 +190,7 @@ def _check_opening(options: dict[str, Any], gates: list[dict[str, Any]]) -> None
         raise ConfigError("only a single rate limit may fail open", "on_store_error", hint)
 
 
-def _read_gates(options: dict[str, Any]) -> spec.Gates:
+def _read_gates(options: dict[str, Any], *, filed: bool) -> spec.Gates:
     attempts = options["attempts"]
     if attempts is not None:
         spec._whole("attempts", attempts, least=1)
@@ -186,7 +199,7 @@ def _read_gates(options: dict[str, Any]) -> spec.Gates:
     exclude = options["exclude"]
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     once = options["once"]
-    if exclude and once in (None, False):
+    if exclude and once in (None, False) and not filed:
         raise ConfigError("exclude without once", "exclude", "it names arguments that a once key leaves out")
     if options["reconcile"] is not None and once in (None, False):
         raise ConfigError("reconcile without once", "reconcile", "it answers for once keys in doubt")

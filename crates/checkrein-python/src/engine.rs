@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use checkrein::clock::{Clock, FakeClock as CoreFakeClock};
+use checkrein::config::Policies;
 use checkrein::engine::{Engine as CoreEngine, FamilyInfo};
 use checkrein::store::durable::FamilyKey;
 use checkrein::store::{Cursor, RecordState};
@@ -24,6 +25,7 @@ use crate::error;
 use crate::opening::{self, Options};
 use crate::operation::{self, Operation};
 use crate::place;
+use crate::policy;
 
 /// Counts the forks this process is a child of: an engine of another count was made by a parent.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -150,6 +152,8 @@ fn is_shared(engine: &CoreEngine) -> bool {
 /// Decides actions; `checkrein.Engine` is its Python half.
 #[pyclass(name = "EngineBase", module = "checkrein._native", frozen, subclass, weakref)]
 pub(crate) struct EngineBase {
+    /// What its policy file says, if it has one. Before the engine, which is the last to be let go of.
+    pub(crate) policies: Option<Policies>,
     pub(crate) engine: Held,
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: Arc<str>,
@@ -161,7 +165,8 @@ impl EngineBase {
     #[new]
     #[pyo3(signature = (
         store = None, clock = None, *, max_keys = None, name = "default", tenant = "", ledger_arguments = None,
-        ledger_key = None, witness = None, prefix = None, deadline = None, accept_failover_loss = None, ledger = None
+        ledger_key = None, witness = None, prefix = None, deadline = None, accept_failover_loss = None, ledger = None,
+        policy = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "one Python signature")]
     fn new(
@@ -178,6 +183,7 @@ impl EngineBase {
         deadline: Option<&Bound<'_, PyAny>>,
         accept_failover_loss: Option<bool>,
         ledger: Option<PathBuf>,
+        policy: Option<PathBuf>,
     ) -> PyResult<Self> {
         let deadline = deadline.map(|deadline| opening::read_deadline(py, deadline)).transpose()?;
         let arguments = ledger_arguments.map(|word| place::arguments_of(py, word)).transpose()?;
@@ -195,9 +201,11 @@ impl EngineBase {
             ledger,
         };
         let engine = opening::open(py, place::of(py, store)?, options)?;
+        let policies = policy.map(|path| policy::load(py, &engine, &path)).transpose()?;
         let (listening, unrecorded) = (AtomicBool::new(false), AtomicU64::new(0));
         let shared = Shared { listening, unrecorded, born: generation(), is_shared: is_shared(&engine) };
         Ok(Self {
+            policies,
             engine: Held::new(engine),
             shared: Arc::new(shared),
             name: name.into(),
@@ -226,6 +234,34 @@ impl EngineBase {
     #[getter]
     fn _waits(&self) -> bool {
         self.engine.waits()
+    }
+
+    /// What its policy file is called; `None` without one.
+    #[getter]
+    fn _policy_name(&self) -> Option<String> {
+        self.policies.as_ref().map(Policies::name)
+    }
+
+    /// The SHA-256 of the policy file that counts now, in hexadecimal digits; `None` without one.
+    #[getter]
+    fn policy_digest(&self) -> Option<String> {
+        let digest = self.policies.as_ref()?.digest();
+        Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Whether a section of the policy file covers a tool.
+    fn _covers(&self, tool: &str) -> bool {
+        self.policies.as_ref().is_some_and(|policies| policies.covers(tool))
+    }
+
+    /// Puts the policy file of a path in the place of the one that counts.
+    fn _reload(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        self.check_fork(py)?;
+        let Some(policies) = &self.policies else {
+            let hint = "make it with Engine.from_policy(PATH)";
+            return Err(error::config(py, "the engine has no policy file", "policy", hint));
+        };
+        py.detach(|| policies.reload(&path)).map_err(|problem| policy::unusable(py, &problem))
     }
 
     /// Outcomes of failed or cancelled coroutines that could not be committed: nobody waited for them. Their

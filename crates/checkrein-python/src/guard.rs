@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use checkrein::engine::{Admitted, CompileError, CompiledPolicy};
+use checkrein::config::CodeGates;
+use checkrein::engine::Admitted;
 use checkrein::store::{OwnedInputs, PermitId, Step};
-use checkrein_core::admission::{Admission, Inputs, KeyValue, Verdict};
+use checkrein_core::admission::{Admission, Crossed, Inputs, KeyValue, Verdict};
 use checkrein_core::code::Code;
 use checkrein_core::decision::Reason;
-use checkrein_core::key::{Family, Key, KeyRef};
-use checkrein_core::policy::Check;
+use checkrein_core::key::{Key, KeyRef};
+use checkrein_core::time::Span;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
@@ -21,7 +22,8 @@ use crate::decision::Decision;
 use crate::engine::{EngineBase, Held, Shared};
 use crate::inputs::{Reader, Reading};
 use crate::operation::Operation;
-use crate::permit::{Hooks, Permit, Taken};
+use crate::permit::{Filed, Hooks, OnceKey, Permit, Proving, Taken};
+use crate::policy::{Current, Gates};
 use crate::simple::Simple;
 use crate::waiting::{self, Bell, Ticket};
 use crate::{entry, error, reason, spec};
@@ -32,10 +34,11 @@ type Copies<'py> = SmallVec<[Option<Bound<'py, PyAny>>; 6]>;
 /// A compiled policy and how its gates read the arguments of a call.
 #[pyclass(name = "Guard", module = "checkrein._native", frozen, weakref)]
 pub(crate) struct Guard {
+    /// Before the engine, which is the last to be let go of.
+    pub(crate) gates: Gates,
     pub(crate) engine: Held,
     pub(crate) shared: Arc<Shared>,
     pub(crate) owner: Py<EngineBase>,
-    pub(crate) policy: Arc<CompiledPolicy>,
     pub(crate) reader: Reader,
     /// How many arguments it reads.
     pub(crate) slots: usize,
@@ -48,15 +51,13 @@ pub(crate) struct Guard {
     /// It reads nothing but text keys.
     pub(crate) simple: Option<Simple>,
     pub(crate) hooks: Hooks,
-    /// The records of its once gate, and the gate's name.
-    pub(crate) once: Option<(Family, Arc<str>)>,
     /// Its decisions may wait for a disk or a server.
     pub(crate) waits: bool,
     /// How durable its decisions are.
     durability: &'static str,
     /// It waits, and its calls run on event loops: whatever need not be waited for is not.
     pub(crate) on_loop: bool,
-    /// A store that cannot answer lets calls through: it is a single rate limit whose owner wants that.
+    /// A store that cannot answer lets calls through: its code is a single rate limit whose owner wants that.
     open: bool,
 }
 
@@ -79,33 +80,33 @@ impl Guard {
         let base = owner.get();
         base.check_fork(py)?;
         let mut described = spec::read(description)?;
-        let gates = std::mem::take(&mut described.gates);
-        let compiled = py.detach(|| base.engine.compile(gates, described.leases));
-        let policy = compiled.map_err(|problem| match problem {
-            CompileError::Store(problem) => error::store(py, &problem),
-            CompileError::Policy(problem) => {
-                error::config(py, &problem.to_string(), "policy", "look at the named gate of this guard")
-            }
-        })?;
         let waits = base.engine.waits();
         let reader = described.take_reader(base.tenant.clone())?;
-        let once = policy.policy().gates().iter().find_map(|gate| match &gate.check {
-            Check::Once(once) => Some((once.family, Arc::clone(&gate.name))),
-            _ => None,
-        });
+        let code = CodeGates {
+            gates: std::mem::take(&mut described.gates),
+            leases: described.leases,
+            keys: count(reader.keys.len()),
+            costs: count(reader.costs.len()),
+            verdicts: count(reader.rules.len()),
+            no_result: described.is_generator.then_some("a generator has no result to store"),
+            no_timeout: described.is_generator.then_some("a generator has no timeout"),
+            opens: described.open,
+        };
+        let policies = base.policies.as_ref().filter(|_| described.filed);
+        let gates = Gates::new(py, &base.engine, policies, &reader.tool, code)?;
+        let is_plain = !waits && gates.of_code().is_some();
         Ok(Self {
             engine: Held::new(base.engine.clone()),
             shared: Arc::clone(&base.shared),
             // Whoever lets go of the interpreter while it waits takes the general way.
-            quiet: !waits && reader.is_quiet(),
-            simple: if waits { None } else { Simple::of(&reader, &described.hooks) },
-            policy,
+            quiet: is_plain && reader.is_quiet(),
+            simple: if is_plain { Simple::of(&reader, &described.hooks) } else { None },
+            gates,
             reader,
             slots: described.slots,
             copies: described.copies,
             raises: described.raises,
             hooks: described.hooks,
-            once,
             waits,
             durability: base.engine.durability(),
             on_loop: waits && described.on_loop,
@@ -129,14 +130,24 @@ impl Guard {
     /// Whether somebody has to be told how calls end: a meter, a breaker, an operation, or the ledger.
     #[getter]
     pub(crate) fn settles(&self) -> bool {
-        self.policy.policy().settles() || self.reader.told.is_some()
+        self.reader.told.is_some() || self.gates.of_code().is_none_or(|policy| policy.policy().settles())
     }
 
     /// The kinds and names of its gates, in the order of their reasons.
     #[getter]
     fn gates(&self) -> Vec<(&'static str, String)> {
-        let gates = self.policy.policy().gates().iter();
+        let Some(current) = self.gates.current() else { return Vec::new() };
+        let gates = current.compiled().policy().gates().iter();
         gates.map(|gate| (gate.check.kind().name(), gate.name.to_string())).collect()
+    }
+
+    /// How long the policy file lets a caller wait for the tool now, in seconds.
+    #[getter]
+    fn timeout_s(&self) -> Option<f64> {
+        match self.gates.current()? {
+            Current::Code(_) => None,
+            Current::Filed(bound) => bound.timeout().map(Span::as_secs_f64),
+        }
     }
 
     /// Decides a call without taking anything.
@@ -149,11 +160,13 @@ impl Guard {
             args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
         let mut copies = Copies::new();
         let tool = &self.reader.tool;
+        let current = self.current()?;
         // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
         let peeked = unsafe {
             self.with_slots(py, &pointers, &mut copies, |reading| {
-                self.reader
-                    .decide(reading, |inputs| self.waiting(py, || self.engine.peek(&self.policy, inputs)))
+                self.decide_by(&current, reading, |inputs| {
+                    self.waiting(py, || self.engine.peek(current.compiled(), inputs))
+                })
             })?
         };
         Ok(match peeked {
@@ -181,13 +194,14 @@ impl Guard {
         let pointers: SmallVec<[*mut ffi::PyObject; 8]> =
             args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
         let mut copies = Copies::new();
+        let current = guard.current()?;
         // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
         let read = unsafe {
             guard.with_slots(py, &pointers, &mut copies, |reading| {
                 let held = guard.hooks.held(&reading.costs);
-                guard.reader.decide(reading, |inputs| {
-                    let key = guard.once.as_ref().and_then(|(family, _)| record_of(*family, inputs));
-                    (OwnedInputs::from(inputs), Taken { held, key, observed: Vec::new() })
+                guard.decide_by(&current, reading, |inputs| {
+                    let (once, filed) = (once_of(&current, inputs), guard.filed(&current, reading, inputs));
+                    (OwnedInputs::from(inputs), Taken { held, once, filed, ..Taken::default() })
                 })
             })?
         };
@@ -198,7 +212,7 @@ impl Guard {
                 return guard.answer(py, slf, Ok(refused));
             }
         };
-        let step = Step::Admit(Arc::clone(&guard.policy), inputs);
+        let step = Step::Admit(Arc::clone(current.compiled()), inputs);
         // SAFETY: as above.
         let copied = if copies.is_empty() { None } else { Some(unsafe { merged(py, &pointers, copies)? }) };
         Ok(Py::new(py, Ticket::new(slf, step, bell, number, taken, copied))?.into_any())
@@ -212,17 +226,18 @@ impl Guard {
         decision: &Decision,
         args: &Bound<'_, PyTuple>,
     ) -> PyResult<Option<Operation>> {
-        let (Some(run), Some((family, gate))) = (decision.doubt(), &self.once) else { return Ok(None) };
+        let current = self.current()?;
+        let Some(run) = decision.doubt() else { return Ok(None) };
         let pointers: SmallVec<[*mut ffi::PyObject; 8]> =
             args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
         let mut copies = Copies::new();
         // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
-        let key = unsafe {
+        let once = unsafe {
             self.with_slots(py, &pointers, &mut copies, |reading| {
-                self.reader.decide(reading, |inputs| record_of(*family, inputs))
+                self.decide_by(&current, reading, |inputs| once_of(&current, inputs))
             })?
         };
-        let Ok(Some(key)) = key else { return Ok(None) };
+        let Ok(Some(once)) = once else { return Ok(None) };
         let arguments = PyDict::new(py);
         for (name, slot) in self.reader.once.iter().flat_map(|once| &once.covered) {
             match copies.get(*slot).and_then(Option::as_ref) {
@@ -230,7 +245,8 @@ impl Guard {
                 None => arguments.set_item(name, args.get_item(*slot)?)?,
             }
         }
-        let operation = Operation::new(self.owner.clone_ref(py), Arc::clone(gate), *key, "in_doubt");
+        let OnceKey { key, gate } = *once;
+        let operation = Operation::new(self.owner.clone_ref(py), gate, key, "in_doubt");
         Ok(Some(operation.doubt(run, None, Some(arguments.unbind()))))
     }
 
@@ -265,6 +281,55 @@ impl Guard {
     /// A refusal of a call of this guard.
     pub(crate) fn block(&self, reasons: Vec<Reason>) -> Decision {
         Decision::block(&self.reader.tool, reasons).durable(self.durability)
+    }
+
+    /// The gates that count for one call.
+    #[inline]
+    fn current(&self) -> PyResult<Current<'_>> {
+        self.gates.current().ok_or_else(|| PyRuntimeError::new_err("a guard has lost its policy"))
+    }
+
+    /// Whether a store that cannot answer lets calls through now.
+    fn opens(&self) -> bool {
+        match self.gates.current() {
+            Some(Current::Filed(bound)) => bound.opens(),
+            Some(Current::Code(_)) => self.open,
+            None => false,
+        }
+    }
+
+    /// Hands `decide` what the gates ask for of a call that was read.
+    #[inline]
+    fn decide_by<T>(
+        &self,
+        current: &Current<'_>,
+        reading: &Reading<'_>,
+        decide: impl FnOnce(&Inputs<'_>) -> T,
+    ) -> Result<T, Vec<Reason>> {
+        self.reader.decide(reading, |inputs| match current {
+            Current::Code(_) => decide(inputs),
+            Current::Filed(_) => {
+                let call = self.reader.call(reading, inputs.tenant);
+                current.with_inputs(&self.engine, call, inputs, decide)
+            }
+        })
+    }
+
+    /// What a policy file says of a call beyond its gates.
+    fn filed(&self, current: &Current<'_>, reading: &Reading<'_>, inputs: &Inputs<'_>) -> Option<Box<Filed>> {
+        let Current::Filed(bound) = current else { return None };
+        if bound.timeout().is_none() && !bound.proves() {
+            return None;
+        }
+        let call = self.reader.call(reading, inputs.tenant).filter(|_| bound.proves());
+        let proving = call.map(|call| Proving {
+            bound: Arc::clone(bound),
+            tenant: call.tenant.to_owned(),
+            run: call.action.run.to_owned(),
+            session: call.action.session.to_owned(),
+            arguments: call.arguments.clone(),
+        });
+        Some(Box::new(Filed { timeout: bound.timeout(), proving }))
     }
 
     /// Copies what must be copied, reads what the gates ask for, and hands it to `decide`.
@@ -324,6 +389,7 @@ impl Guard {
             return Err(error::forked(py));
         }
         let mut copies = Copies::new();
+        let current = self.current()?;
         // SAFETY: as for this function.
         let admitted = unsafe {
             self.with_slots(py, args, &mut copies, |reading| {
@@ -332,13 +398,14 @@ impl Guard {
                 } else {
                     self.hooks.held(&reading.costs)
                 };
-                let admitted = self.reader.decide(reading, |inputs| {
-                    let admitted = self.waiting(py, || self.engine.admit(&self.policy, inputs));
-                    let run = admitted.admission.verdict == Verdict::Allow;
-                    let once = self.once.as_ref().filter(|_| run);
-                    (admitted, once.and_then(|(family, _)| record_of(*family, inputs)))
-                });
-                admitted.map(|(admitted, key)| (admitted, Taken { held, key, observed: Vec::new() }))
+                self.decide_by(&current, reading, |inputs| {
+                    let admitted = self.waiting(py, || self.engine.admit(current.compiled(), inputs));
+                    if admitted.admission.verdict != Verdict::Allow {
+                        return (admitted, Taken::default());
+                    }
+                    let (once, filed) = (once_of(&current, inputs), self.filed(&current, reading, inputs));
+                    (admitted, Taken { held, once, filed, ..Taken::default() })
+                })
             })?
         };
         let (admitted, taken) = match admitted {
@@ -362,8 +429,12 @@ impl Guard {
         taken: Taken,
         copied: impl FnOnce() -> PyResult<Option<Bound<'py, PyTuple>>>,
     ) -> PyResult<Decided<'py>> {
-        let Admission { mut verdict, mut reasons, mut observed, .. } = admitted.admission;
-        if self.open && reasons.first().is_some_and(|reason| reason.code == Code::StoreError) {
+        let Admission { mut verdict, mut reasons, mut observed, crossed } = admitted.admission;
+        if !crossed.is_empty() {
+            // SAFETY: as below.
+            unsafe { Python::attach_unchecked(|py| self.crossed(py, &crossed)) };
+        }
+        if self.opens() && reasons.first().is_some_and(|reason| reason.code == Code::StoreError) {
             // Its owner wants it to let calls through then; who watches the engine is told.
             observed.append(&mut reasons);
             verdict = Verdict::Allow;
@@ -464,6 +535,16 @@ impl Guard {
     }
 
     #[cold]
+    fn crossed(&self, py: Python<'_>, crossed: &[Crossed]) {
+        let owner = self.owner.bind(py);
+        for Crossed { gate, percent } in crossed {
+            if let Err(error) = owner.call_method1("_crossed", (self.tool(), &**gate, *percent)) {
+                error::unraisable(py, error, owner.as_any());
+            }
+        }
+    }
+
+    #[cold]
     fn observed(&self, py: Python<'_>, observed: &[Reason]) -> PyResult<()> {
         let reasons = reason::tuple(py, observed)?;
         let owner = self.owner.bind(py);
@@ -474,10 +555,17 @@ impl Guard {
     }
 }
 
-/// The record of the once key of these inputs.
-fn record_of(family: Family, inputs: &Inputs<'_>) -> Option<Box<Key>> {
+/// A number of slots; more than a description can name are refused when the gates are compiled.
+fn count(slots: usize) -> u16 {
+    u16::try_from(slots).unwrap_or(u16::MAX)
+}
+
+/// The once key of these inputs.
+fn once_of(current: &Current<'_>, inputs: &Inputs<'_>) -> Option<Box<OnceKey>> {
     let (KeyValue::Bytes(key), _) = inputs.once? else { return None };
-    Some(Box::new(Key::new(KeyRef { family, tenant: inputs.tenant.as_bytes(), key })))
+    let (family, gate) = current.once()?;
+    let key = Key::new(KeyRef { family, tenant: inputs.tenant.as_bytes(), key });
+    Some(Box::new(OnceKey { key, gate }))
 }
 
 /// Copies every container among the arguments; nothing is allocated when there is none.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use checkrein::config::Call;
 use checkrein_core::admission::{Action, Inputs, KeyValue, RuleVerdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::canonical_json;
@@ -69,22 +70,27 @@ pub(crate) struct Told {
     actor: Py<PyAny>,
     /// Names and slots of the arguments that have a canonical form, as far as is known before a call.
     arguments: Option<Vec<(String, usize)>>,
+    /// Whether the ledger is told of them; else only the policy file's gates read them.
+    keeps: bool,
 }
 
 impl Told {
-    /// Reads `(actor, ((name, slot), ...) or None)`.
+    /// Reads `(actor, ((name, slot), ...) or None, keeps)`.
     pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let (actor, arguments) = spec.extract()?;
-        Ok(Self { actor, arguments })
+        let (actor, arguments, keeps) = spec.extract()?;
+        Ok(Self { actor, arguments, keeps })
     }
 }
 
-/// Who acts, and with what, as the ledger is told.
+/// Who acts, and with what, as the ledger is told and a policy file's gates see it.
 #[derive(Debug, Default)]
 struct Acting {
     /// Principal, user, agent, run, session.
     names: [String; 5],
     arguments: Option<Vec<u8>>,
+    value: Value,
+    /// An argument that has no canonical form.
+    uncovered: Option<String>,
 }
 
 /// A key that was read: borrowed from a text argument, or written to the scratch space.
@@ -193,7 +199,8 @@ impl OnceSource {
 impl Told {
     fn read_call(&self, py: Python<'_>, slots: &Slots<'_, '_>) -> PyResult<Acting> {
         let names = self.actor.bind(py).call0()?.extract()?;
-        let Some(arguments) = &self.arguments else { return Ok(Acting { names, arguments: None }) };
+        let Some(arguments) = &self.arguments else { return Ok(Acting { names, ..Acting::default() }) };
+        let mut uncovered = None;
         let mut budget = MAX_NODES;
         let mut members = Vec::with_capacity(arguments.len());
         for (name, slot) in arguments {
@@ -202,12 +209,14 @@ impl Told {
                 Ok(value) => members.push((name.clone(), value)),
                 Err(Unusable::Raised(error)) => return Err(error),
                 // A handle, a client, bytes: no gate covers it, and the ledger does not either.
-                Err(Unusable::Wrong(_) | Unusable::TooLarge(_)) => {}
+                Err(Unusable::Wrong(_) | Unusable::TooLarge(_)) => {
+                    uncovered.get_or_insert_with(|| name.clone());
+                }
             }
         }
-        let written =
-            Object::from_members(members).map(|members| canonical_json::to_vec(&Value::Object(members)));
-        Ok(Acting { names, arguments: written.ok() })
+        let value = Object::from_members(members).map(Value::Object).unwrap_or_default();
+        let written = self.keeps.then(|| canonical_json::to_vec(&value));
+        Ok(Acting { names, arguments: written, value, uncovered })
     }
 }
 
@@ -302,6 +311,13 @@ impl Reader {
             start: true,
             action: action.as_ref(),
         }))
+    }
+
+    /// The call as a policy file's gates see it.
+    pub(crate) fn call<'b>(&'b self, reading: &'b Reading<'_>, tenant: &'b str) -> Option<Call<'b>> {
+        let acting = reading.acting.as_ref()?;
+        let action = self.action(acting, None);
+        Some(Call { tenant, action, arguments: &acting.value, uncovered: acting.uncovered.as_deref() })
     }
 
     /// The action as the ledger shows it.

@@ -14,6 +14,7 @@ mod opening;
 mod operation;
 mod permit;
 mod place;
+mod policy;
 mod reason;
 mod result;
 mod scope;
@@ -37,6 +38,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<waiting::Ending>()?;
     module.add_class::<waiting::Resolving>()?;
     module.add_function(wrap_pyfunction!(decision::timeout_decision, module)?)?;
+    module.add_function(wrap_pyfunction!(policy::find_policy, module)?)?;
     engine::register(module)?;
     dropin::register(module)
 }

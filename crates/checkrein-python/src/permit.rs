@@ -3,23 +3,26 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use checkrein::config::{Bound as FileBound, Call};
 use checkrein::engine::SettleError;
-use checkrein::store::{OwnedSettlement, PermitId, StepResult, StoreError};
-use checkrein_core::admission::PermitError;
+use checkrein::store::{OwnedSettlement, PermitId, Step, StepResult, StoreError};
+use checkrein_core::admission::{Action, PermitError};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::decision::Reason;
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::Cost;
 use checkrein_core::gate::once::OperationState;
+use checkrein_core::json::{Limits, Value, read_str};
 use checkrein_core::key::Key;
 use checkrein_core::permit::{Outcome, Settlement};
+use checkrein_core::time::Span;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 use smallvec::SmallVec;
 
-use crate::convert::{self, Unusable};
+use crate::convert::{self, MAX_NODES, Unusable};
 use crate::engine::generation;
 use crate::error;
 use crate::guard::Guard;
@@ -36,19 +39,16 @@ pub(crate) struct Hooks {
     classify: Py<PyAny>,
     /// Turns a result into bytes and back.
     pub(crate) codec: Codec,
-    /// Whether there is a once gate, whose key stays in doubt when nobody knows the outcome.
-    pub(crate) once: bool,
 }
 
 impl Hooks {
-    /// Reads `(((unit, cost, actual or None), ...), classify, (dumps, loads) or None, once)`.
+    /// Reads `(((unit, cost, actual or None), ...), classify, (dumps, loads) or None)`.
     pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
-        type Parts =
-            (Vec<(String, usize, Option<Py<PyAny>>)>, Py<PyAny>, Option<(Py<PyAny>, Py<PyAny>)>, bool);
-        let (holds, classify, codec, once): Parts = spec.extract()?;
+        type Parts = (Vec<(String, usize, Option<Py<PyAny>>)>, Py<PyAny>, Option<(Py<PyAny>, Py<PyAny>)>);
+        let (holds, classify, codec): Parts = spec.extract()?;
         let unit = |word: &str| Unit::parse(word).unwrap_or(Unit::Calls);
         let holds = holds.into_iter().map(|(word, cost, actual)| (unit(&word), cost, actual)).collect();
-        Ok(Self { holds, classify, codec: Codec::read(codec), once })
+        Ok(Self { holds, classify, codec: Codec::read(codec) })
     }
 
     /// The amounts a call will hold, in the order of the holds.
@@ -70,10 +70,55 @@ impl Hooks {
 pub(crate) struct Taken {
     /// The amounts it holds, in the order of the holds.
     pub(crate) held: SmallVec<[Amount; 2]>,
-    /// The record of its once key.
-    pub(crate) key: Option<Box<Key>>,
+    /// Its once key.
+    pub(crate) once: Option<Box<OnceKey>>,
+    /// What the policy file says of the call beyond its gates.
+    pub(crate) filed: Option<Box<Filed>>,
     /// What would have refused it, but did not: gates in observe mode, a store that may fail open.
     pub(crate) observed: Vec<Reason>,
+}
+
+/// The record of a once key, and the name of its gate.
+#[derive(Debug)]
+pub(crate) struct OnceKey {
+    pub(crate) key: Key,
+    pub(crate) gate: Arc<str>,
+}
+
+/// What a policy file says of an admitted call beyond its gates.
+#[derive(Debug)]
+pub(crate) struct Filed {
+    pub(crate) timeout: Option<Span>,
+    pub(crate) proving: Option<Proving>,
+}
+
+/// A call whose result proves something.
+#[derive(Debug)]
+pub(crate) struct Proving {
+    pub(crate) bound: Arc<FileBound>,
+    pub(crate) tenant: String,
+    pub(crate) run: String,
+    pub(crate) session: String,
+    pub(crate) arguments: Value,
+}
+
+impl Proving {
+    /// The steps that record what the result shows; text that is JSON is read.
+    fn steps(&self, guard: &Guard, result: &Bound<'_, PyAny>) -> Vec<Step> {
+        let mut budget = MAX_NODES;
+        let read = match convert::json_value(result, &mut budget, 0) {
+            Ok(value) => match value.as_str() {
+                Some(text) => read_str(text, &Limits::default()).ok(),
+                None => Some(value),
+            },
+            // Nothing is proved by what has no form: the call that needs the fact is refused and says so.
+            Err(_) => None,
+        };
+        let Some(read) = read else { return Vec::new() };
+        let action = Action { run: &self.run, session: &self.session, ..Action::default() };
+        let call = Call { tenant: &self.tenant, action, arguments: &self.arguments, uncovered: None };
+        self.bound.proved(&call, &read, guard.engine.now())
+    }
 }
 
 /// What an admitted call holds; finished once.
@@ -85,8 +130,8 @@ pub(crate) struct Permit {
     born: u32,
     args: Option<Py<PyTuple>>,
     replay: Option<Arc<[u8]>>,
-    /// The record of its once key.
-    key: Option<Box<Key>>,
+    once: Option<Box<OnceKey>>,
+    filed: Option<Box<Filed>>,
     held: SmallVec<[Amount; 2]>,
     /// It was put in doubt; what comes now is late.
     late: AtomicBool,
@@ -119,7 +164,8 @@ impl Permit {
     ) -> Self {
         let (late, open) = (AtomicBool::new(false), AtomicBool::new(true));
         let born = generation();
-        Self { guard, id, born, args, replay: None, key: taken.key, held: taken.held, late, open }
+        let Taken { held, once, filed, .. } = taken;
+        Self { guard, id, born, args, replay: None, once, filed, held, late, open }
     }
 
     pub(crate) fn replay(guard: Py<Guard>, result: Arc<[u8]>) -> Self {
@@ -130,7 +176,7 @@ impl Permit {
 
     /// Nobody knows what the call left behind: the cost is charged in full, a once key stays in doubt.
     fn unknown(&self) -> Outcome {
-        if self.guard.get().hooks.once { Outcome::InDoubt } else { Outcome::Done(None) }
+        if self.once.is_some() { Outcome::InDoubt } else { Outcome::Done(None) }
     }
 
     pub(crate) fn guard(&self) -> &Guard {
@@ -181,7 +227,7 @@ impl Permit {
             return;
         }
         let (word, stored) = match outcome {
-            Outcome::Done(stored) => ("done", guard.hooks.once.then_some(stored.is_some())),
+            Outcome::Done(stored) => ("done", self.once.is_some().then_some(stored.is_some())),
             Outcome::FailedClean => ("failed_clean", None),
             Outcome::InDoubt => ("in_doubt", None),
         };
@@ -241,7 +287,7 @@ impl Permit {
     ) -> PyResult<Bound<'py, PyAny>> {
         match self.settled(py, ended, outcome, Health::Success) {
             // What is not known to be done must not look as if it were.
-            Err(problem) if self.guard().hooks.once || self.is_waited_for() => {
+            Err(problem) if self.once.is_some() || self.is_waited_for() => {
                 let tool = &self.guard().reader.tool;
                 Err(error::not_recorded(py, tool, problem.code(), &problem.to_string(), result))
             }
@@ -254,6 +300,26 @@ impl Permit {
         self.guard().waits && self.id.is_some_and(|id| !id.is_light())
     }
 
+    /// The steps that record what a result proves.
+    fn facts(&self, result: &Bound<'_, PyAny>) -> Vec<Step> {
+        let proving = self.filed.as_ref().and_then(|filed| filed.proving.as_ref());
+        proving.map_or_else(Vec::new, |proving| proving.steps(self.guard(), result))
+    }
+
+    /// Records what a result proves, before its call ends: the next call may need it.
+    fn prove(&self, py: Python<'_>, result: &Bound<'_, PyAny>) {
+        let guard = self.guard();
+        for step in self.facts(result) {
+            let Step::Prove(key, fact) = step else { continue };
+            let kept = fact.expires.since(fact.proved);
+            match guard.waiting(py, || guard.engine.prove(key.borrow(), kept)) {
+                Ok(true) => {}
+                Ok(false) => guard.warn(py, "a fact was not recorded: the cap on live keys is reached"),
+                Err(problem) => guard.warn(py, &format!("a fact was not recorded: {problem}")),
+            }
+        }
+    }
+
     /// What a result is stored as, and what it cost.
     fn settlement(
         &self,
@@ -262,7 +328,7 @@ impl Permit {
     ) -> PyResult<(Outcome, SmallVec<[Amount; 2]>)> {
         let guard = self.guard();
         let read = (|| {
-            let stored = if guard.hooks.once { guard.encode(py, result)? } else { None };
+            let stored = if self.once.is_some() { guard.encode(py, result)? } else { None };
             Ok((Outcome::Done(stored), self.actual(py, result)?))
         })();
         if read.is_err() {
@@ -334,6 +400,18 @@ impl Permit {
         self.replay.is_some()
     }
 
+    /// Whether it has a once key, and with it an operation.
+    #[getter]
+    fn once(&self) -> bool {
+        self.once.is_some()
+    }
+
+    /// How long the policy file lets a caller wait, in seconds.
+    #[getter]
+    fn timeout_s(&self) -> Option<f64> {
+        self.filed.as_ref()?.timeout.map(Span::as_secs_f64)
+    }
+
     /// The stored result of a replay.
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let Some(stored) = &self.replay else { return Err(error::permit(py, "the call is no replay")) };
@@ -343,6 +421,7 @@ impl Permit {
     /// The call returned; settles it and hands the result back.
     fn done<'py>(&self, py: Python<'py>, result: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let (outcome, actual) = self.settlement(py, &result)?;
+        self.prove(py, &result);
         let ended = self.finish(py, outcome.clone(), Health::Success, &actual);
         self.returned(py, ended, outcome, result)
     }
@@ -356,18 +435,18 @@ impl Permit {
     ) -> PyResult<Ending> {
         let (outcome, actual) = slf.get().settlement(slf.py(), result)?;
         let settlement = OwnedSettlement { outcome, health: Health::Success, actual: actual.into_vec() };
-        Ok(Ending::new(slf, result, settlement, bell, number))
+        let facts = slf.get().facts(result);
+        Ok(Ending::new(slf, result, facts, settlement, bell, number))
     }
 
     /// The operation of its once key.
     #[getter]
     fn operation(&self, py: Python<'_>) -> PyResult<Operation> {
         let guard = self.guard.get();
-        let (Some((_, gate)), Some(key)) = (&guard.once, &self.key) else {
-            return Err(error::permit(py, "the call has no once key"));
-        };
+        let Some(once) = &self.once else { return Err(error::permit(py, "the call has no once key")) };
         let owner = guard.owner.clone_ref(py);
-        Ok(Operation::new(owner, Arc::clone(gate), (**key).clone(), OperationState::Started.name()))
+        let state = OperationState::Started.name();
+        Ok(Operation::new(owner, Arc::clone(&once.gate), once.key.clone(), state))
     }
 
     /// What to send as `Idempotency-Key` for its operation.

@@ -64,8 +64,9 @@ impl Simple {
             start: true,
             ..Inputs::default()
         };
-        let admitted = guard.engine.admit(&guard.policy, &inputs);
-        let settles = guard.policy.policy().settles();
+        let policy = guard.gates.of_code()?;
+        let admitted = guard.engine.admit(policy, &inputs);
+        let settles = policy.policy().settles();
         if !settles && admitted.admission.verdict == Verdict::Allow && admitted.admission.observed.is_empty()
         {
             return Some(None);

@@ -23,6 +23,8 @@ pub(crate) struct Described {
     pub(crate) hooks: Hooks,
     pub(crate) on_loop: bool,
     pub(crate) open: bool,
+    pub(crate) is_generator: bool,
+    pub(crate) filed: bool,
     reader: Option<Reader>,
 }
 
@@ -77,6 +79,8 @@ pub(crate) fn read(from: &Bound<'_, PyAny>) -> PyResult<Described> {
         raises: item(from, "raises")?,
         on_loop: item(from, "on_loop")?,
         open: item(from, "open")?,
+        is_generator: item(from, "is_generator")?,
+        filed: item(from, "filed")?,
         hooks: Hooks::read(&from.get_item("hooks")?)?,
         reader: Some(reader),
     })

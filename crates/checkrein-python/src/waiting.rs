@@ -95,8 +95,8 @@ enum State {
 struct Wait(Mutex<State>);
 
 impl Wait {
-    /// Hands a step to the store; the bell rings with `number` when it is done.
-    fn submit(engine: &CoreEngine, step: Step, bell: &Bell, number: u64) -> Arc<Self> {
+    /// Hands steps to the store; the bell rings with `number` when they are done. The last one is what is asked for.
+    fn submit(engine: &CoreEngine, steps: Vec<Step>, bell: &Bell, number: u64) -> Arc<Self> {
         let wait = Arc::new(Self::default());
         let (own, ring, store) = (Arc::clone(&wait), Arc::clone(&bell.0), engine.clone());
         let then = move |results: Results| {
@@ -110,7 +110,7 @@ impl Wait {
             drop(state);
             ring.strike(number);
         };
-        engine.submit_then(vec![step], Box::new(then));
+        engine.submit_then(steps, Box::new(then));
         wait
     }
 
@@ -169,7 +169,7 @@ impl Ticket {
         taken: Taken,
         copied: Option<Bound<'_, PyTuple>>,
     ) -> Self {
-        let wait = Wait::submit(&guard.get().engine, step, bell, number);
+        let wait = Wait::submit(&guard.get().engine, vec![step], bell, number);
         let held = Mutex::new(Some((taken, copied.map(Bound::unbind))));
         Self { guard: guard.clone().unbind(), wait, held, born: generation() }
     }
@@ -240,7 +240,7 @@ impl Resolving {
         bell: &Bell,
         number: u64,
     ) -> Self {
-        let wait = Wait::submit(engine, step, bell, number);
+        let wait = Wait::submit(engine, vec![step], bell, number);
         Self { operation: operation.clone().unbind(), to, wait }
     }
 }
@@ -275,21 +275,27 @@ impl Ending {
     pub(crate) fn new(
         permit: &Bound<'_, Permit>,
         result: &Bound<'_, PyAny>,
+        facts: Vec<Step>,
         settlement: OwnedSettlement,
         bell: &Bell,
         number: u64,
     ) -> Self {
         let outcome = settlement.outcome.clone();
         let guard = permit.get().guard();
+        let mut steps = facts;
         let wait = match permit.get().open_id() {
-            None => None,
+            None if steps.is_empty() => None,
+            None => Some(Wait::submit(&guard.engine, steps, bell, number)),
             // Only the ledger wants to know, and nobody waits for that.
-            Some(id) if id.is_light() => {
+            Some(id) if id.is_light() && steps.is_empty() => {
                 permit.get().finish_unwaited(id, settlement.outcome, settlement.health);
                 permit.get().ended(permit.py(), &outcome);
                 None
             }
-            Some(id) => Some(Wait::submit(&guard.engine, Step::Finish(id, settlement), bell, number)),
+            Some(id) => {
+                steps.push(Step::Finish(id, settlement));
+                Some(Wait::submit(&guard.engine, steps, bell, number))
+            }
         };
         Self { permit: permit.clone().unbind(), result: result.clone().unbind(), outcome, wait }
     }
@@ -314,7 +320,7 @@ impl Ending {
                 Ok(_) => Ok(()),
             },
         };
-        if ended.is_ok() && self.wait.is_some() {
+        if ended.is_ok() && self.wait.is_some() && permit.open_id().is_some() {
             permit.ended(py, &self.outcome);
         }
         permit.returned(py, ended, self.outcome.clone(), self.result.bind(py).clone())

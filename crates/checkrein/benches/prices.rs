@@ -1,12 +1,18 @@
 //! `cargo bench -p checkrein --bench prices -- [--json FILE] [--date TEXT]`: reading the price book, finding a model in it,
-//! pricing a usage and bounding a call. One thread, CPU time, medians of 15 rounds.
+//! pricing a usage, bounding a call, and deciding and settling one by a policy file. One thread, CPU time, medians of 15
+//! rounds.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
 use std::hint::black_box;
 use std::process::ExitCode;
 
+use checkrein::Engine;
+use checkrein::config::{ModelCall, ModelRequest, Policies, PolicyFile};
 use checkrein::price::{CallBounds, PriceBook, PriceList, Terms, book};
+use checkrein_core::admission::Action;
+use checkrein_core::gate::breaker::Health;
+use checkrein_core::json::{Limits, read_str};
 use checkrein_core::time::Timestamp;
 use checkrein_core::usage::{Usage, UsageUnit};
 use cpu_time::ThreadTime;
@@ -40,6 +46,47 @@ fn median(calls: u32, mut call: impl FnMut()) -> f64 {
         .collect();
     rounds.sort_by(f64::total_cmp);
     rounds.get(rounds.len() / 2).copied().unwrap_or_default()
+}
+
+const POLICY: &str = "version = 1\n[budgets.team]\nkey = 'action.tenant'\nlimit = '1000000 usd'\nwindow = '1d'\n\
+    [budgets.run]\nkey = 'action.run'\nlimit = '900000000000 tokens'\n[models.'*']\nbudgets = ['team', 'run']\n";
+const REPLY: &str = r#"{"type": "message", "model": "claude-haiku-5-5", "usage": {"input_tokens": 10000,
+    "output_tokens": 4000, "cache_creation_input_tokens": 20000, "cache_read_input_tokens": 90000,
+    "cache_creation": {"ephemeral_5m_input_tokens": 15000, "ephemeral_1h_input_tokens": 5000},
+    "server_tool_use": {"web_search_requests": 2}, "service_tier": "standard"}}"#;
+
+/// Calls of a model by a policy file with a budget in dollars and one in tokens.
+fn calls_of_models(calls: u32) -> Result<[(&'static str, f64); 3], Failure> {
+    let policies = Policies::new(Engine::new(), PolicyFile::parse("checkrein.toml", POLICY, false)?)?;
+    let reply = read_str(REPLY, &Limits::default())?;
+    let message =
+        r#"{"role": "user", "content": "a few words about the weather of tomorrow, and of the day after"}"#;
+    let messages = vec![message; 20].join(",");
+    let text = format!(r#"{{"model": "claude-haiku-5-5", "max_tokens": 4000, "messages": [{messages}]}}"#);
+    let json = read_str(&text, &Limits::default())?;
+    let request = ModelRequest::of_json(&json)?;
+    let action = Action { user: "ann", run: "run-1", ..Action::default() };
+    let (model, provider) = ("claude-haiku-5-5", Some("anthropic"));
+    let call = ModelCall { tenant: "acme", action, model, provider, request: &request };
+    if policies.admit_model(&call).permit.is_none() {
+        return Err("the call was refused".into());
+    }
+    let settled = median(calls, || {
+        if let Some(permit) = policies.admit_model(&call).permit {
+            drop(black_box(policies.settle_model(&permit, &reply)));
+        }
+    });
+    let released = median(calls, || {
+        if let Some(permit) = policies.admit_model(&call).permit {
+            drop(black_box(policies.release_model(&permit, Health::Neutral)));
+        }
+    });
+    let read = median(calls, || drop(black_box(ModelRequest::of_json(&json))));
+    Ok([
+        ("read a request of 2 KB", read),
+        ("hold a call and release it", released),
+        ("hold a call and settle it", settled),
+    ])
 }
 
 fn run() -> Result<(), Failure> {
@@ -93,9 +140,10 @@ fn run() -> Result<(), Failure> {
         ),
         ("bound a call of any kind", median(calls, || drop(black_box(quote.bound(&bounds))))),
     ];
+    let rows: Vec<(&str, f64)> = rows.into_iter().chain(calls_of_models(calls.div_ceil(10))?).collect();
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("{} models, load {}", book().header().models, load.trim());
-    for (name, nanos) in rows {
+    for (name, nanos) in &rows {
         println!("  {name:28} {nanos:>12.0} ns");
     }
     if let Some(path) = option("--json") {

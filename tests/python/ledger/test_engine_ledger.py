@@ -119,3 +119,29 @@ def test_exports_while_several_processes_write(tmp_path: Path) -> None:
     ended = {entry["intent"] for entry in entries if entry.get("outcome") == "done"}
     assert len(intents) == 450
     assert ended == intents
+
+
+def test_entries_name_the_policy_file_that_decided(tmp_path: Path) -> None:
+    policy, path, file = tmp_path / "checkrein.toml", tmp_path / "store.db", tmp_path / "export.jsonl"
+    policy.write_text("version = 1\n[tools.a]\nrules = ['args.n > 0']\n")
+    engine = checkrein.Engine.from_policy(policy, store=f"sqlite:{path}", ledger_arguments="full")
+    for name, number in (("a", 1), ("a", 0), ("nobody", 0)):
+        try:
+            engine.guard(name=name)(lambda n: n)(number)
+        except checkrein.Denied:
+            continue
+    digest = engine.policy_digest
+    run("ledger", "export", "--store", f"sqlite:{path}", "-o", file)
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    decisions = [entry for entry in entries if entry.get("kind") in ("intent", "refusal")]
+    codes = [[reason["code"] for reason in entry.get("reasons", [])] for entry in decisions]
+    assert codes == [[], ["rule_violated"], ["unknown_tool"]]
+    # Calls that no gate of the file let pass are in it with their arguments too.
+    assert [entry["arguments"]["value"] for entry in decisions] == [{"n": 1}, {"n": 0}, {"n": 0}]
+    texts = {
+        entry["fields"]["digest"]: entry["fields"]["text"]
+        for entry in entries
+        if entry.get("event") == "policy"
+    }
+    for entry in decisions:
+        assert f"checkrein.toml sha256:{digest}\n" in texts[entry["policy"]]

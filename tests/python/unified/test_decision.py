@@ -95,6 +95,8 @@ def test_decisions_and_exceptions_pickle(engine: checkrein.Engine, protocol: int
         cls = getattr(errors, name)
         if name == "ConfigError":
             error = cls("what", "code", "hint")
+        elif name == "PolicyFileError":
+            error = cls("what", "code", [{"line": 1}])
         else:
             error = cls(decision) if issubclass(cls, checkrein.Denied) else cls("text")
         other = pickle.loads(pickle.dumps(error, protocol))

@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use checkrein_core::admission::Inputs;
+use checkrein_core::json::Value;
 use checkrein_core::policy::Leases;
 use checkrein_core::time::{Span, Timestamp};
 
 use super::call::{Call, Evaluated};
+use super::facts::FactFamilies;
 use super::policies::PolicyError;
 use super::resolve::Resolved;
 use crate::engine::{CompileOptions, CompiledPolicy, Engine, GateSpec, GateSpecKind};
+use crate::store::Step;
 
 /// The gates that a guard in the code brings along. The file adds to them and never takes one away.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +41,10 @@ pub struct CodeGates {
 pub struct Bound {
     compiled: Arc<CompiledPolicy>,
     resolved: Resolved,
+    facts: FactFamilies,
     opens: bool,
+    /// A ledger is told of every call.
+    tells: bool,
 }
 
 impl Bound {
@@ -74,7 +80,8 @@ impl Bound {
         let compiled = engine
             .compile_with(gates, &options)
             .map_err(|problem| PolicyError::Tool { tool: tool.to_owned(), problem })?;
-        Ok(Self { compiled, resolved, opens })
+        let facts = FactFamilies::of(engine, &resolved)?;
+        Ok(Self { compiled, resolved, facts, opens, tells: engine.keeps_ledger() })
     }
 
     /// All gates, those of the code first among equals.
@@ -102,6 +109,11 @@ impl Bound {
         !self.resolved.proves.is_empty()
     }
 
+    /// The steps that record what a result proves.
+    pub fn proved(&self, call: &Call<'_>, result: &Value, now: Timestamp) -> Vec<Step> {
+        self.facts.steps(&self.resolved, call, result, now)
+    }
+
     /// Whether a gate compares whole calls with one another.
     pub fn compares_requests(&self) -> bool {
         self.resolved.compares_requests()
@@ -115,7 +127,7 @@ impl Bound {
         now: Timestamp,
         decide: impl FnOnce(&Inputs<'_>) -> R,
     ) -> R {
-        Evaluated::of(&self.resolved, call, now).with_inputs(&self.resolved, call, code, decide)
+        Evaluated::of(&self.resolved, call, now, self.tells).with_inputs(&self.resolved, call, code, decide)
     }
 }
 

@@ -45,8 +45,8 @@ pub(super) struct Evaluated {
     costs: Vec<Cost>,
     verdicts: Vec<Verdict>,
     once: Option<Result<Vec<u8>, String>>,
-    canonical: Vec<u8>,
-    digest: RequestDigest,
+    /// The canonical arguments and the digest of the request, where somebody asks for them.
+    request: Option<(Vec<u8>, RequestDigest)>,
 }
 
 /// The values of [`super::VARIABLES`].
@@ -133,21 +133,12 @@ pub(super) fn at_pointer<'v>(value: &'v Value, pointer: &str) -> Option<&'v Valu
     })
 }
 
-/// Whether a value is, or has inside it, a value that is equal as canonical JSON.
-pub(super) fn contains(value: &Value, wanted: &Value) -> bool {
-    let inside = match value {
-        Value::Array(items) => items.iter().any(|item| contains(item, wanted)),
-        Value::Object(members) => members.iter().any(|(_, member)| contains(member, wanted)),
-        _ => false,
-    };
-    inside || canonical_json::to_vec(value) == canonical_json::to_vec(wanted)
-}
-
 impl Evaluated {
-    pub(super) fn of(resolved: &Resolved, call: &Call<'_>, now: Timestamp) -> Self {
+    /// `tells` says that a ledger is told of the call.
+    pub(super) fn of(resolved: &Resolved, call: &Call<'_>, now: Timestamp, tells: bool) -> Self {
         let slots = call.slots(now);
         let scope = JsonScope { slots: &slots };
-        let (canonical, digest) = call.digest();
+        let request = (tells || resolved.compares_requests()).then(|| call.digest());
         let keys = resolved.keys.iter().map(|source| match source {
             KeySource::Everybody => Ok(Vec::new()),
             KeySource::Expression(key) => text_key(key, &scope),
@@ -158,7 +149,8 @@ impl Evaluated {
             KeySource::SameCall => {
                 call.comparable()?;
                 let mut key = Vec::new();
-                encode_parts([call.scope().ok_or_else(no_run)?.as_bytes(), digest.as_bytes()], &mut key);
+                let digest: &[u8] = request.as_ref().map_or(&[], |(_, digest)| digest.as_bytes());
+                encode_parts([call.scope().ok_or_else(no_run)?.as_bytes(), digest], &mut key);
                 Ok(key)
             }
         });
@@ -183,8 +175,7 @@ impl Evaluated {
             // One without a value is refused by the verdict on it.
             costs: costs.iter().map(|cost| Cost::proven(cost.clone().unwrap_or_default())).collect(),
             once: resolved.once.first().map(once),
-            canonical,
-            digest,
+            request,
         }
     }
 
@@ -224,16 +215,20 @@ impl Evaluated {
         let costs: Vec<Cost> = before.costs.iter().chain(&self.costs).copied().collect();
         // A door that fills in less says what the ledger may not be told.
         let told = before.action.copied().unwrap_or(Action {
-            arguments: Some(&self.canonical),
-            digest: Some(self.digest),
+            arguments: self.request.as_ref().map(|(canonical, _)| canonical.as_slice()),
+            digest: self.request.as_ref().map(|(_, digest)| *digest),
             ..call.action
         });
+        let own_once = || {
+            let ((_, digest), once) = self.request.as_ref().zip(self.once.as_ref())?;
+            Some((as_key(once), *digest))
+        };
         decide(&Inputs {
             tenant: call.tenant,
             keys: &keys,
             costs: &costs,
             verdicts: &verdicts,
-            once: before.once.or_else(|| self.once.as_ref().map(|once| (as_key(once), self.digest))),
+            once: before.once.or_else(own_once),
             period_ends: &[],
             start: true,
             action: Some(&told),

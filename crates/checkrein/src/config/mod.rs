@@ -8,6 +8,7 @@ mod binding;
 mod call;
 mod cases;
 mod expressions;
+mod facts;
 mod fields;
 mod model;
 mod model_call;
@@ -214,9 +215,16 @@ fn read(path: &Path, name: &str) -> Result<String, PolicyFileError> {
         )
     };
     let file = std::fs::File::open(path).map_err(failed)?;
+    let before = file.metadata().map_err(failed)?;
     let mut bytes = Vec::new();
     let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(most).read_to_end(&mut bytes).map_err(failed)?;
+    (&file).take(most).read_to_end(&mut bytes).map_err(failed)?;
+    let after = file.metadata().map_err(failed)?;
+    let is_same = before.len() == after.len() && before.modified().ok() == after.modified().ok();
+    if before.is_file() && !is_same {
+        let hint = "write another file and rename it to this name: then it is there as a whole";
+        return Err(whole("policy_unreadable", "the file was written to while it was read".to_owned(), hint));
+    }
     if bytes.len() > MAX_BYTES {
         let message = format!("the file has more than {MAX_BYTES} bytes");
         return Err(whole("policy_too_large", message, "a policy is text that people review"));

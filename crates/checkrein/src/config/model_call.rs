@@ -15,6 +15,7 @@ use super::call::{Call, Evaluated};
 use super::model_policy::{Known, ModelPolicy};
 use super::model_request::ModelRequest;
 use super::policies::{Loaded, Policies, refusal};
+use crate::engine::Engine;
 use crate::price::{CallBounds, Certainty, PriceError, Quote};
 use crate::store::PermitId;
 
@@ -115,7 +116,8 @@ impl Policies {
             Ok(prepared) => prepared,
             Err(admission) => return refused(admission),
         };
-        let admitted = prepared.decide(call, |inputs| self.engine().admit(&prepared.policy.compiled, inputs));
+        let admitted = prepared
+            .decide(self.engine(), call, |inputs| self.engine().admit(&prepared.policy.compiled, inputs));
         if admitted.admission.verdict != Verdict::Allow {
             return refused(admitted.admission);
         }
@@ -130,9 +132,8 @@ impl Policies {
     /// Decides a call of a model without taking anything, and says where the meters stand.
     pub fn peek_model(&self, call: &ModelCall<'_>) -> (Admission, Vec<MeterStatus>) {
         match self.prepare(call) {
-            Ok(prepared) => {
-                prepared.decide(call, |inputs| self.engine().peek(&prepared.policy.compiled, inputs))
-            }
+            Ok(prepared) => prepared
+                .decide(self.engine(), call, |inputs| self.engine().peek(&prepared.policy.compiled, inputs)),
             Err(admission) => (admission, Vec::new()),
         }
     }
@@ -168,11 +169,12 @@ impl Policies {
 
 impl Prepared {
     /// Hands the call as gates see it, its keys, verdicts and costs, to `decide`.
-    fn decide<R>(&self, call: &ModelCall<'_>, decide: impl FnOnce(&Inputs<'_>) -> R) -> R {
+    fn decide<R>(&self, engine: &Engine, call: &ModelCall<'_>, decide: impl FnOnce(&Inputs<'_>) -> R) -> R {
         let action = Action { namespace: NAMESPACE, name: call.model, ..call.action };
         let call = Call { tenant: call.tenant, action, arguments: &self.arguments, uncovered: None };
         let resolved = &self.policy.resolved;
-        let evaluated = Evaluated::of(resolved, &call, self.from).priced(resolved, self.costs.clone());
+        let evaluated = Evaluated::of(resolved, &call, self.from, engine.keeps_ledger());
+        let evaluated = evaluated.priced(resolved, self.costs.clone());
         evaluated.with_inputs(resolved, &call, &Inputs::default(), decide)
     }
 }

@@ -134,8 +134,8 @@ impl Policies {
     ///
     /// # Errors
     /// As [`settle_model`](Self::settle_model).
-    pub fn doubt_model(&self, permit: &ModelPermit) -> Result<(), SettleError> {
-        self.end(permit, &Settlement::new(Outcome::InDoubt, Health::Failure))
+    pub fn doubt_model(&self, permit: &ModelPermit, health: Health) -> Result<(), SettleError> {
+        self.end(permit, &Settlement::new(Outcome::InDoubt, health))
     }
 
     fn settle_report(&self, permit: &ModelPermit, report: Report) -> Result<Settled, SettleError> {

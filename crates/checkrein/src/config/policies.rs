@@ -7,30 +7,28 @@ use std::sync::Arc;
 use checkrein_core::admission::{Admission, Inputs};
 use checkrein_core::code::Code;
 use checkrein_core::decision::{Detail, GateKind, MeterStatus, Reason, Retry};
-use checkrein_core::key::KeyRef;
-use checkrein_core::policy::RecordKind;
 use checkrein_core::time::Span;
 use parking_lot::{Mutex, RwLock};
 
 use super::binding::{Bound, CodeGates};
-use super::call::{Call, Evaluated, at_pointer, contains, fact_key};
+use super::call::{Call, Evaluated};
+use super::facts::FactFamilies;
 use super::model_policy::Models;
 use super::resolve::Resolved;
 use super::{PolicyFile, PolicyFileError};
 use crate::engine::{Admitted, CompileError, CompileOptions, CompiledPolicy, Engine, GateSpec};
 use crate::price::TermsError;
-use crate::store::StoreError;
+use crate::store::{Step, StoreError};
 
 /// The most names of tools whose gates are kept when only patterns cover them.
 const MAX_KEPT: usize = 10_000;
-/// How long a fact holds: longer than a run lasts.
-const FACT_KEPT: Span = Span::from_secs(86_400);
 
 /// The gates of one tool.
 #[derive(Debug)]
 pub struct ToolPolicy {
     compiled: Arc<CompiledPolicy>,
     pub(super) resolved: Resolved,
+    facts: FactFamilies,
 }
 
 impl ToolPolicy {
@@ -270,7 +268,8 @@ impl Policies {
             Ok(policy) => policy,
             Err(error) => return Admitted { admission: refusal(&error.to_string()), permit: None },
         };
-        let evaluated = Evaluated::of(&policy.resolved, call, self.0.engine.now());
+        let evaluated =
+            Evaluated::of(&policy.resolved, call, self.0.engine.now(), self.0.engine.keeps_ledger());
         evaluated.with_inputs(&policy.resolved, call, &Inputs::default(), |inputs| decide(&policy, inputs))
     }
 
@@ -279,20 +278,13 @@ impl Policies {
     /// # Errors
     /// The store did not commit, or cannot say whether it did.
     pub fn prove(&self, call: &Call<'_>, result: &checkrein_core::json::Value) -> Result<usize, PolicyError> {
-        let (Some(policy), Some(scope)) = (self.for_action(call.action.name)?, call.scope()) else {
-            return Ok(0);
-        };
+        let Some(policy) = self.for_action(call.action.name)? else { return Ok(0) };
+        let steps = policy.facts.steps(&policy.resolved, call, result, self.0.engine.now());
         let mut proved = 0_usize;
-        for proof in &policy.resolved.proves {
-            let Some(value) = at_pointer(result, &proof.pointer) else { continue };
-            // What the agent passed in and gets back was not read.
-            if !proof.echo && contains(call.arguments, value) {
-                continue;
-            }
-            let family = self.0.engine.family(RecordKind::Fact, &proof.kind, None, None, Span::ZERO)?;
-            let bytes = fact_key(scope, value);
-            let key = KeyRef { family, tenant: call.tenant.as_bytes(), key: &bytes };
-            proved = proved.saturating_add(usize::from(self.0.engine.prove(key, FACT_KEPT)?));
+        for step in steps {
+            let Step::Prove(key, fact) = step else { continue };
+            let kept = fact.expires.since(fact.proved);
+            proved = proved.saturating_add(usize::from(self.0.engine.prove(key.borrow(), kept)?));
         }
         Ok(proved)
     }
@@ -390,7 +382,8 @@ fn compile(
     let compiled = engine
         .compile_with(resolved.gates.clone(), &options)
         .map_err(|problem| PolicyError::Tool { tool: tool.to_owned(), problem })?;
-    Ok(Arc::new(ToolPolicy { compiled, resolved }))
+    let facts = FactFamilies::of(engine, &resolved)?;
+    Ok(Arc::new(ToolPolicy { compiled, resolved, facts }))
 }
 
 /// A refusal before any gate was asked.

@@ -63,7 +63,7 @@ fn a_call_that_was_not_made_costs_nothing_and_one_in_doubt_its_hold() {
     policies.release_model(&permit, Health::Failure).unwrap();
     assert_eq!(stands(&policies, opus, "team"), "0 0");
     let permit = admit(&policies, opus, &request());
-    policies.doubt_model(&permit).unwrap();
+    policies.doubt_model(&permit, Health::Failure).unwrap();
     assert_eq!(stands(&policies, opus, "team"), "0 0.0125");
     // A usage that comes late still settles it.
     policies.settle_model(&permit, &json(r#"{"input_tokens": 100, "output_tokens": 20}"#)).unwrap();

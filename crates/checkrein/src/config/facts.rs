@@ -1,0 +1,60 @@
+//! Facts: values that a result shows, and that later calls of the same run may use.
+
+use checkrein_core::canonical_json;
+use checkrein_core::gate::fact::Fact;
+use checkrein_core::json::Value;
+use checkrein_core::key::{Family, Key, KeyRef};
+use checkrein_core::policy::RecordKind;
+use checkrein_core::time::{Span, Timestamp};
+
+use super::call::{Call, at_pointer, fact_key};
+use super::resolve::Resolved;
+use crate::engine::Engine;
+use crate::store::{Step, StoreError};
+
+/// How long a fact holds: longer than a run lasts.
+const KEPT: Span = Span::from_secs(86_400);
+
+/// The records of what the results of a tool prove, in the order of its proofs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FactFamilies(Vec<Family>);
+
+impl FactFamilies {
+    pub(super) fn of(engine: &Engine, resolved: &Resolved) -> Result<Self, StoreError> {
+        let family = |kind: &str| engine.family(RecordKind::Fact, kind, None, None, Span::ZERO);
+        resolved.proves.iter().map(|proof| family(&proof.kind)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The steps that record what a result proves for the run or session of its call.
+    pub(super) fn steps(
+        &self,
+        resolved: &Resolved,
+        call: &Call<'_>,
+        result: &Value,
+        now: Timestamp,
+    ) -> Vec<Step> {
+        let Some(scope) = call.scope() else { return Vec::new() };
+        let fact = Fact { proved: now, expires: now.after(KEPT) };
+        let proofs = resolved.proves.iter().zip(&self.0).filter_map(|(proof, family)| {
+            let value = at_pointer(result, &proof.pointer)?;
+            // What the agent passed in and gets back was not read.
+            if !proof.echo && contains(call.arguments, value) {
+                return None;
+            }
+            let key = fact_key(scope, value);
+            let key = KeyRef { family: *family, tenant: call.tenant.as_bytes(), key: &key };
+            Some(Step::Prove(Key::new(key), fact))
+        });
+        proofs.collect()
+    }
+}
+
+/// Whether a value is, or has inside it, a value that is equal as canonical JSON.
+fn contains(value: &Value, wanted: &Value) -> bool {
+    let inside = match value {
+        Value::Array(items) => items.iter().any(|item| contains(item, wanted)),
+        Value::Object(members) => members.iter().any(|(_, member)| contains(member, wanted)),
+        _ => false,
+    };
+    inside || canonical_json::to_vec(value) == canonical_json::to_vec(wanted)
+}
