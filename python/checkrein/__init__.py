@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkrein._native import Decision, MeterStatus, Operation, Reason, __version__
 from checkrein.acting import acting
+from checkrein.adjust import Adjusted
 from checkrein.bind import Context
 from checkrein.current import current_operation
 from checkrein.engine import Engine, Event
@@ -45,6 +46,7 @@ from checkrein.reconcile import Done
 from checkrein.spec import Breaker, Budget, Once, Rate, Rule
 
 __all__ = [
+    "Adjusted",
     "ApprovalRequired",
     "AttemptsExceeded",
     "Breaker",

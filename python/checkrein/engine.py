@@ -10,9 +10,11 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, Self, Unpack, overload
 
 from checkrein import _native, deadline
+from checkrein.adjust import Adjusted, adjust
 from checkrein.errors import ConfigError
 from checkrein.guard import Handle, handle, make_guard
 from checkrein.holds import BudgetHandle
@@ -233,6 +235,52 @@ class Engine(_native.EngineBase):
         if isinstance(name, str):
             return self._reset(name, key, tenant)
         return handle(name).reset(key, tenant=tenant)
+
+    def adjust_budget(
+        self,
+        name: str,
+        key: object = None,
+        *,
+        by: str,
+        limit: str | None = None,
+        add: str | None = None,
+        clear: bool = False,
+        until: datetime | float | None = None,
+        lasts: Duration | None = None,
+        note: str = "",
+        tenant: str | None = None,
+    ) -> Adjusted:
+        """Change the limit of a budget for one key, from the next decision on and in every process of the store.
+
+        name: the budget's name; `key` the key it counts for, as `list()` shows it.
+        limit: counts instead of the policy's until it is cleared, as `"80 usd"`; `clear=True` clears it.
+        add: a top-up, as `"5 usd"`. It ends with the calendar period, after one length of a rolling window, or never
+            where there is no window, unless `lasts` (`"2d"`, or `"ever"`) or `until` says otherwise. A limit that is
+            set or cleared ends all top-ups.
+        by: who does it; the ledger says so, and `note` too.
+
+        Raises ConfigError for what cannot be, with the code `unknown_budget`, `ambiguous_budget`, `wrong_unit`,
+        `amount` or `invalid_amount`, `duration` or `invalid_time`, `missing_by`, `key`, `too_large`,
+        `too_many_top_ups` or `capacity`; StoreError if the store did not commit it.
+        """
+        parts = self._shapes.get(name)
+        given = len(key) if isinstance(key, tuple) else int(key is not None)
+        if parts is not None and parts != given:
+            hint = "name the key whose limit it is, with as many parts as the guard's"
+            raise ConfigError(f"budget `{name}` has keys of {parts} parts, not of {given}", "key", hint)
+        return adjust(
+            self,
+            name,
+            key,
+            limit=limit,
+            add=add,
+            clear=clear,
+            until=until,
+            lasts=lasts,
+            by=by,
+            note=note,
+            tenant=tenant,
+        )
 
     def resolve(
         self,

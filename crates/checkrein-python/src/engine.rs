@@ -14,6 +14,7 @@ use checkrein::store::{Cursor, RecordState};
 use checkrein_core::gate::breaker::Phase;
 use checkrein_core::gate::once::OperationState;
 use checkrein_core::key::{Family, KeyRef, encode_parts};
+use checkrein_core::meter::Allowance;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Timestamp};
 use pyo3::exceptions::PyValueError;
@@ -483,7 +484,7 @@ fn belongs(family: &str, name: &str, exact: bool) -> bool {
 }
 
 /// The bytes of a key as guards write them: one part as it is, several each after its length.
-fn encode_key(py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+pub(crate) fn encode_key(py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     let bytes = |part: &Bound<'_, PyAny>| -> PyResult<Vec<u8>> {
         let mut bytes = Vec::new();
         match convert::key_bytes(part, &mut bytes) {
@@ -518,7 +519,7 @@ fn row<'py>(
     row.set_item("tenant", String::from_utf8_lossy(key.tenant))?;
     row.set_item("key", operation::shown(py, key.key)?)?;
     match state {
-        RecordState::Meter { spent, count, account, newest } => {
+        RecordState::Meter { spent, count, account, newest, allowance } => {
             row.set_item("unit", family.unit.map(|unit| unit.name()))?;
             row.set_item("spent", spent.to_string())?;
             row.set_item("held", account.held.to_string())?;
@@ -526,6 +527,14 @@ fn row<'py>(
             row.set_item("overrun", account.overrun.to_string())?;
             row.set_item("forced", account.forced.to_string())?;
             row.set_item("newest", newest.map(|stamp| stamp.nanos() as f64 / 1e9))?;
+            let allowance = allowance.as_deref();
+            let set = allowance.and_then(Allowance::set).map(|limit| limit.to_string());
+            row.set_item("limit_set", set)?;
+            let top_ups = allowance.into_iter().flat_map(|allowance| allowance.top_ups(Timestamp::MIN));
+            let ends = |until: Timestamp| (until != Timestamp::MAX).then(|| until.nanos() as f64 / 1e9);
+            let top_ups: Vec<(String, Option<f64>)> =
+                top_ups.map(|top_up| (top_up.amount.to_string(), ends(top_up.until))).collect();
+            row.set_item("top_ups", top_ups)?;
         }
         RecordState::Breaker { phase } => {
             row.set_item("phase", phase.name())?;

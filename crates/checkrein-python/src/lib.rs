@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+mod adjust;
 mod convert;
 mod decision;
 mod dropin;
@@ -38,6 +39,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<waiting::Ending>()?;
     module.add_class::<waiting::Resolving>()?;
     module.add_function(wrap_pyfunction!(decision::timeout_decision, module)?)?;
+    adjust::register(module)?;
     module.add_function(wrap_pyfunction!(policy::find_policy, module)?)?;
     engine::register(module)?;
     dropin::register(module)

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use checkrein::core::admission::Verdict;
+use checkrein::core::admission::{Adjustment, Verdict};
 use checkrein::core::amount::Amount;
 use checkrein::core::gate::breaker::Health;
+use checkrein::core::key::{Key, KeyRef};
 use checkrein::core::permit::Outcome;
 use checkrein::core::policy::Leases;
 use checkrein::core::time::{Span, Timestamp};
-use checkrein::engine::{CompiledPolicy, Engine, GateSpec};
+use checkrein::engine::{CompiledPolicy, Engine, GateSpec, GateSpecKind};
 use checkrein::store::durable::{Durable, Liveness as _, Options};
 use checkrein::store::{OwnedSettlement, PermitId, Step, StepResult};
 use checkrein::testing::disk::{Disk, Handle};
 use checkrein::testing::model::{Answer, End, Model};
-use checkrein::testing::{Random, owned, random_call, random_gates};
+use checkrein::testing::{Random, owned, random_budget, random_call, random_change, random_gates};
 
 use crate::oracle::{Check, ensure};
 use crate::world::{Living, info, intern_gates};
@@ -106,6 +107,31 @@ impl Side {
         ensure(ended, || format!("step {step}: an outcome gave {result:?}"))
     }
 
+    /// Somebody changes the limit of a budget.
+    fn adjust(&mut self, step: u64, process: usize, random: &mut Random) -> Check {
+        let Some(gate) = random_budget(random, &self.gates).cloned() else { return Ok(()) };
+        let (call, change) = (random_call(random), random_change(random, self.now));
+        let compiled = self.policy.policy().gates().iter().find(|known| *known.name == *gate.name);
+        let family = compiled.and_then(|gate| gate.check.record()).map(|(_, family, _)| family);
+        let (GateSpecKind::Budget { key, limit, .. }, Some(family)) = (&gate.kind, family) else {
+            return Err(format!("{gate:?} is no budget"));
+        };
+        let adjustment =
+            Adjustment::new(change, Some(*limit), "ann", "").map_err(|error| error.to_string())?;
+        let key = call.keys.get(usize::from(*key)).map_or("", String::as_str);
+        let name = Key::new(KeyRef { family, tenant: b"", key: key.as_bytes() });
+        let expected = self.model.adjust(&gate, &call, change, self.now);
+        let result = self.run(process, Step::Adjust(name, adjustment))?;
+        let same = match (&expected, &result) {
+            (Ok((before, after)), StepResult::Adjusted(seen)) => {
+                (seen.before, seen.after) == (Some(*before), Some(*after))
+            }
+            (Err(expected), StepResult::NotAdjusted(seen)) => expected == seen,
+            _ => false,
+        };
+        ensure(same, || format!("step {step}, {change:?}: expected {expected:?}, got {result:?}"))
+    }
+
     fn decide(&mut self, step: u64, process: usize, random: &mut Random) -> Check {
         let call = random_call(random);
         let expected = self.model.admit(&self.gates, &call, self.now);
@@ -160,7 +186,9 @@ pub fn several_processes(seed: u64, steps: u64) -> Result<(), String> {
         if random.once_in(40) {
             side.replace(process)?;
         }
-        if !side.open.is_empty() && random.once_in(2) {
+        if random.once_in(12) {
+            side.adjust(step, process, &mut random)?;
+        } else if !side.open.is_empty() && random.once_in(2) {
             side.end(step, process, &mut random)?;
         } else {
             side.decide(step, process, &mut random)?;

@@ -1,6 +1,7 @@
 //! One file per verb.
 
 pub(crate) mod backup;
+pub(crate) mod budget;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;

@@ -1,11 +1,12 @@
 //! Which store a verb is about.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use checkrein::clock::Clock;
 use checkrein::core::key::Family;
 use checkrein::core::policy::RecordKind;
 use checkrein::core::time::{Span, Timestamp};
+use checkrein::ledger::LedgerAt;
 use checkrein::store::durable::FamilyKey;
 use checkrein::store::redis::{DEFAULT_PREFIX, RedisOptions, RedisStore};
 use checkrein::store::sqlite::{SqliteOptions, SqliteStore, path_of};
@@ -54,10 +55,17 @@ impl SharedStoreOf {
 
     /// Opens the one on a server. The failover is nobody's fault who only looks.
     pub(super) fn on_a_server(&self) -> Result<RedisStore, StoreError> {
+        self.on_a_server_with(None)
+    }
+
+    /// The same with a ledger of this host that says what is done. Whoever else keeps it seals it.
+    pub(super) fn on_a_server_with(&self, ledger: Option<&Path>) -> Result<RedisStore, StoreError> {
+        let sealed = SqliteOptions { seal: None, ..SqliteOptions::default() };
         let options = RedisOptions {
             prefix: self.prefix.clone(),
             deadline: PATIENCE,
             accept_failover_loss: true,
+            ledger: ledger.map(|path| LedgerAt { path: path.to_owned(), options: sealed }),
             ..RedisOptions::default()
         };
         RedisStore::open(&self.store, options)

@@ -17,12 +17,14 @@ use crate::gate::limit;
 use crate::gate::once::{Keep, OnceVerdict, Operation};
 use crate::meter::{Meter, MeterError};
 use crate::permit::{Hold, Permit, PermitPhase};
-use crate::policy::{Budget, Charge, Check, Gate, Limit, Mode, Policy};
+use crate::policy::{Charge, Check, Gate, Limit, Mode, Policy};
 use crate::time::{Now, Timestamp, Window};
 
+mod adjust;
 mod plan;
 mod settle;
 
+pub use adjust::{AdjustError, Adjusted, Adjustment, Change, Lasting, MAX_BY, MAX_NOTE, adjust};
 pub use plan::{Action, Inputs, KeyValue, Plan, RuleVerdict, plan};
 pub use settle::{PermitError, expire, finish, release, start};
 
@@ -247,23 +249,26 @@ fn check<R: Records>(
         },
         Check::Budget(budget) => {
             let cost = cost_of(inputs, budget.cost);
-            let refuse =
-                |meter: &Meter, now| budget::refuse(meter, budget, cost, &gate.name, now, period_end);
+            let at = now.latest;
+            let refuse = |meter: &Meter, limit, now| {
+                budget::refuse(meter, budget, limit, cost, &gate.name, now, period_end)
+            };
             match records.meter(index) {
                 Some(meter) => {
+                    let limit = meter.limit(budget.limit, stamp(Some(meter), at));
                     let now = horizon(meter, now);
                     meter.advance(now, budget.window, period_end);
                     if let Some(broken) = closed(gate, Some(meter)) {
                         reasons.push(broken);
-                    } else if !budget::fits(meter, budget, cost) {
-                        reasons.push(refuse(meter, now));
+                    } else if !budget::fits(meter, budget, limit, cost) {
+                        reasons.push(refuse(meter, limit, now));
                     } else if let Err(error) = meter.stage(cost.amount) {
                         let text = Detail::Text(error.to_string().into());
                         reasons.push(reason(Code::InvalidAction, Retry::Never, text));
                     }
                 }
-                None if !budget::fits(&Meter::new(), budget, cost) => {
-                    reasons.push(refuse(&Meter::new(), now.latest))
+                None if !budget::fits(&Meter::new(), budget, budget.limit, cost) => {
+                    reasons.push(refuse(&Meter::new(), budget.limit, at))
                 }
                 None => {}
             }
@@ -356,7 +361,8 @@ fn take<R: Records>(
                 if meter.newest().is_none() {
                     meter.advance(stamp, budget.window, period_end(inputs, position));
                 }
-                let forced = gate.mode == Mode::Observe && !budget::fits(meter, budget, cost);
+                let limit = meter.limit(budget.limit, stamp);
+                let forced = gate.mode == Mode::Observe && !budget::fits(meter, budget, limit, cost);
                 let before = used(meter);
                 match (&mut permit, budget.charge) {
                     (Some(permit), Charge::Hold) if !forced => {
@@ -368,10 +374,10 @@ fn take<R: Records>(
                     _ => meter.record(stamp, cost.amount, budget.window)?,
                 }
                 if !forced && cost.amount > Amount::ZERO {
-                    within(meter, budget.limit)?;
+                    within(meter, limit)?;
                 }
                 if !budget.thresholds.is_empty() {
-                    note_crossed(gate, budget, before, used(meter), crossed);
+                    note_crossed(gate, &budget.thresholds, limit, (before, used(meter)), crossed);
                 }
             }
         }
@@ -386,12 +392,18 @@ fn used(meter: &Meter) -> Amount {
 }
 
 /// Notes the thresholds that lie between what was used before and what is used now.
-fn note_crossed(gate: &Gate, budget: &Budget, before: Amount, after: Amount, crossed: &mut Vec<Crossed>) {
+fn note_crossed(
+    gate: &Gate,
+    thresholds: &[u8],
+    limit: Amount,
+    (before, after): (Amount, Amount),
+    crossed: &mut Vec<Crossed>,
+) {
     let reached = |used: Amount, percent: u8| {
         // Two products that are too large are equal here: then the largest limit there is was reached.
-        used.pico().saturating_mul(100) >= budget.limit.pico().saturating_mul(i128::from(percent))
+        used.pico().saturating_mul(100) >= limit.pico().saturating_mul(i128::from(percent))
     };
-    let passed = budget.thresholds.iter().copied();
+    let passed = thresholds.iter().copied();
     let passed = passed.filter(|percent| reached(after, *percent) && !reached(before, *percent));
     crossed.extend(passed.map(|percent| Crossed { gate: Arc::clone(&gate.name), percent }));
 }
@@ -418,7 +430,7 @@ pub fn status<R: Records>(plan: &Plan<'_>, now: impl Into<Now>, records: &mut R)
         if gate.check.record().is_none() {
             continue;
         }
-        let (limit, unit, window) = match &gate.check {
+        let (mut limit, unit, window) = match &gate.check {
             Check::Limit(limit) => {
                 (Amount::from_units(limit.max_calls), crate::amount::Unit::Calls, limit.window)
             }
@@ -433,6 +445,8 @@ pub fn status<R: Records>(plan: &Plan<'_>, now: impl Into<Now>, records: &mut R)
         };
         let (mut spent, mut held) = (Amount::ZERO, Amount::ZERO);
         if let Some(meter) = records.meter(index) {
+            // Only a budget's meter has a limit that somebody may have changed.
+            limit = meter.limit(limit, stamp(Some(meter), now.latest));
             meter.advance(horizon(meter, now), window, period_end(plan.inputs, position));
             (spent, held) = (meter.spent(), meter.held());
         }

@@ -35,16 +35,16 @@ impl Cost {
     }
 }
 
-/// Whether the cost fits. `meter` must have been advanced to now.
+/// Whether the cost fits. `meter` must have been advanced to now; `limit` is the one that counts now for its record.
 #[inline]
-pub fn fits(meter: &Meter, budget: &Budget, cost: Cost) -> bool {
+pub fn fits(meter: &Meter, budget: &Budget, limit: Amount, cost: Cost) -> bool {
     // Nothing asked for is nothing taken: it passes a budget that is used up.
     if cost.amount == Amount::ZERO {
         return true;
     }
     let sure = !budget.hard || cost.bound == Bound::Proven;
     let taken = meter.spent().checked_add(meter.held());
-    sure && taken.and_then(|taken| taken.checked_add(cost.amount)).is_some_and(|total| total <= budget.limit)
+    sure && taken.and_then(|taken| taken.checked_add(cost.amount)).is_some_and(|total| total <= limit)
 }
 
 /// The reason why a cost that does not fit is refused.
@@ -52,6 +52,7 @@ pub fn fits(meter: &Meter, budget: &Budget, cost: Cost) -> bool {
 pub(crate) fn refuse(
     meter: &Meter,
     budget: &Budget,
+    limit: Amount,
     cost: Cost,
     name: &Arc<str>,
     now: Timestamp,
@@ -62,19 +63,42 @@ pub(crate) fn refuse(
         let detail = Detail::Text("the budget is hard and the cost is only estimated".into());
         return Reason { code, kind, gate, retry: Retry::Never, detail };
     }
-    let (spent, held) = (meter.spent(), meter.held());
-    let detail =
-        Detail::Budget { spent, held, requested: cost.amount, limit: budget.limit, unit: budget.unit };
-    let excess = spent.saturating_add(held).saturating_add(cost.amount).saturating_sub(budget.limit);
-    let retry = match budget.window {
-        _ if cost.amount > budget.limit => Retry::Never,
-        Window::Rolling(length) if excess <= spent => meter
-            .leaves_with(excess)
-            .map_or(Retry::Unknown, |stamp| Retry::After(stamp.after(length).since(now))),
-        Window::Period if excess <= spent => Retry::After(period_end.since(now)),
-        // What a lifetime budget holds may come back; what it spent never does.
-        Window::Lifetime if excess > held => Retry::Never,
-        Window::Rolling(_) | Window::Period | Window::Lifetime => Retry::Unknown,
+    let (spent, held, requested) = (meter.spent(), meter.held(), cost.amount);
+    let detail = Detail::Budget { spent, held, requested, limit, unit: budget.unit };
+    let mut counts = limit;
+    let retry = loop {
+        let then = match frees(meter, budget.window, counts, requested, period_end) {
+            Ok(then) => then,
+            Err(retry) => break retry,
+        };
+        // A top-up that has ended by then does not help any more.
+        let later = meter.limit(budget.limit, then);
+        if later >= counts {
+            break Retry::After(then.since(now));
+        }
+        counts = later;
     };
     Reason { code, kind, gate, retry, detail }
+}
+
+/// When so much has left the window that what is asked for fits this limit.
+fn frees(
+    meter: &Meter,
+    window: Window,
+    limit: Amount,
+    requested: Amount,
+    period_end: Timestamp,
+) -> Result<Timestamp, Retry> {
+    let (spent, held) = (meter.spent(), meter.held());
+    let excess = spent.saturating_add(held).saturating_add(requested).saturating_sub(limit);
+    match window {
+        _ if requested > limit => Err(Retry::Never),
+        Window::Rolling(length) if excess <= spent => {
+            meter.leaves_with(excess).map(|stamp| stamp.after(length)).ok_or(Retry::Unknown)
+        }
+        Window::Period if excess <= spent => Ok(period_end),
+        // What a lifetime budget holds may come back; what it spent never does.
+        Window::Lifetime if excess > held => Err(Retry::Never),
+        Window::Rolling(_) | Window::Period | Window::Lifetime => Err(Retry::Unknown),
+    }
 }

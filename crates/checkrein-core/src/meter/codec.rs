@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::events::{Events, Slot};
 use super::inline::InlineEvents;
-use super::{Account, Large, Meter, NEVER};
+use super::{Account, Allowance, Large, Meter, NEVER};
 use crate::amount::Amount;
 use crate::codec::{Damaged, Reader, Write};
 use crate::time::{Span, Timestamp, Window};
@@ -16,6 +16,8 @@ use crate::time::{Span, Timestamp, Window};
 /// Slots of a chunk.
 const CHUNK: u64 = 64;
 const VERSION: u8 = 1;
+/// Of the head of a meter whose limit somebody has changed: a version that knows nothing of that must not count on it.
+const CHANGED: u8 = 2;
 /// More slots than a meter can have: what says so is damaged.
 const MAX_SLOTS: u64 = 4_096;
 
@@ -43,7 +45,7 @@ impl Meter {
 
     /// Appends the bytes of the head.
     pub fn encode_head(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
+        out.push(if self.allowance().is_some() { CHANGED } else { VERSION });
         out.stamp(self.newest);
         let inline = self.inline.stamps();
         out.number(inline.len() as u128);
@@ -57,6 +59,7 @@ impl Meter {
         if let Some(large) = &self.large {
             large.encode(self.chunks().end, out);
         }
+        self.allowance().into_iter().for_each(|allowance| allowance.encode(out));
     }
 
     /// Appends the bytes of a chunk.
@@ -122,7 +125,8 @@ impl Meter {
 
     /// The head, and the number of the first slot that is in it.
     fn decode_head(head: &[u8]) -> Result<(Self, u64), Damaged> {
-        let mut bytes = Reader::new(head, VERSION)?;
+        let changed = head.first() == Some(&CHANGED);
+        let mut bytes = Reader::new(head, if changed { CHANGED } else { VERSION })?;
         let newest = bytes.stamp()?;
         let count = bytes.small::<u8>()?;
         let mut stamps = Vec::with_capacity(count.min(16).into());
@@ -140,9 +144,12 @@ impl Meter {
         }
         let mut tail = 0;
         let large = if bytes.flag()? {
-            let (large, first_kept) = Large::decode(&mut bytes)?;
+            let (mut large, first_kept) = Large::decode(&mut bytes)?;
             tail = first_kept;
+            large.allowance = if changed { Some(Box::new(Allowance::decode(&mut bytes)?)) } else { None };
             Some(Box::new(large))
+        } else if changed {
+            return Err(Damaged::Value("a changed limit is missing"));
         } else {
             None
         };
@@ -200,8 +207,10 @@ impl Large {
         }
         let tail = first.checked_add(outside).ok_or(Damaged::Value("a number is too large"))?;
         decode_slots(bytes, &mut events, None)?;
-        let touched = 0;
-        Ok((Self { events, first, touched, count, sum, account, open_holds, period_end, closed }, tail))
+        let (touched, allowance) = (0, None);
+        let large =
+            Self { events, first, touched, count, sum, account, open_holds, period_end, closed, allowance };
+        Ok((large, tail))
     }
 
     /// Slots by number, those that are there.

@@ -8,10 +8,13 @@
 use crate::amount::Amount;
 use crate::time::{Span, Timestamp, Window};
 
+mod allowance;
 pub(crate) mod codec;
 mod events;
 mod inline;
 
+pub(crate) use allowance::NotKept;
+pub use allowance::{Allowance, MAX_TOP_UPS, TopUp};
 pub use events::EXACT_EVENTS;
 use events::Events;
 use inline::InlineEvents;
@@ -44,6 +47,8 @@ struct Large {
     open_holds: u32,
     period_end: Option<Timestamp>,
     closed: bool,
+    /// Of a budget whose limit somebody has changed.
+    allowance: Option<Box<Allowance>>,
 }
 
 /// Where every amount that was ever held has gone. `held` counts in full whatever its age.
@@ -144,6 +149,19 @@ impl Meter {
         large.sum = large.sum.saturating_sub(sum);
         if large.is_vacant() {
             self.large = None;
+        }
+    }
+
+    /// What was spent in the window and how many events that were, for a look at a meter that was not advanced to now.
+    pub fn seen(&self, now: Timestamp, window: Window) -> (Amount, u64) {
+        let over = self.large.as_ref().and_then(|large| large.period_end).is_some_and(|end| end <= now);
+        match window {
+            Window::Rolling(_) => {
+                let cutoff = window.cutoff(now);
+                (self.spent_after(cutoff), self.count_after(cutoff))
+            }
+            Window::Period if over => (Amount::ZERO, 0),
+            Window::Period | Window::Lifetime => (self.spent(), self.count()),
         }
     }
 
@@ -303,14 +321,59 @@ impl Meter {
         fits.and(account.settled.checked_add(hold)).map(|_| ()).ok_or(MeterError::Overflow)
     }
 
-    /// Forgets what was spent and opens a closed meter; what is held stays held.
+    /// Forgets what was spent and opens a closed meter; what is held stays held, and a changed limit changed.
     pub fn reset(&mut self) {
         let (held, open_holds) = (self.held(), self.large.as_ref().map_or(0, |large| large.open_holds));
+        let allowance = self.large.as_mut().and_then(|large| large.allowance.take());
         *self = Self::new();
-        if open_holds > 0 {
+        if open_holds > 0 || allowance.is_some() {
             let account = Account { held, ever_held: held, ..Account::default() };
-            self.large = Some(Box::new(Large { account, open_holds, ..Large::default() }));
+            self.large = Some(Box::new(Large { account, open_holds, allowance, ..Large::default() }));
         }
+    }
+
+    /// What somebody has changed of the limit.
+    pub fn allowance(&self) -> Option<&Allowance> {
+        self.large.as_ref().and_then(|large| large.allowance.as_deref())
+    }
+
+    /// What somebody has changed of the limit and that still counts at `now`.
+    pub fn live_allowance(&self, now: Timestamp) -> Option<&Allowance> {
+        self.allowance().filter(|allowance| now < allowance.expires())
+    }
+
+    /// The limit that counts at `now`, where the policy's is `policy`.
+    #[inline]
+    pub fn limit(&self, policy: Amount, now: Timestamp) -> Amount {
+        self.allowance().map_or(policy, |allowance| allowance.limit(policy, now))
+    }
+
+    /// Changes the limit, or has the policy's count again.
+    pub fn allow(&mut self, allowance: Option<Allowance>, window: Window) {
+        if allowance.is_some() || self.large.is_some() {
+            self.grow(window).allowance = allowance.map(Box::new);
+        }
+    }
+
+    /// Keeps visible as forced what stands above a limit that was lowered, as far as nothing else explains it.
+    pub(crate) fn force_above(&mut self, limit: Amount, window: Window) {
+        let account = self.account();
+        let taken = self.spent().saturating_add(account.held);
+        let above = taken.saturating_sub(limit).saturating_sub(account.overrun);
+        if above > account.forced {
+            self.grow(window).account.forced = above;
+        }
+    }
+
+    /// The part on the heap, with all events in it.
+    fn grow(&mut self, window: Window) -> &mut Large {
+        let spent = self.spent();
+        if let (Window::Rolling(length), 1..) = (window, self.inline.len()) {
+            self.spill(length);
+        }
+        let large = self.large.get_or_insert_default();
+        large.sum = spent;
+        large
     }
 
     /// Gives a hold back unspent.
@@ -392,14 +455,16 @@ impl Meter {
         if self.large.as_ref().is_some_and(|large| large.open_holds > 0 || large.closed) {
             return Timestamp::MAX;
         }
-        let Some(newest) = self.newest() else { return Timestamp::MIN };
+        let allowed = self.allowance().map_or(Timestamp::MIN, Allowance::expires);
+        let Some(newest) = self.newest() else { return allowed };
         let idle = newest.after(cooldown);
-        match (window, &self.large) {
+        let unused = match (window, &self.large) {
             (Window::Rolling(length), _) => newest.after(length.max(cooldown)),
             (Window::Period, Some(large)) => large.period_end.unwrap_or(Timestamp::MIN).max(idle),
             (Window::Lifetime, Some(large)) if large.sum > Amount::ZERO => Timestamp::MAX,
             (Window::Period | Window::Lifetime, _) => idle,
-        }
+        };
+        unused.max(allowed)
     }
 
     /// Bytes on the heap, for memory accounting.
@@ -422,6 +487,7 @@ impl Large {
             && self.open_holds == 0
             && self.period_end.is_none()
             && !self.closed
+            && self.allowance.is_none()
     }
 }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::codec::Damaged;
 
 const W: Span = Span::from_nanos(1_000_000);
 const ROLLING: Window = Window::Rolling(W);
@@ -195,6 +196,7 @@ enum Act {
     Settle(u8),
     Pass(u32),
     Early(u32),
+    Allow(Option<u8>, u8),
     Reset,
     Keep,
 }
@@ -206,6 +208,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => any::<u8>().prop_map(Act::Settle),
         1 => (0..3_000_u32).prop_map(Act::Pass),
         1 => (0..200_u32).prop_map(Act::Early),
+        1 => any::<(Option<u8>, u8)>().prop_map(|(set, until)| Act::Allow(set, until)),
         5 => Just(Act::Keep),
     ];
     let rare = prop_oneof![400 => many, 1 => Just(Act::Reset)];
@@ -243,6 +246,16 @@ proptest! {
                 Act::Pass(time) => {
                     now += i64::from(time) * 10;
                     meter.advance(Timestamp::from_nanos(now), window, Timestamp::MIN);
+                }
+                Act::Allow(set, until) => {
+                    let known = set.map(|limit| Allowance::of(Amount::from_units(limit.into())));
+                    let until = Timestamp::from_nanos(now + i64::from(until));
+                    let top_up = TopUp { amount: Amount::ONE, until };
+                    let next = known.or_else(|| {
+                        let known = meter.allowance().cloned().unwrap_or_default();
+                        known.with(top_up, Timestamp::from_nanos(now)).ok()
+                    });
+                    meter.allow(next.filter(|_| until != Timestamp::from_nanos(now)), window);
                 }
                 Act::Reset => meter.reset(),
                 Act::Keep => {
@@ -291,4 +304,84 @@ fn a_meter_that_was_reset_keeps_its_record_as_long_as_it_holds() {
     assert_eq!((meter.held(), meter.expires(window, Span::ZERO)), (Amount::ONE, Timestamp::MAX));
     meter.release(Amount::ONE).unwrap();
     assert_eq!(meter.expires(window, Span::ZERO), Timestamp::MIN);
+}
+
+/// What version 1 wrote for this meter: one call and one hold, and nobody had changed a limit.
+const VERSION_1: &str = "010a010001000080c0a8ca9a3a80c0a8ca9a3a0000000001000000000000";
+
+#[test]
+fn a_meter_of_version_1_is_read_and_written_as_it_was() {
+    let bytes: Vec<u8> = (0..VERSION_1.len())
+        .step_by(2)
+        .map(|place| u8::from_str_radix(&VERSION_1[place..place + 2], 16).unwrap())
+        .collect();
+    let meter = Meter::decode(&bytes, []).unwrap();
+    assert_eq!((meter.spent(), meter.held(), meter.allowance()), (Amount::ONE, Amount::ONE, None));
+    let mut again = Vec::new();
+    meter.encode_head(&mut again);
+    assert_eq!(again, bytes);
+}
+
+#[test]
+fn a_version_that_knows_no_changed_limits_refuses_them() {
+    let mut meter = Meter::new();
+    meter.record(at(5), Amount::ONE, ROLLING).unwrap();
+    meter.allow(Some(Allowance::of(Amount::from_units(7))), ROLLING);
+    let mut head = Vec::new();
+    meter.encode_head(&mut head);
+    assert_eq!(crate::codec::Reader::new(&head, 1).unwrap_err(), Damaged::Version(2));
+    let read = Meter::decode(&head, []).unwrap();
+    meter.mark_kept();
+    assert_eq!(said(&read), said(&meter));
+    assert_eq!(read.limit(Amount::ONE, at(9)), Amount::from_units(7));
+    // The second version is for changed limits only, so that there is one form of each meter.
+    for cut in 1..head.len() {
+        assert!(Meter::decode(&head[..cut], []).is_err(), "cut at {cut}");
+    }
+    meter.allow(None, ROLLING);
+    let mut plain = Vec::new();
+    meter.encode_head(&mut plain);
+    assert_eq!(plain[0], 1);
+    plain[0] = 2;
+    assert!(Meter::decode(&plain, []).is_err());
+    let empty = [&plain[..], &[0, 0]].concat();
+    assert!(Meter::decode(&empty, []).is_err());
+}
+
+#[test]
+fn a_changed_limit_keeps_its_record_and_outlasts_a_reset() {
+    let day = Span::from_secs(86_400);
+    for window in [ROLLING, Window::Lifetime] {
+        let mut meter = Meter::new();
+        let top_up = TopUp { amount: Amount::ONE, until: at(5).after(day) };
+        meter.allow(Some(Allowance::default().with(top_up, at(5)).unwrap()), window);
+        assert_eq!(meter.expires(window, Span::ZERO), at(5).after(day));
+        meter.record(at(6), Amount::ONE, window).unwrap();
+        meter.reset();
+        assert_eq!((meter.spent(), meter.expires(window, Span::ZERO)), (Amount::ZERO, at(5).after(day)));
+        assert_eq!(meter.limit(Amount::ONE, at(6)), Amount::from_units(2));
+        assert_eq!(meter.limit(Amount::ONE, at(5).after(day)), Amount::ONE);
+        assert_eq!(
+            (meter.live_allowance(at(5).after(day)), meter.live_allowance(at(6)).is_some()),
+            (None, true)
+        );
+        meter.allow(Some(Allowance::of(Amount::ONE)), window);
+        meter.advance(at(5).after(day).after(day), window, Timestamp::MIN);
+        assert_eq!(meter.expires(window, Span::ZERO), Timestamp::MAX);
+        meter.allow(None, window);
+        assert_eq!(meter.expires(window, Span::ZERO), Timestamp::MIN);
+    }
+}
+
+#[test]
+fn a_look_at_a_meter_sees_what_has_left_its_window() {
+    let mut meter = Meter::new();
+    meter.advance(at(0), Window::Period, at(100));
+    meter.record(at(10), Amount::from_units(3), Window::Period).unwrap();
+    assert_eq!(meter.seen(at(99), Window::Period), (Amount::from_units(3), 1));
+    assert_eq!(meter.seen(at(100), Window::Period), (Amount::ZERO, 0));
+    let mut rolling = Meter::new();
+    rolling.record(at(10), Amount::from_units(3), ROLLING).unwrap();
+    assert_eq!(rolling.seen(at(9 + W.nanos()), ROLLING), (Amount::from_units(3), 1));
+    assert_eq!(rolling.seen(at(10 + W.nanos()), ROLLING), (Amount::ZERO, 0));
 }

@@ -214,6 +214,7 @@ impl Engine {
             GateSpecKind::Budget { key, limit, unit, window, cost, charge, hard } => {
                 let name = format!("budget:{}", spec.name);
                 let family = self.family(RecordKind::Meter, &name, Some(*unit), Some(window), Span::ZERO)?;
+                self.remember_limit(family, *limit);
                 let budget = Budget {
                     family,
                     key: KeySlot(*key),
@@ -230,7 +231,7 @@ impl Engine {
         })
     }
 
-    fn families_here(&self) -> Result<MutexGuard<'_, BTreeMap<FamilyKey, Family>>, StoreError> {
+    pub(super) fn families_here(&self) -> Result<MutexGuard<'_, BTreeMap<FamilyKey, Family>>, StoreError> {
         let text = "the engine is not to be had: this process was forked while a policy was compiled; make a new engine";
         let until = Instant::now() + Duration::from_secs(10);
         self.0.families.lock_by(until).ok_or_else(|| StoreError::NotCommitted(text.to_owned()))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use checkrein_core::admission::{self, Admission, Inputs, PermitError, Verdict};
+use checkrein_core::amount::Amount;
 use checkrein_core::code::Code;
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::gate::fact::Fact;
@@ -13,10 +14,12 @@ use checkrein_core::permit::Settlement;
 use checkrein_core::policy::RecordKind;
 use checkrein_core::time::{Span, Timestamp};
 
+mod adjust;
 mod answer;
 mod compile;
 mod spec;
 
+pub use adjust::{BudgetError, BudgetInfo, BudgetRecord};
 pub use compile::{CompileError, CompileOptions, CompiledPolicy, FamilyInfo};
 pub use spec::{GateSpec, GateSpecKind, WindowSpec};
 
@@ -64,6 +67,8 @@ struct Inner {
     clock: Clock,
     families: Mutex<BTreeMap<FamilyKey, Family>>,
     only_looks: bool,
+    /// The limits of budgets, as the policy that was compiled last says.
+    limits: Mutex<BTreeMap<Family, Amount>>,
 }
 
 /// Where an engine keeps its records. An enum: the way through the memory store is nanoseconds long.
@@ -150,8 +155,14 @@ impl EngineBuilder {
         #[cfg(feature = "redis")]
         if let Some(store) = self.redis {
             let clock = store.clock().clone();
-            let (families, only_looks) = (Mutex::default(), self.only_looks);
-            return Engine(Arc::new(Inner { store: Backend::Redis(store), clock, families, only_looks }));
+            let (families, limits, only_looks) = (Mutex::default(), Mutex::default(), self.only_looks);
+            return Engine(Arc::new(Inner {
+                store: Backend::Redis(store),
+                clock,
+                families,
+                limits,
+                only_looks,
+            }));
         }
         let (store, clock) = match self.sqlite {
             Some(store) => {
@@ -163,7 +174,8 @@ impl EngineBuilder {
                 (Backend::Memory(store), self.clock.unwrap_or_default())
             }
         };
-        Engine(Arc::new(Inner { store, clock, families: Mutex::default(), only_looks: self.only_looks }))
+        let (families, limits, only_looks) = (Mutex::default(), Mutex::default(), self.only_looks);
+        Engine(Arc::new(Inner { store, clock, families, limits, only_looks }))
     }
 }
 

@@ -164,6 +164,9 @@ impl MemoryStore {
             Step::Note(..) => StepResult::Done,
             Step::Prove(key, fact) => done(self.prove(key.borrow(), *fact)),
             Step::Reset(kind, key) => done(self.reset(*kind, key.borrow())),
+            Step::Adjust(key, adjustment) => self
+                .adjust(key.borrow(), adjustment, now)
+                .map_or_else(StepResult::NotAdjusted, StepResult::Adjusted),
         }
     }
 }

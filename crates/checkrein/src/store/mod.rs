@@ -4,17 +4,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use checkrein_core::admission::{Admission, PermitError};
+use checkrein_core::admission::{AdjustError, Adjusted, Adjustment, Admission, PermitError};
 use checkrein_core::amount::Amount;
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::gate::breaker::{Health, Phase};
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{OperationState, Run};
 use checkrein_core::key::Key;
-use checkrein_core::meter::Account;
+use checkrein_core::meter::{Account, Allowance, Meter};
 use checkrein_core::permit::{Outcome, PermitPhase};
 use checkrein_core::policy::RecordKind;
-use checkrein_core::time::Timestamp;
+use checkrein_core::time::{Timestamp, Window};
 
 mod action;
 pub mod durable;
@@ -61,6 +61,8 @@ pub enum Step {
     Prove(Key, Fact),
     /// Forget what a meter spent, or close a breaker.
     Reset(RecordKind, Key),
+    /// Change the limit of a budget's meter, which is made if need be.
+    Adjust(Key, Adjustment),
 }
 
 /// How an action ended, owned.
@@ -90,6 +92,10 @@ pub enum StepResult {
     Admitted(Admission, Option<PermitId>),
     /// The decision that would be taken, and where the meters stand.
     Peeked(Admission, Vec<MeterStatus>),
+    /// The limit was changed.
+    Adjusted(Adjusted),
+    /// The limit could not be changed; nothing was.
+    NotAdjusted(AdjustError),
     /// It is done.
     Done,
     /// There is no such record, or it is not in a state for this step; nothing was changed.
@@ -148,6 +154,8 @@ pub enum RecordState {
         account: Account,
         /// The latest event.
         newest: Option<Timestamp>,
+        /// What somebody has changed of the limit, as long as it counts.
+        allowance: Option<Box<Allowance>>,
     },
     /// A breaker.
     Breaker {
@@ -172,6 +180,15 @@ pub enum RecordState {
         /// When its lease ends.
         lease_until: Timestamp,
     },
+}
+
+impl RecordState {
+    /// What a meter says that counts over `window`, at `now`.
+    pub(crate) fn of_meter(meter: &Meter, window: Window, now: Timestamp) -> Self {
+        let (spent, count) = meter.seen(now, window);
+        let allowance = meter.live_allowance(now).cloned().map(Box::new);
+        Self::Meter { spent, count, account: meter.account(), newest: meter.newest(), allowance }
+    }
 }
 
 /// A page of a scan, and where to go on; `None` at the end.

@@ -17,6 +17,7 @@ use checkrein_core::permit::{Outcome, Settlement};
 use checkrein_core::policy::{Charge, Check, Leases, Mode, RecordKind};
 use checkrein_core::time::{Span, Timestamp};
 
+use super::adjusting::{adjust_both, changes_last, random_budget, random_change};
 use super::model::{Answer, Call, End, Model};
 use super::{Random, wait};
 use crate::calendar::{Calendar, Period};
@@ -63,6 +64,7 @@ pub fn conformance(make: MakeEngine<'_>, seed: u64, histories: u64, steps: u64) 
     holds_are_never_forgotten(make)?;
     the_cap_refuses_only_new_keys(make)?;
     batches_are_steps_in_order(make)?;
+    a_changed_limit_lasts(make)?;
     a_finding_is_about_one_run(make)
 }
 
@@ -209,6 +211,12 @@ fn agrees_with_the_model(make: MakeEngine<'_>, seed: u64, steps: u64) -> Result<
             let settlement = Settlement { outcome, health, actual: &actual };
             let finished = engine.finish(permit, &settlement);
             ensure(&case, finished.is_ok(), || at(&format!("finish: {finished:?}")))?;
+        } else if random.once_in(8)
+            && let Some(gate) = random_budget(&mut random, &gates)
+        {
+            let (call, change) = (random_call(&mut random), random_change(&mut random, now));
+            adjust_both(&engine, &mut model, gate, &call, change)
+                .map_err(|seen| Violation { case: case.clone(), seen: at(&seen) })?;
         } else if random.once_in(6) {
             let call = random_call(&mut random);
             let proved = prove(&engine, &policy, &gates, &call, &mut model);
@@ -278,7 +286,7 @@ fn compare_standings(
     let now = engine.now();
     let (_, status) = owned(call).with(&[], |inputs| engine.peek(policy, inputs));
     let expected: Vec<_> = gates.iter().filter_map(|gate| model.standing(gate, call, now)).collect();
-    let seen: Vec<_> = status.iter().map(|meter| (meter.spent, meter.held)).collect();
+    let seen: Vec<_> = status.iter().map(|meter| (meter.spent, meter.held, meter.limit)).collect();
     let late = gates.iter().any(|gate| gate.name == "team" || gate.name == "run");
     if expected == seen || (late && model_is_behind(&expected, &seen)) {
         return Ok(());
@@ -287,8 +295,9 @@ fn compare_standings(
 }
 
 /// The model moves on permits whose lease is over only at its next admission.
-fn model_is_behind(expected: &[(Amount, Amount)], seen: &[(Amount, Amount)]) -> bool {
-    expected.len() == seen.len() && expected.iter().zip(seen).all(|(model, engine)| engine.1 <= model.1)
+fn model_is_behind(expected: &[(Amount, Amount, Amount)], seen: &[(Amount, Amount, Amount)]) -> bool {
+    expected.len() == seen.len()
+        && expected.iter().zip(seen).all(|(model, engine)| engine.1 <= model.1 && engine.2 == model.2)
 }
 
 fn limit(max_calls: u64) -> Vec<GateSpec> {
@@ -420,6 +429,13 @@ fn the_cap_refuses_only_new_keys(make: MakeEngine<'_>) -> Result<(), Violation> 
     }
     let expected = "allow  allow  allow  capacity allow  rate_limited capacity ";
     ensure(case, seen == expected, || seen.clone())
+}
+
+fn a_changed_limit_lasts(make: MakeEngine<'_>) -> Result<(), Violation> {
+    let case = "a changed limit of a budget lasts, and a lowered one takes nothing back";
+    let engine = make(start_clock(), 2);
+    let policy = compile(&engine, case, budget(10, Charge::Fixed))?;
+    changes_last(&engine, &policy).map_err(|seen| Violation { case: case.to_owned(), seen })
 }
 
 fn a_finding_is_about_one_run(make: MakeEngine<'_>) -> Result<(), Violation> {

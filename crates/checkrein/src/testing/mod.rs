@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
+mod adjusting;
 mod conformance;
 pub mod disk;
 pub mod model;
@@ -13,6 +14,7 @@ pub mod planted;
 mod random;
 
 pub use crate::clock::FakeClock;
+pub use adjusting::{random_budget, random_change};
 pub use conformance::{MakeEngine, Violation, conformance, owned, random_call, random_gates};
 pub use random::Random;
 

@@ -12,6 +12,7 @@ use checkrein_core::gate::breaker::Health;
 use checkrein_core::policy::Charge;
 use checkrein_core::time::{Span, Timestamp};
 
+use super::adjusting::Changes;
 use crate::engine::{GateSpec, GateSpecKind, WindowSpec};
 
 /// What the gates of a policy are asked about.
@@ -94,13 +95,15 @@ pub struct Model {
     facts: BTreeMap<String, Timestamp>,
     open: BTreeMap<usize, Open>,
     calls: usize,
+    /// What somebody has changed of the limits of budgets.
+    pub(super) changes: BTreeMap<String, Changes>,
 }
 
 /// How long permits last in the model: the engine's defaults.
 const STARTED: Span = Span::from_secs(3_600);
 const IN_DOUBT: Span = Span::from_secs(3_600);
 
-fn record(gate: &GateSpec, call: &Call, key: u16) -> String {
+pub(super) fn record(gate: &GateSpec, call: &Call, key: u16) -> String {
     let value = call.keys.get(usize::from(key)).map_or("", String::as_str);
     format!("{:?} {value}", gate.name)
 }
@@ -246,17 +249,27 @@ impl Model {
                 let (spent, cost) =
                     (sum(&found), call.costs.get(usize::from(*cost)).copied().unwrap_or_default());
                 let total = spent.saturating_add(events.held).saturating_add(cost);
-                if cost > Amount::ZERO && total > *limit {
-                    let excess = total.saturating_sub(*limit);
-                    let lifetime = matches!(window, WindowSpec::Lifetime);
-                    let retry = if cost > *limit || (lifetime && excess > events.held) {
-                        Retry::Never
-                    } else if lifetime || excess > spent {
-                        Retry::Unknown
-                    } else {
-                        frees(&found, excess, window, now)
+                let changes = self.changes.get(&record(gate, call, *key)).cloned().unwrap_or_default();
+                let mut counts = changes.limit(*limit, now);
+                if cost > Amount::ZERO && total > counts {
+                    let retry = |limit: Amount| {
+                        let excess = total.saturating_sub(limit);
+                        let lifetime = matches!(window, WindowSpec::Lifetime);
+                        if cost > limit || (lifetime && excess > events.held) {
+                            Retry::Never
+                        } else if lifetime || excess > spent {
+                            Retry::Unknown
+                        } else {
+                            frees(&found, excess, window, now)
+                        }
                     };
-                    reasons.push((Code::BudgetExceeded, retry));
+                    // By then a top-up may have ended.
+                    while let Retry::After(wait) = retry(counts)
+                        && changes.limit(*limit, now.after(wait)) < counts
+                    {
+                        counts = changes.limit(*limit, now.after(wait));
+                    }
+                    reasons.push((Code::BudgetExceeded, retry(counts)));
                 }
             }
         }
@@ -430,18 +443,22 @@ impl Model {
         }
     }
 
-    /// Spent in the window and held, of a limit or budget.
-    pub fn standing(&self, gate: &GateSpec, call: &Call, now: Timestamp) -> Option<(Amount, Amount)> {
-        let (key, window) = match &gate.kind {
-            GateSpecKind::Limit { key, window, .. } | GateSpecKind::Budget { key, window, .. } => {
-                (*key, window.clone())
+    /// Spent in the window, held, and the limit that counts, of a limit or budget.
+    pub fn standing(&self, gate: &GateSpec, call: &Call, now: Timestamp) -> Option<(Amount, Amount, Amount)> {
+        let calls = Amount::from_units;
+        let (key, window, limit) = match &gate.kind {
+            GateSpecKind::Limit { key, window, max_calls, .. } => (*key, window.clone(), calls(*max_calls)),
+            GateSpecKind::Budget { key, window, limit, .. } => (*key, window.clone(), *limit),
+            GateSpecKind::Attempts { key, max } => (*key, WindowSpec::Lifetime, calls(*max)),
+            GateSpecKind::Repetition { key, keep, same_call } => {
+                (*key, WindowSpec::Rolling(*keep), calls(u64::from(*same_call) - 1))
             }
-            GateSpecKind::Attempts { key, .. } => (*key, WindowSpec::Lifetime),
-            GateSpecKind::Repetition { key, keep, .. } => (*key, WindowSpec::Rolling(*keep)),
             _ => return None,
         };
-        let events = self.events.get(&record(gate, call, key)).cloned().unwrap_or_default();
-        Some((sum(&in_window(&events, &window, now)), events.held))
+        let name = record(gate, call, key);
+        let limit = self.changes.get(&name).map_or(limit, |changes| changes.limit(limit, now));
+        let events = self.events.get(&name).cloned().unwrap_or_default();
+        Some((sum(&in_window(&events, &window, now)), events.held, limit))
     }
 
     /// Drops events that no window of `longest` can see any more, so that long histories stay fast.

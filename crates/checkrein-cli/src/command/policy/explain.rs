@@ -280,7 +280,7 @@ impl Explained<'_> {
         json!({
             "tool": self.tool,
             "verdict": self.verdict(),
-            "at": moment::to_text(self.now),
+            "at": self.store.is_some().then(|| moment::to_text(self.now)),
             "counted": self.store.is_some(),
             "reasons": self.admission.reasons.iter().map(reason).collect::<Value>(),
             "observed": self.admission.observed.iter().map(reason).collect::<Value>(),

@@ -44,7 +44,7 @@ impl Policy {
 }
 
 /// The file that was named, or the one at the root of the project.
-fn load(file: Option<&PathBuf>) -> Result<PolicyFile, PolicyFileError> {
+pub(super) fn load(file: Option<&PathBuf>) -> Result<PolicyFile, PolicyFileError> {
     match file {
         Some(path) => PolicyFile::load(path),
         None => {
@@ -56,7 +56,7 @@ fn load(file: Option<&PathBuf>) -> Result<PolicyFile, PolicyFileError> {
 }
 
 /// A file that is not there is wrong use; one that is wrong is a finding.
-fn exit_of(error: &PolicyFileError) -> Exit {
+pub(super) fn exit_of(error: &PolicyFileError) -> Exit {
     let is_absent = |code: &str| matches!(code, "policy_unreadable" | "policy_not_found");
     if error.problems().iter().any(|problem| is_absent(problem.code)) { Exit::Usage } else { Exit::Found }
 }

@@ -149,7 +149,7 @@ impl Durable {
     }
 
     /// The name of the gate that a record belongs to.
-    fn gate_of(&self, key: KeyRef<'_>) -> String {
+    pub(super) fn gate_of(&self, key: KeyRef<'_>) -> String {
         self.families.get(key.family).map(|known| known.key.name.clone()).unwrap_or_default()
     }
 
@@ -238,12 +238,7 @@ impl Durable {
             Some(Value::Meter(meter)) => {
                 let family = read_key(key).and_then(|key| self.families.get(key.family));
                 let window = family.map_or(Window::Lifetime, |known| known.window());
-                let cutoff = window.cutoff(now);
-                let (spent, count) = match window {
-                    Window::Rolling(_) => (meter.spent_after(cutoff), meter.count_after(cutoff)),
-                    Window::Period | Window::Lifetime => (meter.spent(), meter.count()),
-                };
-                RecordState::Meter { spent, count, account: meter.account(), newest: meter.newest() }
+                RecordState::of_meter(meter, window, now)
             }
             Some(Value::Breaker(breaker)) => RecordState::Breaker { phase: breaker.phase().clone() },
             Some(Value::Operation(operation)) => RecordState::Operation {

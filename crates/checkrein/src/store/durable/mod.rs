@@ -10,6 +10,7 @@ use checkrein_core::time::{Span, Timestamp};
 
 use super::{PermitId, Step, StepResult, StoreError};
 
+mod adjust;
 mod admit;
 mod append;
 mod cache;
@@ -30,6 +31,8 @@ mod sealed;
 mod sweep;
 mod tables;
 
+#[cfg(feature = "redis")]
+pub(in crate::store) use adjust::adjusted_fields;
 #[cfg(feature = "redis")]
 pub(in crate::store) use admit::bare_permit;
 pub use check::Report;
@@ -295,7 +298,8 @@ impl Durable {
         now: Timestamp,
     ) -> Result<StepResult, StoreError> {
         let done = |done: bool| if done { StepResult::Done } else { StepResult::NotFound };
-        if let Step::Resolve(key, ..) | Step::Prove(key, _) | Step::Reset(_, key) = step
+        if let Step::Resolve(key, ..) | Step::Prove(key, _) | Step::Reset(_, key) | Step::Adjust(key, _) =
+            step
             && let Some(error) = too_long(key.borrow())
         {
             return Ok(StepResult::Failed(error));
@@ -317,6 +321,7 @@ impl Durable {
             }
             Step::Prove(key, fact) => self.prove(tables, key.borrow(), *fact, now).map(done),
             Step::Reset(kind, key) => self.reset(tables, *kind, key.borrow(), now).map(done),
+            Step::Adjust(key, adjustment) => self.adjust(tables, key.borrow(), adjustment, now),
         };
         match result {
             Err(error @ StoreError::Damaged(_)) => Ok(StepResult::Failed(error)),

@@ -1,5 +1,6 @@
 //! What people and housekeeping do with records outside an admission: look at them, reset, resolve, prove.
 
+use checkrein_core::admission::{self, AdjustError, Adjusted, Adjustment};
 use checkrein_core::gate::breaker::{Health, Phase};
 use checkrein_core::gate::fact::Fact;
 use checkrein_core::gate::once::{Operation, OperationState, Run};
@@ -83,6 +84,24 @@ impl MemoryStore {
         shard.find(kind, hash, key).is_some_and(|slot| reset_slot(&mut shard, kind, slot))
     }
 
+    /// Changes the limit of a budget's meter, which is made if need be.
+    ///
+    /// # Errors
+    /// A change that cannot be kept; nothing was changed then.
+    pub fn adjust(
+        &self,
+        key: KeyRef<'_>,
+        adjustment: &Adjustment,
+        now: Timestamp,
+    ) -> Result<Adjusted, AdjustError> {
+        let mut records = self.record(RecordKind::Meter, key);
+        let kept = records.guards.first().and_then(|(_, shard)| shard.retentions.get(key.family.0 as usize));
+        let (window, calendar) =
+            kept.map_or((Window::Lifetime, None), |kept| (kept.window, kept.calendar.clone()));
+        let period_end = calendar.map_or(Timestamp::MIN, |calendar| calendar.period_end(now));
+        admission::adjust(adjustment, window, period_end, now, &mut records)
+    }
+
     /// Resets every record of a family; returns how many.
     pub fn reset_all(&self, kind: RecordKind, family: Family) -> usize {
         let reset = |shard: &Mutex<Shard>| {
@@ -155,14 +174,8 @@ fn shard_records(shard: &Shard, kind: RecordKind, now: Timestamp) -> Vec<RecordI
             let retentions = &shard.retentions;
             let entries = shard.meters.entries().map(|entry| {
                 let window = retentions.get(entry.key().family.0 as usize).map(|kept| kept.window);
-                let (meter, window) = (&entry.record, window.unwrap_or(Window::Lifetime));
-                let cutoff = window.cutoff(now);
-                let (spent, count) = match window {
-                    Window::Rolling(_) => (meter.spent_after(cutoff), meter.count_after(cutoff)),
-                    Window::Period | Window::Lifetime => (meter.spent(), meter.count()),
-                };
-                let account = meter.account();
-                info(entry.key(), RecordState::Meter { spent, count, account, newest: meter.newest() })
+                let window = window.unwrap_or(Window::Lifetime);
+                info(entry.key(), RecordState::of_meter(&entry.record, window, now))
             });
             entries.collect()
         }

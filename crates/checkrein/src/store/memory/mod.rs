@@ -9,7 +9,7 @@ use checkrein_core::code::Code;
 use checkrein_core::decision::MeterStatus;
 use checkrein_core::key::{Family, KeyRef};
 use checkrein_core::permit::{Permit, Settlement};
-use checkrein_core::policy::{Gate, Limit};
+use checkrein_core::policy::{Gate, Limit, RecordKind};
 use checkrein_core::time::{Span, Timestamp, Window};
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -157,6 +157,22 @@ impl MemoryStore {
         }
         let hash_of = |key: KeyRef<'_>| self.hash(key);
         StepRecords { guards, entries, capacity: &self.capacity, hash_of, reserve }
+    }
+
+    /// Locks the shard of one record and finds it.
+    fn record<'s, 'a>(
+        &'s self,
+        kind: RecordKind,
+        key: KeyRef<'a>,
+    ) -> StepRecords<'s, 'a, impl Fn(KeyRef<'_>) -> u64 + Copy + use<'s, 'a>> {
+        let hash = self.hash(key);
+        let shard = self.lock_one(hash);
+        let slot = shard.find(kind, hash, key);
+        let (mut guards, mut entries) = (Guards::new(), SmallVec::new());
+        guards.push((Self::shard_of(hash), shard));
+        entries.push(Entry { kind, key, hash, guard: 0, slot });
+        let hash_of = |key: KeyRef<'_>| self.hash(key);
+        StepRecords { guards, entries, capacity: &self.capacity, hash_of, reserve: true }
     }
 
     /// Decides one action and takes what it needs.

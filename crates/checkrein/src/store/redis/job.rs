@@ -261,6 +261,7 @@ pub(super) fn plan(step: Step, families: &Families, open: &Mutex<OpenPermits>) -
         Step::Resolve(key, ..) => on_key(RecordKind::Operation, key.borrow(), step.clone(), families),
         Step::Prove(key, _) => on_key(RecordKind::Fact, key.borrow(), step.clone(), families),
         Step::Reset(kind, key) => on_key(*kind, key.borrow(), step.clone(), families),
+        Step::Adjust(key, _) => on_key(RecordKind::Meter, key.borrow(), step.clone(), families),
     }
 }
 

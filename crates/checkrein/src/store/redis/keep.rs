@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use checkrein_core::key::{Family, Key, KeyRef};
 use checkrein_core::ledger::entry::ShortId;
 use checkrein_core::policy::RecordKind;
-use checkrein_core::time::{Now, Span, Timestamp, Window};
+use checkrein_core::time::{Now, Span, Timestamp};
 use redis::Value as Reply;
 
 use super::group;
@@ -481,15 +481,7 @@ impl Hub {
         let known = families.by_digest(record.name.family);
         let now = self.now(record.name.tag).map_or(Timestamp::MIN, |now| now.earliest);
         let state = match record.value.as_ref()? {
-            Value::Meter(meter) => {
-                let window = record.keep.0;
-                let cutoff = window.cutoff(now);
-                let (spent, count) = match window {
-                    Window::Rolling(_) => (meter.spent_after(cutoff), meter.count_after(cutoff)),
-                    Window::Period | Window::Lifetime => (meter.spent(), meter.count()),
-                };
-                RecordState::Meter { spent, count, account: meter.account(), newest: meter.newest() }
-            }
+            Value::Meter(meter) => RecordState::of_meter(meter, record.keep.0, now),
             Value::Breaker(breaker) => RecordState::Breaker { phase: breaker.phase().clone() },
             Value::Operation(operation) => RecordState::Operation {
                 state: operation.state().clone(),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use checkrein_core::admission::{self, Admission, Inputs, PermitError, Plan, Records};
+use checkrein_core::admission::{
+    self, AdjustError, Adjusted, Adjustment, Admission, Inputs, PermitError, Plan, Records,
+};
 use checkrein_core::code::Code;
 use checkrein_core::gate::breaker::{Breaker, Health};
 use checkrein_core::gate::fact::Fact;
@@ -22,7 +24,7 @@ use super::name::Tag;
 use super::record::{Name, Open, Rec, Value};
 use crate::engine::CompiledPolicy;
 use crate::ledger::Drafts;
-use crate::store::durable::{Decided, Told, bare_permit, ending_of, told_of_expiry};
+use crate::store::durable::{Decided, Told, adjusted_fields, bare_permit, ending_of, told_of_expiry};
 use crate::store::{OwnedInputs, OwnedSettlement, PermitId, Step, StepResult};
 
 pub(super) const REPLICATED: &str = "the Redis server is replicated, and a failover loses what it acknowledged last: \
@@ -187,6 +189,9 @@ impl<'a> Stage<'a> {
             Step::Note(..) => StepResult::Done,
             Step::Prove(key, fact) => done(self.prove(places, key.borrow(), *fact)),
             Step::Reset(_, key) => done(self.reset(places, key.borrow())),
+            Step::Adjust(key, adjustment) => self
+                .adjust(places, key.borrow(), adjustment)
+                .map_or_else(StepResult::NotAdjusted, StepResult::Adjusted),
         }
     }
 
@@ -409,6 +414,31 @@ impl<'a> Stage<'a> {
         record.dirty = true;
         self.note_proved(at, key);
         true
+    }
+
+    fn adjust(
+        &mut self,
+        places: &[usize],
+        key: KeyRef<'_>,
+        adjustment: &Adjustment,
+    ) -> Result<Adjusted, AdjustError> {
+        let (families, now) = (self.setting.families, self.setting.now);
+        let known = families.get(key.family);
+        let (window, unit) = known.map_or((Window::Lifetime, None), |known| (known.window(), known.key.unit));
+        let calendar = known.and_then(|known| known.calendar.as_ref());
+        let period_end = calendar.map_or(Timestamp::MIN, |calendar| calendar.period_end(now.earliest));
+        let mut records = self.places(places);
+        let adjusted = admission::adjust(adjustment, window, period_end, now, &mut records)?;
+        records.mark();
+        if let Some(&at) = places.first() {
+            if let Some(record) = self.records.get_mut(at) {
+                record.name_by(key);
+            }
+            let told = adjusted_fields(adjustment, &adjusted, unit);
+            let told: Vec<(&str, &str)> = told.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            self.note_event(at, key, "adjusted", &told);
+        }
+        Ok(adjusted)
     }
 
     fn reset(&mut self, places: &[usize], key: KeyRef<'_>) -> bool {
