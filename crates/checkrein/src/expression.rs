@@ -13,6 +13,7 @@ mod bounds;
 mod differential;
 mod error;
 mod general;
+mod lookalike;
 mod lower;
 mod names;
 mod native;
@@ -28,9 +29,12 @@ use std::ops::Range;
 
 pub use bounds::Bounds;
 pub use error::{EvaluationError, ExpressionError};
+pub use lookalike::lookalike_form;
 pub use scope::{JsonScope, Operand, Scope};
 
 pub(crate) use error::nearest;
+pub(crate) use lookalike::lookalike_value;
+pub(crate) use parse::with_room;
 
 use general::General;
 use lower::{Lowering, Native};
@@ -99,9 +103,29 @@ impl Expression {
     /// # Errors
     /// As for [`Expression::compile`].
     pub fn compile_within(text: &str, variables: &[&str], bounds: &Bounds) -> Result<Self, ExpressionError> {
+        Self::compiled(text, variables, bounds, false)
+    }
+
+    /// Compiles `text` for a scope whose texts are in their [`lookalike_form`]: the literals of the text are too.
+    ///
+    /// # Errors
+    /// As for [`Expression::compile`]; and if it matches a pattern, which has no such form.
+    pub fn compile_lookalike(text: &str, variables: &[&str]) -> Result<Self, ExpressionError> {
+        Self::compiled(text, variables, &Bounds::default(), true)
+    }
+
+    fn compiled(
+        text: &str,
+        variables: &[&str],
+        bounds: &Bounds,
+        folds: bool,
+    ) -> Result<Self, ExpressionError> {
         bounds.check_text(text)?;
         let variables = Variables::new(variables);
-        parse::parsed(text, |tree, info| {
+        parse::parsed(text, |mut tree, info| {
+            if folds {
+                lookalike::fold_literals(&mut tree, text.len())?;
+            }
             let list_bound = bounds.check_tree(&tree, text.len())?;
             let source = Source { text, info: &info };
             let mut names =

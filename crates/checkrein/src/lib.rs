@@ -8,6 +8,7 @@ pub mod expression;
 pub mod ledger;
 mod parking;
 pub mod price;
+pub mod replay;
 pub mod store;
 pub mod testing;
 

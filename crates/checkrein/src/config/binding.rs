@@ -76,6 +76,8 @@ impl Bound {
             }
             gates.push(distinct(&gates, gate));
         }
+        // Those of the code come first: whoever replays a ledger has to know which ones no file takes away.
+        let origin = format!("gates of the code: {}\n{origin}", code.gates.len());
         let options = CompileOptions { leases: code.leases, origin, thresholds: resolved.thresholds.clone() };
         let compiled = engine
             .compile_with(gates, &options)

@@ -14,7 +14,7 @@ use checkrein_core::time::Timestamp;
 
 use super::model::{Freeze, RuleGate, TakenCost};
 use super::resolve::{KeySource, Question, Resolved};
-use crate::expression::{EvaluationError, Expression, JsonScope, Operand};
+use crate::expression::{EvaluationError, Expression, JsonScope, Operand, lookalike_form, lookalike_value};
 
 /// One thing an agent is about to do.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +41,8 @@ enum Verdict {
 /// What the gates of a tool ask for, evaluated for one call.
 #[derive(Debug)]
 pub(super) struct Evaluated {
-    keys: Vec<Result<Vec<u8>, String>>,
-    costs: Vec<Cost>,
+    pub(super) keys: Vec<Result<Vec<u8>, String>>,
+    pub(super) costs: Vec<Cost>,
     verdicts: Vec<Verdict>,
     once: Option<Result<Vec<u8>, String>>,
     /// The canonical arguments and the digest of the request, where somebody asks for them.
@@ -156,8 +156,14 @@ impl Evaluated {
         });
         let keys = keys.collect();
         let costs: Vec<_> = resolved.costs.iter().map(|(cost, unit)| cost_of(cost, *unit, &scope)).collect();
+        let looks =
+            |question: &Question| matches!(question, Question::Rule(rule) if rule.lookalikes.is_some());
+        let lookalike = resolved.questions.iter().any(looks).then(|| Folded::of(call, &slots));
+        let folded = lookalike.as_ref().map(|lookalike| lookalike.slots(&slots));
         let verdicts = resolved.questions.iter().map(|question| match question {
-            Question::Rule(rule) => verdict_of(rule, &scope),
+            Question::Rule(rule) => {
+                verdict_of(rule, &scope, folded.as_ref().map(|slots| JsonScope { slots }).as_ref())
+            }
             Question::Freeze(freeze) => {
                 call.frozen(freeze).map_or(Verdict::Pass, |what| Verdict::Refused(Code::Frozen, what))
             }
@@ -270,19 +276,63 @@ fn text_key(key: &Expression, scope: &JsonScope<'_, '_>) -> Result<Vec<u8>, Stri
     })
 }
 
-fn verdict_of(rule: &RuleGate, scope: &JsonScope<'_, '_>) -> Verdict {
-    if let Some(when) = &rule.when {
-        match when.test(scope) {
-            Ok(true) => {}
-            Ok(false) => return Verdict::Pass,
-            Err(error) => return Verdict::Error(told(when, &error)),
+/// A call whose texts are in the form in which all that look alike are equal.
+struct Folded {
+    arguments: Value,
+    texts: Vec<Option<String>>,
+}
+
+impl Folded {
+    fn of(call: &Call<'_>, slots: &Slots<'_>) -> Self {
+        let text = |operand: &Operand<'_, &Value>| match operand {
+            Operand::Text(text) => Some(lookalike_form(text)),
+            _ => None,
+        };
+        Self { arguments: lookalike_value(call.arguments), texts: slots.iter().map(text).collect() }
+    }
+
+    fn slots<'f>(&'f self, slots: &Slots<'f>) -> Slots<'f> {
+        let mut folded = *slots;
+        for (operand, text) in folded.iter_mut().zip(&self.texts) {
+            if let Some(text) = text {
+                *operand = Operand::Text(text);
+            }
+        }
+        if let Some(arguments) = folded.first_mut() {
+            *arguments = Operand::from(&self.arguments);
+        }
+        folded
+    }
+}
+
+/// What a rule says of a call; one that compares texts as they look too has to hold both ways, and applies if it does
+/// so either way.
+fn verdict_of(rule: &RuleGate, scope: &JsonScope<'_, '_>, folded: Option<&JsonScope<'_, '_>>) -> Verdict {
+    let asked = [
+        Some((rule.when.as_deref(), &*rule.check, scope)),
+        rule.lookalikes
+            .as_ref()
+            .zip(folded)
+            .map(|(looks, scope)| (looks.when.as_deref(), &*looks.check, scope)),
+    ];
+    let mut applies = false;
+    for (when, _, scope) in asked.iter().flatten() {
+        match when.map_or(Ok(true), |when| when.test(*scope).map_err(|error| told(when, &error))) {
+            Ok(yes) => applies |= yes,
+            Err(error) => return Verdict::Error(error),
         }
     }
-    match rule.check.test(scope) {
-        Ok(true) => Verdict::Pass,
-        Ok(false) => Verdict::Violated,
-        Err(error) => Verdict::Error(told(&rule.check, &error)),
+    if !applies {
+        return Verdict::Pass;
     }
+    for (_, check, scope) in asked.iter().flatten() {
+        match check.test(*scope) {
+            Ok(true) => {}
+            Ok(false) => return Verdict::Violated,
+            Err(error) => return Verdict::Error(told(check, &error)),
+        }
+    }
+    Verdict::Pass
 }
 
 /// A cost in the unit of its budget: computed ones count nano-dollars, or whole units.

@@ -234,6 +234,12 @@ pub(super) static RULE: Block = block(
         ),
         field("name", Optional, Shape::Text(Text::Any), "Its name in reasons; its text without it."),
         field("message", Optional, Shape::Text(Text::Any), "What a refusal says."),
+        field(
+            "lookalikes",
+            Optional,
+            Shape::Truth,
+            "Whether texts are compared as they look too: the rule then has to hold for the texts as they are, and for all texts without case, invisible characters and letters that imitate others.",
+        ),
         MODE,
     ],
 );

@@ -21,6 +21,7 @@ mod pattern;
 mod policies;
 mod prices;
 mod problem;
+mod recorded;
 mod resolve;
 mod schema;
 mod sections;
@@ -118,6 +119,19 @@ impl PolicyFile {
     /// # Errors
     /// It cannot be used, for every reason that was found.
     pub fn parse(name: &str, text: &str, is_project: bool) -> Result<Self, PolicyFileError> {
+        // One stack that suffices for all expressions: a thread for each would cost more than they do.
+        crate::expression::with_room(|| Self::parse_here(name, text, is_project)).unwrap_or_else(|_| {
+            let hint = "try again; if it stays, report the file";
+            Err(PolicyFileError::whole(
+                name,
+                "policy_unreadable",
+                "the file cannot be looked at".to_owned(),
+                hint,
+            ))
+        })
+    }
+
+    fn parse_here(name: &str, text: &str, is_project: bool) -> Result<Self, PolicyFileError> {
         let mut problems = Problems::default();
         let (file, is_broken) = toml(text, &mut problems);
         let (table, span) = if is_project {

@@ -141,12 +141,23 @@ pub struct RuleGate {
     pub check: Arc<Expression>,
     /// Asked first; if it does not hold the rule passes.
     pub when: Option<Arc<Expression>>,
+    /// The same two for texts as they look, where the rule compares these too.
+    pub lookalikes: Option<Lookalikes>,
     /// Its name in reasons.
     pub name: String,
     /// What a refusal says.
     pub message: String,
     /// Its mode, if it has one of its own.
     pub mode: Option<Mode>,
+}
+
+/// A rule for texts as they look.
+#[derive(Clone, Debug)]
+pub struct Lookalikes {
+    /// What must hold.
+    pub check: Arc<Expression>,
+    /// Asked first.
+    pub when: Option<Arc<Expression>>,
 }
 
 /// A rate limit, a cooldown or both.

@@ -72,7 +72,7 @@ fn read(reader: &mut Reader<'_>, pattern: &str, of: &DeTable<'_>) -> ModelSectio
     {
         let (name, message) =
             ("max_output".to_owned(), format!("a call may ask for at most {most} output tokens"));
-        gates.rules.push(RuleGate { check, when: None, name, message, mode: None });
+        gates.rules.push(RuleGate { check, when: None, lookalikes: None, name, message, mode: None });
     }
     if let (Some(reserved), Some(most)) = (reserve_output, max_output)
         && reserved > most

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::policy::MAX_GATES;
@@ -9,11 +10,13 @@ use checkrein_core::time::Span;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::expressions::VARIABLES;
 use super::model::*;
 use super::pattern::Pattern;
 use super::problem::Problems;
 use super::sections::{Reader, field, lineage, list, mode, number, table, text};
 use super::shape::Text;
+use crate::expression::Expression;
 
 const DAY: Span = Span::from_secs(86_400);
 const KEY_KEPT: Span = Span::from_secs(400 * 86_400);
@@ -83,18 +86,41 @@ pub(super) fn rule(reader: &mut Reader<'_>, item: &DeValue<'_>) -> Option<RuleGa
     if let Some(check) = item.as_str() {
         let compiled = reader.expressions.compile(Text::Condition, check).ok()?;
         let name = check.to_owned();
-        return Some(RuleGate { check: compiled, when: None, message: name.clone(), name, mode: None });
+        let message = name.clone();
+        return Some(RuleGate { check: compiled, when: None, lookalikes: None, message, name, mode: None });
     }
     let of = item.as_table()?;
     let check = reader.expression(of, "check", Text::Condition)?;
+    let compares = field(of, "lookalikes").and_then(|value| value.get_ref().as_bool()).unwrap_or_default();
+    let lookalikes = if compares { Some(self::lookalikes(reader, of)?) } else { None };
     let name = text(of, "name").map_or(check.text(), |(name, _)| name).to_owned();
     Some(RuleGate {
         when: reader.expression(of, "when", Text::Condition),
         message: text(of, "message").map_or(name.as_str(), |(message, _)| message).to_owned(),
         name,
         check,
+        lookalikes,
         mode: mode(of),
     })
+}
+
+/// The expressions of a rule for texts as they look.
+fn lookalikes(reader: &mut Reader<'_>, of: &DeTable<'_>) -> Option<Lookalikes> {
+    let mut compile = |name| {
+        let (written, place) = text(of, name)?;
+        match Expression::compile_lookalike(written, &VARIABLES) {
+            Ok(compiled) => Some(Arc::new(compiled)),
+            Err(error) => {
+                let hint =
+                    "leave `lookalikes` out, or write it with `contains`, `startsWith` or `==`".to_owned();
+                reader.problems.add(error.code, place, error.message, hint);
+                None
+            }
+        }
+    };
+    let check = compile("check")?;
+    let when = if field(of, "when").is_some() { Some(compile("when")?) } else { None };
+    Some(Lookalikes { check, when })
 }
 
 pub(super) fn limit(reader: &mut Reader<'_>, of: &DeTable<'_>) -> Option<LimitGate> {

@@ -285,6 +285,13 @@ impl Engine {
         }
     }
 
+    /// The families of a kind of record under the name that a ledger calls them by.
+    pub(crate) fn families_named(&self, kind: RecordKind, name: &str) -> Vec<Family> {
+        let Ok(families) = self.families_here() else { return Vec::new() };
+        let named = families.iter().filter(|(key, _)| key.kind == kind && key.name == name);
+        named.map(|(_, family)| *family).collect()
+    }
+
     /// What this engine counts, by family.
     pub fn families(&self) -> Vec<FamilyInfo> {
         let Ok(families) = self.families_here() else { return Vec::new() };

@@ -144,7 +144,7 @@ fn replace_patterns(
     result
 }
 
-fn children_mut(expr: &mut Expr, visit: &mut dyn FnMut(&mut IdedExpr)) {
+pub(super) fn children_mut(expr: &mut Expr, visit: &mut dyn FnMut(&mut IdedExpr)) {
     use cel::common::ast::EntryExpr;
     let entry = |entry: &mut EntryExpr, visit: &mut dyn FnMut(&mut IdedExpr)| match entry {
         EntryExpr::StructField(field) => visit(&mut field.value),

@@ -4,6 +4,9 @@
 //! only once it is parsed, so parsing and checking happen on a thread whose stack suffices for any text of
 //! the permitted length, whatever stack the caller has left; a panic of the parser ends as an error, too.
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use cel::IdedExpr;
 use cel::common::ast::SourceInfo;
 use cel::parser::{ParseErrors, Parser};
@@ -18,22 +21,63 @@ pub(super) fn parsed<T: Send>(
     then: impl FnOnce(IdedExpr, SourceInfo) -> Result<T, ExpressionError> + Send,
 ) -> Result<T, ExpressionError> {
     let whole = 0..text.len();
-    let work = || match Parser::default().parse_with_source_info(text) {
+    let work = || parsed_here(text, then);
+    let done = if HAS_ROOM.get() {
+        catch_unwind(AssertUnwindSafe(work)).map_err(|_| NoRoom::Panicked)
+    } else {
+        with_room(work)
+    };
+    done.unwrap_or_else(|problem| {
+        Err(match problem {
+            NoRoom::Panicked => {
+                ExpressionError::new("expression_syntax", whole, "the expression cannot be parsed")
+            }
+            NoRoom::NoThread => ExpressionError::new(
+                "expression_unavailable",
+                whole,
+                "no thread could be started to parse the expression",
+            ),
+        })
+    })
+}
+
+/// Parses where there is room.
+fn parsed_here<T>(
+    text: &str,
+    then: impl FnOnce(IdedExpr, SourceInfo) -> Result<T, ExpressionError>,
+) -> Result<T, ExpressionError> {
+    match Parser::default().parse_with_source_info(text) {
         Ok((tree, info)) => then(tree, info),
         Err(errors) => Err(syntax_error(text, &errors)),
+    }
+}
+
+/// Why work could not be done on a stack of its own.
+pub(crate) enum NoRoom {
+    Panicked,
+    NoThread,
+}
+
+thread_local! {
+    /// Whether the stack of this thread suffices for any text.
+    static HAS_ROOM: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does work that parses many expressions on one stack of its own.
+///
+/// # Errors
+/// The work panicked, or there is no thread for it.
+pub(crate) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, NoRoom> {
+    let work = || {
+        HAS_ROOM.set(true);
+        work()
     };
     std::thread::scope(|threads| {
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(threads, work);
         match thread.map(std::thread::ScopedJoinHandle::join) {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => {
-                Err(ExpressionError::new("expression_syntax", whole, "the expression cannot be parsed"))
-            }
-            Err(_) => Err(ExpressionError::new(
-                "expression_unavailable",
-                whole,
-                "no thread could be started to parse the expression",
-            )),
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(NoRoom::Panicked),
+            Err(_) => Err(NoRoom::NoThread),
         }
     })
 }

@@ -9,7 +9,7 @@ use checkrein_core::ledger::tree::{Hash, TILE, hashes_of};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::LedgerError;
-use crate::store::durable::{HOST_KEY, SEALED, Table, read_host, read_sealed};
+use crate::store::durable::{HOST_KEY, SCHEMA, SEALED, Table, read_host, read_sealed};
 
 /// How long to wait for somebody who has the file to himself.
 const BUSY: Duration = Duration::from_millis(800);
@@ -153,6 +153,15 @@ impl Database {
     /// Everything that is read until it is dropped is of one instant.
     pub(super) fn view(&self) -> Result<rusqlite::Transaction<'_>, LedgerError> {
         Ok(self.connection.unchecked_transaction()?)
+    }
+
+    /// The version of the file's tables, if it is later than those that this program writes.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn later_schema(&self) -> Result<Option<u32>, LedgerError> {
+        let version: u32 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        Ok((version > SCHEMA).then_some(version))
     }
 
     /// The tables of the file that are none of a store's.

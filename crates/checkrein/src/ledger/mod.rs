@@ -25,5 +25,6 @@ pub use error::LedgerError;
 pub use export::{Exported, Scope, export};
 pub use host::{Drafts, HostLedger, LedgerAt};
 pub use sealer::{Ground, Make, Moment, OwnConnection, Row, SealOptions, Sealed, Sealer, seal};
+pub(crate) use verify::is_store;
 pub use verify::{verify_file, verify_with};
 pub use witness::Witness;

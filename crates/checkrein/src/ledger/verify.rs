@@ -52,7 +52,7 @@ pub fn verify_with(
 }
 
 /// Whether a file is a store's rather than an export.
-fn is_store(path: &Path) -> Result<bool, LedgerError> {
+pub(crate) fn is_store(path: &Path) -> Result<bool, LedgerError> {
     if path == Path::new("-") {
         return Ok(false);
     }

@@ -62,7 +62,7 @@ pub(super) fn exit_of(error: &PolicyFileError) -> Exit {
 }
 
 /// Prints what is wrong with a file.
-fn refuse(to: &mut impl Write, error: &PolicyFileError, output: Output) -> std::io::Result<Exit> {
+pub(super) fn refuse(to: &mut impl Write, error: &PolicyFileError, output: Output) -> std::io::Result<Exit> {
     match output {
         // Standard error may be closed; the exit code still tells.
         Output::Text => drop(write!(anstream::stderr().lock(), "{}", error.report(columns()))),

@@ -465,3 +465,26 @@ mod bound {
         ));
     }
 }
+
+#[test]
+fn rules_hold_for_texts_as_they_look_where_they_say_so() {
+    let policies = policies(
+        "[tools.plain]\nrules = [\"args.to != 'admin'\"]\n\
+         [tools.looks]\nrules = [{ check = \"args.to != 'admin'\", lookalikes = true }]\n\
+         [tools.allowed]\nrules = [{ check = \"args.to in ['ann', 'bob']\", lookalikes = true }]\n\
+         [tools.sometimes]\nrules = [{ when = \"args['Kind'] == 'Wire'\", check = 'args.ok', lookalikes = true }]\n",
+    );
+    let imitated = "{\"to\": \"\u{430}dm\u{200b}in\"}";
+    assert_eq!(ask(&policies, "plain", imitated), "allow");
+    assert_eq!(ask(&policies, "looks", imitated), "rule_violated@args.to != 'admin'");
+    assert_eq!(ask(&policies, "looks", r#"{"to": "adam"}"#), "allow");
+    // What looks like an allowed name is not one.
+    assert_eq!(ask(&policies, "allowed", r#"{"to": "ann"}"#), "allow");
+    assert_eq!(ask(&policies, "allowed", r#"{"to": "Ann"}"#), "rule_violated@args.to in ['ann', 'bob']");
+    assert_eq!(ask(&policies, "sometimes", r#"{"Kind": "Wire", "ok": false}"#), "rule_violated@args.ok");
+    assert_eq!(ask(&policies, "sometimes", r#"{"Kind": "W\u0456RE", "ok": false}"#), "rule_violated@args.ok");
+    assert_eq!(ask(&policies, "sometimes", r#"{"Kind": "cash", "ok": false}"#), "allow");
+    let text = "version = 1\n[tools.a]\nrules = [{ check = \"args.x.matches('^a')\", lookalikes = true }]\n";
+    let error = PolicyFile::parse("checkrein.toml", text, false).unwrap_err();
+    assert_eq!(error.code(), "expression_lookalike_pattern");
+}

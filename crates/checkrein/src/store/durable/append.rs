@@ -65,7 +65,7 @@ impl Durable {
         let Some(options) = self.options.ledger else { return Ok(None) };
         self.note_policy(tables, now, policy)?;
         if journal::verdict_of(admission) == Verdict::Refusal
-            && self.journal.count_refusal(now, policy, inputs, admission)
+            && self.journal.count_refusal(options.arguments, now, policy, inputs, admission)
         {
             return Ok(None);
         }

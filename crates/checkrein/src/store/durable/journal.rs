@@ -85,6 +85,7 @@ impl Refusals {
                 session: &action.session,
                 tenant: &self.tenant,
             },
+            request: action.digest.map_or(Request::None, Request::Digest),
             policy: Some(self.policy),
             reasons: &self.reasons,
             repeated: Some(repeated),
@@ -213,6 +214,7 @@ impl Journal {
     /// Counts a refusal that is like an earlier one; `false` when it has to be written.
     pub(super) fn count_refusal(
         &mut self,
+        arguments: KeepArguments,
         now: Timestamp,
         policy: &CompiledPolicy,
         inputs: &Inputs<'_>,
@@ -255,7 +257,12 @@ impl Journal {
             }
         }
         let refusals = Refusals {
-            action: OwnedAction { arguments: None, ..OwnedAction::from(&action) },
+            action: OwnedAction {
+                arguments: None,
+                // Without a salt it would give few possible arguments away, unless they are in the ledger anyway.
+                digest: action.digest.filter(|_| arguments == KeepArguments::Full),
+                ..OwnedAction::from(&action)
+            },
             tenant: inputs.tenant.to_owned(),
             policy: *policy.digest(),
             reasons: admission.reasons.clone(),
