@@ -80,7 +80,7 @@ fn an_empty_project_gets_a_policy() {
         next
           checkrein policy check
           echo '{"name": "search", "run": "run-1"}' | checkrein policy explain -
-          checkrein report --store sqlite:checkrein.db
+          checkrein report --ledger sqlite:checkrein.db
         -- stderr
     "#]],
     );
@@ -114,7 +114,7 @@ fn what_a_project_uses_gets_its_sections() {
         next
           checkrein policy check
           echo '{"name": "search", "run": "run-1"}' | checkrein policy explain -
-          checkrein report --store sqlite:checkrein.db
+          checkrein report --ledger sqlite:checkrein.db
         -- stderr
     "#]],
     );

@@ -382,7 +382,7 @@ fn an_action_is_explained() {
             exit 0
             -- stdout
             {
-              "at": "2026-11-21T17:52:03.083199055Z",
+              "at": null,
               "counted": false,
               "gates": [
                 {
@@ -493,7 +493,7 @@ fn an_action_is_explained() {
             exit 1
             -- stdout
             {
-              "at": "2026-11-21T17:52:03.238645722Z",
+              "at": null,
               "counted": false,
               "gates": [],
               "observed": [],

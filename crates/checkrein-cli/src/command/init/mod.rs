@@ -121,7 +121,7 @@ impl Init {
             format!(
                 "echo '{{\"name\": \"search\", \"run\": \"run-1\"}}' | checkrein policy explain -{option}"
             ),
-            "checkrein report --store sqlite:checkrein.db".to_owned(),
+            "checkrein report --ledger sqlite:checkrein.db".to_owned(),
         ]
     }
 
