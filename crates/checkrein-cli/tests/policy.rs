@@ -513,6 +513,42 @@ fn an_action_is_explained() {
 }
 
 #[test]
+fn a_call_of_a_model_is_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = "version = 1\n[budgets.b]\nlimit = '1000 usd'\n[budgets.t]\nlimit = '500 tokens'\n\
+        [models.'claude-*']\nbudgets = ['b', 't']\nmax_output = 400\n";
+    std::fs::write(directory.path().join("checkrein.toml"), policy).unwrap();
+    let action = r#"{"namespace": "model", "name": "claude-opus-5", "args": {"model": "claude-opus-5",
+        "provider": "anthropic", "input_bytes": 300, "answers": 1, "max_output": 500}}"#;
+    std::fs::write(directory.path().join("action.json"), action).unwrap();
+    let output = run(directory.path(), "80", &["policy", "explain", "action.json"]);
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    expect![[r#"
+        exit 1
+        -- stdout
+        block: claude-opus-5
+          refuse: rule `max_output`
+            from [models."claude-*"]
+            rule_violated: a rule refuses these arguments: a call may ask for at most
+            400 output tokens; never with these arguments
+          pass: rule `price`
+          pass: budget `b`
+            from [budgets.b], [models."claude-*"]
+            ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░
+            spent 0, limit 1000 usd
+          refuse: budget `t`
+            from [budgets.t], [models."claude-*"]
+            budget_exceeded: 800 tokens asked for, 0 of 500 tokens spent; never with
+            these arguments
+            ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░
+            spent 0, limit 500 tokens
+        nothing is counted: name a store with --store
+        -- stderr
+    "#]]
+    .assert_eq(&seen(output.status.code().unwrap(), &out, &err));
+}
+
+#[test]
 fn what_is_no_action_is_wrong_use() {
     check_explained(
         r#"{"name": "a", "name": "b"}"#,

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = [
     path
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-    if "```python" in path.read_text(encoding="utf-8")
+    if "```python" in (text := path.read_text(encoding="utf-8"))
+    # Those have files that are run by the commands of the document.
+    and "<!-- file: " not in text
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use checkrein::Engine;
 use checkrein::clock::{Clock, FakeClock};
-use checkrein::config::{Policies, PolicyFile};
+use checkrein::config::{Call, Policies, PolicyFile};
 use checkrein::store::StoreError;
 use checkrein::store::redis::DEFAULT_PREFIX;
 use checkrein::store::sqlite::{SqliteOptions, SqliteStore, backup, path_of};
@@ -32,7 +32,8 @@ use crate::{Exit, Output};
   checkrein policy explain action.json --at 2026-12-31T23:59:00Z
 
 An action is JSON: {\"name\": \"stripe.refund\", \"args\": {\"amount\": 5}, \"user\": \"ann\", \"run\": \"r1\"}, and may have \
-namespace, principal, tenant, agent and session too. Nothing is taken and nothing is written. Without --store the \
+namespace, principal, tenant, agent and session too. A call of a model has the namespace \"model\" and the arguments \
+that a ledger keeps of it: model, input_bytes, answers, max_output. Nothing is taken and nothing is written. Without --store the \
 meters are empty: this is what the policy says, not what a store has counted. With --at and a store in a file, it is a \
 copy of the store that is asked.
 
@@ -75,7 +76,7 @@ impl Drop for Copy {
 
 /// An admission, and what it was made of.
 struct Explained<'e> {
-    tool: &'e str,
+    call: Call<'e>,
     file: &'e PolicyFile,
     admission: Admission,
     gates: &'e [Gate],
@@ -112,10 +113,10 @@ impl Explain {
         };
         let call = action.call();
         let (admission, meters) = policies.peek(&call);
-        let policy = policies.for_action(call.action.name).ok().flatten();
-        let gates = policy.as_ref().map_or(&[][..], |policy| policy.compiled().policy().gates());
-        let (tool, store) = (call.action.name, self.store.as_deref());
-        let explained = Explained { tool, file: &file, admission, gates, meters, store, now };
+        let policy = policies.gates_of(&call).ok().flatten();
+        let gates = policy.as_ref().map_or(&[][..], |policy| policy.policy().gates());
+        let store = self.store.as_deref();
+        let explained = Explained { call, file: &file, admission, gates, meters, store, now };
         match self.output {
             Output::Text => explained.write(&mut to)?,
             output => output.print(&mut to, &explained.record())?,
@@ -208,7 +209,7 @@ impl Explained<'_> {
 
     fn write(&self, to: &mut impl Write) -> std::io::Result<()> {
         let colour = if self.is_allowed() { "\u{1b}[1;32m" } else { "\u{1b}[1;31m" };
-        writeln!(to, "{colour}{}\u{1b}[0m: {}", self.verdict(), inert(self.tool))?;
+        writeln!(to, "{colour}{}\u{1b}[0m: {}", self.verdict(), inert(self.call.action.name))?;
         for gate in self.gates {
             self.write_gate(to, gate)?;
         }
@@ -233,7 +234,7 @@ impl Explained<'_> {
         };
         let mode = if gate.mode == Mode::Observe { " (observe)" } else { "" };
         wrapped(to, "  ", &format!("{word}: {} `{}`{mode}", gate.check.kind().name(), inert(&gate.name)))?;
-        let from = origin::sections_of(self.file.sections(), self.tool, gate);
+        let from = origin::sections_of(self.file.sections(), &self.call, gate);
         if !from.is_empty() {
             let from: Vec<String> = from.iter().map(|section| format!("[{}]", inert(section))).collect();
             wrapped(to, "    from ", &from.join(", "))?;
@@ -266,7 +267,7 @@ impl Explained<'_> {
                 "kind": gate.check.kind().name(),
                 "name": &*gate.name,
                 "mode": mode(gate),
-                "sections": origin::sections_of(self.file.sections(), self.tool, gate),
+                "sections": origin::sections_of(self.file.sections(), &self.call, gate),
                 "pass": self.is_asked(gate).then(|| self.reasons_of(gate).next().is_none()),
                 "reasons": self.reasons_of(gate).map(|(found, _)| reason(found)).collect::<Value>(),
                 "meter": meter.map(|meter| json!({
@@ -278,7 +279,7 @@ impl Explained<'_> {
             })
         };
         json!({
-            "tool": self.tool,
+            "tool": self.call.action.name,
             "verdict": self.verdict(),
             "at": self.store.is_some().then(|| moment::to_text(self.now)),
             "counted": self.store.is_some(),

@@ -1,11 +1,12 @@
 //! Which sections of a policy file a gate comes from.
 
-use checkrein::config::{Sections, ToolSection};
+use checkrein::config::{Call, Pattern, Sections, ToolSection};
 use checkrein_core::decision::GateKind;
+use checkrein_core::json::Value;
 use checkrein_core::policy::Gate;
 
 /// The sections, the least specific first; a budget and a breaker have one of their own.
-pub(super) fn sections_of(sections: &Sections, tool: &str, gate: &Gate) -> Vec<String> {
+pub(super) fn sections_of(sections: &Sections, call: &Call<'_>, gate: &Gate) -> Vec<String> {
     let mut found = Vec::new();
     match gate.check.kind() {
         GateKind::Budget if sections.budgets.contains_key(&*gate.name) => {
@@ -16,7 +17,18 @@ pub(super) fn sections_of(sections: &Sections, tool: &str, gate: &Gate) -> Vec<S
         }
         _ => {}
     }
-    let covering = sections.tools.iter().filter(|section| section.pattern.covers(tool));
+    if call.action.namespace == "model" {
+        let model = call.action.name.to_lowercase();
+        let provider =
+            call.arguments.get("provider").and_then(Value::as_str).unwrap_or_default().to_lowercase();
+        let sold = format!("{provider}/{model}");
+        let covers = |pattern: &Pattern| pattern.covers(&model) || pattern.covers(&sold);
+        let covering = sections.models.iter().filter(|section| covers(&section.pattern));
+        let bringing = covering.filter(|section| brings(sections, &section.gates, gate));
+        found.extend(bringing.map(|section| format!("models.\"{}\"", section.pattern)));
+        return found;
+    }
+    let covering = sections.tools.iter().filter(|section| section.pattern.covers(call.action.name));
     let bringing = covering.filter(|section| brings(sections, section, gate));
     found.extend(bringing.map(|section| format!("tools.\"{}\"", section.pattern)));
     found
