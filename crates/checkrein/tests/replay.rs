@@ -240,6 +240,22 @@ fn history(seed: u64) -> Recorded {
             }
             continue;
         }
+        if random.once_in(5) {
+            model_call(&recording, &mut random);
+            continue;
+        }
+        if random.once_in(20) {
+            let amount = usd(["0.2", "0.7", "3"][random.below(3) as usize]);
+            let change = match random.below(4) {
+                0 => Change::Set(amount),
+                1 => Change::Clear,
+                _ => Change::TopUp(amount, Lasting::default()),
+            };
+            let record =
+                BudgetRecord { name: "team", unit: None, window: None, tenant: "acme", key: b"acme" };
+            recording.policies.engine().adjust(&record, change, "kim", "").unwrap();
+            continue;
+        }
         let tool =
             pick(&mut random, &["stripe.refund", "stripe.refund", "stripe.read", "search", "search", "mail"]);
         let user = pick(&mut random, &["ann", "bob", "eve", "ann", "bob", "eve", ""]);
@@ -267,7 +283,7 @@ fn history(seed: u64) -> Recorded {
 
 #[test]
 fn the_policy_that_made_a_ledger_differs_from_it_nowhere() {
-    let (mut decisions, mut ran, mut replays) = (0, 0, 0);
+    let (mut decisions, mut ran, mut replays, mut models) = (0, 0, 0, 0);
     for seed in 0..12 {
         let recorded = history(seed);
         let replayed = recorded.replay(EVERYTHING);
@@ -277,14 +293,17 @@ fn the_policy_that_made_a_ledger_differs_from_it_nowhere() {
         assert_eq!(replayed.coverage.replayed, replayed.coverage.decisions, "seed {seed}");
         decisions += replayed.coverage.decisions;
         for (_, body) in Database::open(&recorded.path).unwrap().entries(0, 10_000).unwrap() {
-            let kind = EntryView::read(&body).unwrap().kind;
+            let entry = EntryView::read(&body).unwrap();
+            let kind = entry.kind;
+            let is_model = entry.action.iter().any(|(name, value)| *name == "namespace" && value == "model");
+            models += u64::from(is_model && kind == Kind::Intent);
             ran += u64::from(kind == Kind::Intent);
             replays += u64::from(kind == Kind::Replay);
         }
     }
     assert!(
-        decisions > 3_000 && ran > 500 && replays > 10,
-        "too little happens: {decisions} {ran} {replays}"
+        decisions > 3_000 && ran > 500 && replays > 10 && models > 50,
+        "too little happens: {decisions} {ran} {replays} {models}"
     );
 }
 
