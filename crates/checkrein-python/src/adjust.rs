@@ -71,6 +71,9 @@ fn adjust_budget<'py>(
 fn refused(py: Python<'_>, problem: &BudgetError) -> PyErr {
     match problem {
         BudgetError::Store(problem) => error::store(py, problem),
+        BudgetError::Several(..) => {
+            error::config(py, &problem.to_string(), problem.code(), "give each of them a name of its own")
+        }
         problem => {
             let hint = problem.hint().unwrap_or_default();
             error::config(py, &problem.to_string(), problem.code(), hint)
