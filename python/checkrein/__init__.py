@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checkrein._native import Decision, MeterStatus, Operation, Reason, __version__
+from checkrein._native import Decision, MeterStatus, ModelSettlement, Operation, Reason, __version__
 from checkrein.acting import acting
 from checkrein.adjust import Adjusted
 from checkrein.bind import Context
@@ -42,6 +42,7 @@ from checkrein.errors import (
 )
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
+from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
 from checkrein.spec import Breaker, Budget, Once, Rate, Rule
 
@@ -75,6 +76,8 @@ __all__ = [
     "LoopDetected",
     "MeterStatus",
     "MissingFact",
+    "ModelCall",
+    "ModelSettlement",
     "NotExecuted",
     "Once",
     "Operation",

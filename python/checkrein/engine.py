@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self, Unpack, overload
@@ -18,6 +18,7 @@ from checkrein.adjust import Adjusted, adjust
 from checkrein.errors import ConfigError
 from checkrein.guard import Handle, handle, make_guard
 from checkrein.holds import BudgetHandle
+from checkrein.model_call import ModelCall
 from checkrein.options import GuardOptions, Keeping, Returning
 from checkrein.policy import look, watch_policy
 from checkrein.reconcile import Reconciler
@@ -224,6 +225,48 @@ class Engine(_native.EngineBase):
         With `key=True` every hold names whom it counts for.
         """
         return BudgetHandle(self, budget, keyed=key, name=name)
+
+    def model_call(
+        self,
+        model: str | None = None,
+        *,
+        provider: str | None = None,
+        request: Mapping[str, Any] | str | bytes,
+        max_output: int | None = None,
+        unseen_tokens: int | None = None,
+        at_most: Mapping[str, int] | None = None,
+        context: Mapping[str, str] | None = None,
+        tenant: str | None = None,
+        safe_errors: type[Exception] | Sequence[type[Exception]] = (),
+    ) -> ModelCall:
+        """Make a call of a model an action of the policy file: `with engine.model_call(...) as call: ...`.
+
+        model: the model, as the provider is asked for it; the request's own without it.
+        provider: the provider, where the policy file and the price book do not tell.
+        request: what is sent, as a dict, as JSON, or as the plain text of a prompt. Its bytes bound its tokens.
+        max_output: the maximum of output tokens, if the request does not say it; the policy file's without both.
+        unseen_tokens: the most tokens of what the request refers to and does not contain (images, files, earlier
+            responses). The bound is an estimate then.
+        at_most: the most of other things the call can use, by unit: `{"web_searches": 3}`.
+        context: what kind of call it is, where that changes the price: `{"processing": "batch"}`. Without it the
+            dearest kind is held.
+        safe_errors: exceptions that mean that nothing was sent, as `NotExecuted` does.
+
+        The calls are those of whom `acting(...)` names. Raises ConfigError for an engine without a policy file and for
+        a request that cannot be bounded as it is written; entering raises what guards raise.
+        """
+        return ModelCall(
+            self,
+            model,
+            provider,
+            request,
+            max_output=max_output,
+            unseen_tokens=unseen_tokens,
+            at_most=at_most,
+            context=context,
+            tenant=tenant,
+            safe_errors=safe_errors,
+        )
 
     def peek(self, guarded: Callable[..., Any] | Handle, /, *args: Any, **kwargs: Any) -> _native.Decision:
         """Decide a call of a guarded function without taking anything."""

@@ -84,7 +84,10 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
     gates = _read_gates(options, filed=engine._policy_name is not None)
     on_block, deadline_s = _read_waiting(options)
     safe_errors = spec.read_safe_errors(options["safe_errors"])
-    reconcile = None if gates.once is None else gates.once.reconcile
+    # Without a once key of its own the hook answers for the one that the policy file gives its tool.
+    reconcile = options["reconcile"] if gates.once is None else gates.once.reconcile
+    if reconcile is not None:
+        spec.Once("key", reconcile=reconcile)
     timeout_ns = None if options["timeout"] is None else spec.span_ns("timeout", options["timeout"], least=1)
     if options["mode"] not in ("enforce", "observe"):
         raise ConfigError(
@@ -201,7 +204,7 @@ def _read_gates(options: dict[str, Any], *, filed: bool) -> spec.Gates:
     once = options["once"]
     if exclude and once in (None, False) and not filed:
         raise ConfigError("exclude without once", "exclude", "it names arguments that a once key leaves out")
-    if options["reconcile"] is not None and once in (None, False):
+    if options["reconcile"] is not None and once in (None, False) and not filed:
         raise ConfigError("reconcile without once", "reconcile", "it answers for once keys in doubt")
     return spec.Gates(
         rates=spec.several("rate", options["rate"], spec.read_rate),

@@ -239,7 +239,7 @@ impl Guard {
         };
         let Ok(Some(once)) = once else { return Ok(None) };
         let arguments = PyDict::new(py);
-        for (name, slot) in self.reader.once.iter().flat_map(|once| &once.covered) {
+        for (name, slot) in self.reader.covered() {
             match copies.get(*slot).and_then(Option::as_ref) {
                 Some(copy) => arguments.set_item(name, copy)?,
                 None => arguments.set_item(name, args.get_item(*slot)?)?,

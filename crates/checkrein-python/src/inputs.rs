@@ -313,6 +313,15 @@ impl Reader {
         }))
     }
 
+    /// The arguments that a once key covers: those of its own gate, or all that the policy file's gates see.
+    pub(crate) fn covered(&self) -> &[(String, usize)] {
+        match (&self.once, &self.told) {
+            (Some(once), _) => &once.covered,
+            (None, Some(Told { arguments: Some(arguments), .. })) => arguments,
+            (None, _) => &[],
+        }
+    }
+
     /// The call as a policy file's gates see it.
     pub(crate) fn call<'b>(&'b self, reading: &'b Reading<'_>, tenant: &'b str) -> Option<Call<'b>> {
         let acting = reading.acting.as_ref()?;

@@ -11,6 +11,7 @@ mod entry;
 mod error;
 mod guard;
 mod inputs;
+mod model_call;
 mod opening;
 mod operation;
 mod permit;
@@ -31,6 +32,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<reason::MeterStatus>()?;
     module.add_class::<decision::Decision>()?;
     module.add_class::<guard::Guard>()?;
+    module.add_class::<model_call::ModelPermit>()?;
+    module.add_class::<model_call::ModelSettlement>()?;
     module.add_class::<operation::Operation>()?;
     module.add_class::<permit::Permit>()?;
     module.add_class::<scope::Expression>()?;

@@ -165,6 +165,27 @@ def test_once_from_the_file(make: MakeEngine, file: Path) -> None:
     assert len(ran) == 1
 
 
+def test_a_hook_answers_for_the_once_key_of_the_file(make: MakeEngine) -> None:
+    engine = make("[tools.refund]\nonce = { key = 'args.id' }\n")
+    asked: list[checkrein.Operation] = []
+
+    def look_up(operation: checkrein.Operation) -> checkrein.Done:
+        asked.append(operation)
+        return checkrein.Done("found")
+
+    @engine.guard(reconcile=look_up)
+    def refund(id: str, cents: int) -> str:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        refund("p1", 5)
+    assert refund("p1", 5) == "found"
+    assert (asked[0].key, asked[0].arguments) == ("p1", {"id": "p1", "cents": 5})
+    assert [operation.key for operation in engine.in_doubt(refund)] == []
+    with pytest.raises(checkrein.ConfigError, match="reconcile"):
+        engine.guard(name="refund", reconcile=3)  # type: ignore[call-overload]
+
+
 def test_what_cannot_be_compared_is_refused_unless_it_is_excluded(make: MakeEngine) -> None:
     engine = make("[tools.'*']\nloop = { same_call = 3 }\n")
     blob = engine.guard(name="blob")(lambda data: data)

@@ -14,8 +14,9 @@ use checkrein_core::usage::{Direction, Family};
 use super::call::{Call, Evaluated};
 use super::model_policy::{Known, ModelPolicy};
 use super::model_request::ModelRequest;
-use super::policies::{Loaded, Policies, refusal};
+use super::policies::{Loaded, Policies, PolicyError, refusal};
 use crate::engine::Engine;
+use crate::engine::{Admitted, CompiledPolicy};
 use crate::price::{CallBounds, Certainty, PriceError, Quote};
 use crate::store::PermitId;
 
@@ -138,13 +139,39 @@ impl Policies {
         }
     }
 
+    /// Decides a call that its action tells of.
+    pub(super) fn admit_told(&self, call: &Call<'_>) -> Admitted {
+        match told(call, |call| self.admit_model(call)) {
+            Ok(ModelAdmitted { admission, permit, .. }) => {
+                Admitted { admission, permit: permit.and_then(|permit| permit.id) }
+            }
+            Err(admission) => Admitted { admission, permit: None },
+        }
+    }
+
+    /// The same without taking anything.
+    pub(super) fn peek_told(&self, call: &Call<'_>) -> (Admission, Vec<MeterStatus>) {
+        told(call, |call| self.peek_model(call)).unwrap_or_else(|admission| (admission, Vec::new()))
+    }
+
+    /// The gates of the sections that cover a call, of a tool or a model; nothing when none does.
+    ///
+    /// # Errors
+    /// The sections that cover it cannot work together.
+    pub fn gates_of(&self, call: &Call<'_>) -> Result<Option<Arc<CompiledPolicy>>, PolicyError> {
+        if call.action.namespace != NAMESPACE {
+            return Ok(self.for_action(call.action.name)?.map(|policy| Arc::clone(policy.compiled())));
+        }
+        let loaded = self.loaded();
+        let (sections, models) = (loaded.file.sections(), &loaded.models);
+        let provider = call.arguments.get("provider").and_then(Value::as_str);
+        let Known { provider, .. } = models.known(sections, provider, call.action.name);
+        let policy = models.policy_of(self.engine(), sections, provider.as_deref(), call.action.name)?;
+        Ok((!models.is_uncovered(&policy)).then(|| Arc::clone(&policy.compiled)))
+    }
+
     fn prepare(&self, call: &ModelCall<'_>) -> Result<Prepared, Admission> {
         let now = self.engine().now();
-        let malformed = |code, text: &str| {
-            let (kind, gate, retry) = (GateKind::Action, Arc::from("model"), Retry::Never);
-            let reason = Reason { code, kind, gate, retry, detail: Detail::Text(text.into()) };
-            Admission::block(vec![reason], Vec::new())
-        };
         if call.model.is_empty() {
             return Err(malformed(Code::InvalidAction, "the call names no model"));
         }
@@ -165,6 +192,26 @@ impl Policies {
         drop(quote);
         Ok(Prepared { loaded, policy, provider, max_output, costs, arguments, from: now })
     }
+}
+
+/// A refusal of a call that nobody can decide.
+fn malformed(code: Code, text: &str) -> Admission {
+    let (kind, gate, retry) = (GateKind::Action, Arc::from("model"), Retry::Never);
+    let reason = Reason { code, kind, gate, retry, detail: Detail::Text(text.into()) };
+    Admission::block(vec![reason], Vec::new())
+}
+
+/// The call of a model that an action of its namespace tells of.
+fn told<R>(call: &Call<'_>, decide: impl FnOnce(&ModelCall<'_>) -> R) -> Result<R, Admission> {
+    let Some((request, provider, model)) = ModelRequest::of_arguments(call.arguments) else {
+        let text = "the arguments of a call of a model tell at least `model`, `input_bytes` and `answers`";
+        return Err(malformed(Code::InvalidAction, text));
+    };
+    if model != call.action.name {
+        return Err(malformed(Code::InvalidAction, "the call and its arguments name two models"));
+    }
+    let (tenant, action) = (call.tenant, call.action);
+    Ok(decide(&ModelCall { tenant, action, model, provider, request: &request }))
 }
 
 impl Prepared {

@@ -111,6 +111,11 @@ impl Models {
         quote
     }
 
+    /// Whether these are the gates of a model that no section covers.
+    pub(super) fn is_uncovered(&self, policy: &Arc<ModelPolicy>) -> bool {
+        Arc::ptr_eq(policy, &self.uncovered)
+    }
+
     /// The gates of a model.
     pub(super) fn policy_of(
         &self,

@@ -6,6 +6,8 @@ use checkrein_core::usage::{Usage, UsageUnit};
 
 /// What providers add for tools at most, in tokens.
 const TOOLS_ADD: u64 = 1_000;
+/// What they add around a single prompt at most.
+const PROMPT_ADDS: u64 = 32;
 /// The members under which requests say the most output tokens of an answer.
 const MAXIMA: [&str; 6] = [
     "max_completion_tokens",
@@ -114,7 +116,13 @@ pub struct ModelRequestError {
 }
 
 impl ModelRequest {
-    /// A request of text alone.
+    /// A prompt of text alone, of so many bytes: without the JSON around it, which is longer than what a provider writes
+    /// in its place.
+    pub fn of_prompt(bytes: u64) -> Self {
+        Self { added_tokens: PROMPT_ADDS, ..Self::of_text(bytes) }
+    }
+
+    /// A request of text alone, of so many bytes as it is sent.
     pub fn of_text(bytes: u64) -> Self {
         Self {
             bytes,

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use super::binding::{Bound, CodeGates};
 use super::call::{Call, Evaluated};
 use super::facts::FactFamilies;
+use super::model_call::NAMESPACE;
 use super::model_policy::Models;
 use super::resolve::Resolved;
 use super::{PolicyFile, PolicyFileError};
@@ -241,13 +242,20 @@ impl Policies {
         Ok(Some(policy).filter(|policy| !Arc::ptr_eq(policy, &state.loaded.uncovered)))
     }
 
-    /// Decides a call and takes what it needs.
+    /// Decides a call and takes what it needs. One of the namespace `model` is a call of a model, told of by what a
+    /// ledger keeps of it; [`admit_model`](Self::admit_model) is for those who make one.
     pub fn admit(&self, call: &Call<'_>) -> Admitted {
+        if call.action.namespace == NAMESPACE {
+            return self.admit_told(call);
+        }
         self.decided(call, |policy, inputs| self.0.engine.admit(&policy.compiled, inputs))
     }
 
     /// Decides a call without taking anything, and says where the meters stand.
     pub fn peek(&self, call: &Call<'_>) -> (Admission, Vec<MeterStatus>) {
+        if call.action.namespace == NAMESPACE {
+            return self.peek_told(call);
+        }
         let mut status = Vec::new();
         let admitted = self.decided(call, |policy, inputs| {
             let (admission, meters) = self.0.engine.peek(&policy.compiled, inputs);

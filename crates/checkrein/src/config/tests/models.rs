@@ -9,7 +9,7 @@ use checkrein_core::usage::{Usage, UsageUnit};
 
 use super::policies::file;
 use crate::clock::{Clock, FakeClock};
-use crate::config::{ModelAdmitted, ModelCall, ModelPermit, ModelRequest, Policies};
+use crate::config::{Call, ModelAdmitted, ModelCall, ModelPermit, ModelRequest, Policies};
 use crate::engine::Engine;
 use checkrein_core::time::Timestamp;
 
@@ -310,6 +310,21 @@ fn a_recorded_call_can_be_priced_again() {
     assert_eq!(first, holds(&policies, "anthropic claude-opus-5", &again));
     // (1,005 x 5 + 200 x 12.5) per million, and two searches at 10 USD per thousand.
     assert!(first.starts_with("team 0.027525 usd estimated"), "{first}");
+    // An action that tells of a call is decided as the call is.
+    let decide = |name: &str, arguments: &Value| {
+        let action = Action { namespace: "model", name, run: "r1", ..Action::default() };
+        let told = Call { tenant: "acme", action, arguments, uncovered: None };
+        let (peeked, meters) = policies.peek(&told);
+        let admitted = policies.admit(&told);
+        assert_eq!(peeked.reasons, admitted.admission.reasons);
+        let gates = policies.gates_of(&told).unwrap().unwrap();
+        assert_eq!(gates.policy().gates().len(), 4);
+        (meters.len(), admitted.permit.is_some())
+    };
+    assert_eq!(decide("claude-opus-5", &arguments), (3, true));
+    assert_eq!(stands(&policies, "anthropic claude-opus-5", "team"), "0 0.027525");
+    assert_eq!(decide("claude-haiku-4-5", &arguments), (0, false));
+    assert_eq!(decide("claude-opus-5", &json(r#"{"model": "claude-opus-5"}"#)), (0, false));
 }
 
 #[test]

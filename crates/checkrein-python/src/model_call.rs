@@ -1,0 +1,421 @@
+//! `ModelPermit`: what an admitted call of a model holds, and the ways it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use checkrein::config::{
+    ModelAdmitted, ModelCall, ModelPermit as CorePermit, ModelRequest, Policies, Settled, Shortfall,
+};
+use checkrein::engine::SettleError;
+use checkrein_core::admission::{Action, Crossed, Verdict};
+use checkrein_core::code::Code;
+use checkrein_core::gate::breaker::Health;
+use checkrein_core::gate::budget::Bound as Certainty;
+use checkrein_core::json::{self, Limits, Value};
+use checkrein_core::permit::{Outcome, Settlement};
+use checkrein_core::usage::{UsageError, UsageUnit};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyString};
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::convert::{self, MAX_DEPTH, MAX_NODES, Unusable};
+use crate::decision::Decision;
+use crate::engine::{EngineBase, generation};
+use crate::error;
+use crate::reason;
+use crate::waiting;
+
+/// The most bytes of a request or a reply that is given as text.
+const MAX_BYTES: usize = 64 << 20;
+const AS_SENT: &str = "give the request as it is sent: a dict of plain values, or its JSON";
+
+/// What an admitted call of a model holds; settled once.
+#[pyclass(name = "ModelPermit", module = "checkrein._native", frozen, weakref)]
+pub(crate) struct ModelPermit {
+    owner: Py<EngineBase>,
+    permit: CorePermit,
+    model: Arc<str>,
+    max_output: Option<u64>,
+    timeout_s: Option<f64>,
+    /// The count of the process that it was given to.
+    born: u32,
+    /// Nobody has said yet how the call ended.
+    open: AtomicBool,
+}
+
+impl Drop for ModelPermit {
+    /// A call that was interrupted before anybody said how it ended is one of unknown outcome.
+    fn drop(&mut self) {
+        let Some(id) = self.permit.id().filter(|_| *self.open.get_mut() && self.born == generation()) else {
+            return;
+        };
+        let engine = &self.owner.get().engine;
+        if engine.waits() {
+            let step = waiting::finish(id, Outcome::InDoubt, Health::Neutral);
+            engine.submit_then(vec![step], Box::new(|_| {}));
+        } else {
+            // It may have ended at the end of its lease: then there is nothing left to say.
+            let _ = engine.finish(id, &Settlement::new(Outcome::InDoubt, Health::Neutral));
+        }
+    }
+}
+
+/// What a door says about a call beside its request.
+#[derive(FromPyObject)]
+struct Said {
+    #[pyo3(item)]
+    max_output: Option<u64>,
+    #[pyo3(item)]
+    unseen_tokens: Option<u64>,
+    #[pyo3(item)]
+    at_most: Vec<(String, u64)>,
+    #[pyo3(item)]
+    context: Option<Vec<(String, String)>>,
+    #[pyo3(item)]
+    tenant: Option<String>,
+    /// Principal, user, agent, run and session.
+    #[pyo3(item)]
+    actor: (String, String, String, String, String),
+}
+
+#[pymethods]
+impl ModelPermit {
+    /// Decides a call of a model and holds the most it can cost; raises when it is refused.
+    #[staticmethod]
+    fn _admit(
+        owner: &Bound<'_, EngineBase>,
+        model: Option<&str>,
+        provider: Option<&str>,
+        request: &Bound<'_, PyAny>,
+        said: &Bound<'_, PyDict>,
+    ) -> PyResult<Self> {
+        let (py, base) = (owner.py(), owner.get());
+        base.check_fork(py)?;
+        let said: Said = said.extract()?;
+        let policies = policies(py, base)?;
+        let json = read_request(py, request)?;
+        let model = named(py, model, json.as_ref().ok())?;
+        let request = described(py, json, &said)?;
+        let (principal, user, agent, run, session) = &said.actor;
+        let action = Action { principal, user, agent, run, session, ..Action::default() };
+        let tenant = said.tenant.as_deref().unwrap_or(&base.tenant);
+        let call = ModelCall { tenant, action, model: &model, provider, request: &request };
+        let admitted = if base.engine.waits() {
+            py.detach(|| policies.admit_model(&call))
+        } else {
+            policies.admit_model(&call)
+        };
+        decided(owner, &model, admitted)
+    }
+
+    /// The maximum of output tokens to send with the call.
+    #[getter]
+    fn max_output(&self) -> Option<u64> {
+        self.max_output
+    }
+
+    /// How long to wait for the model, in seconds.
+    #[getter]
+    fn timeout(&self) -> Option<f64> {
+        self.timeout_s
+    }
+
+    /// What is held: a dict of `budget`, `amount`, `unit` and `bound` for each budget.
+    #[getter]
+    fn held<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let row = |held: &checkrein::config::Held| {
+            let dict = PyDict::new(py);
+            dict.set_item("budget", &*held.budget)?;
+            dict.set_item("amount", held.amount.to_string())?;
+            dict.set_item("unit", held.unit.name())?;
+            let is_proven = held.bound == Certainty::Proven;
+            dict.set_item("bound", if is_proven { "proven" } else { "estimated" })?;
+            Ok(dict)
+        };
+        self.permit.held().iter().map(row).collect()
+    }
+
+    /// Settles by a reply, a dict or JSON; `whole` is what an error carries, when nobody can be told.
+    fn settle(
+        &self,
+        py: Python<'_>,
+        reply: &Bound<'_, PyAny>,
+        whole: &Bound<'_, PyAny>,
+    ) -> PyResult<ModelSettlement> {
+        let reply = match read(reply) {
+            Ok(reply) => Some(reply),
+            Err(Unusable::Raised(raised)) => return Err(raised),
+            Err(Unusable::Wrong(_) | Unusable::TooLarge(_)) => None,
+        };
+        let settled = self.ending(py, Some(whole), |policies| match &reply {
+            Some(reply) => policies.settle_model(&self.permit, reply),
+            None => policies.settle_in_full(&self.permit, Shortfall::Usage(UsageError::UnknownForm)),
+        })?;
+        self.ended(py, "done");
+        Ok(ModelSettlement { held: self.permit.held().to_vec(), settled })
+    }
+
+    /// Settles at the full hold: the call was made, and nobody said what it used.
+    fn settle_in_full(&self, py: Python<'_>) -> PyResult<ModelSettlement> {
+        let missing = || Shortfall::Usage(UsageError::Missing("usage".to_owned()));
+        let settled = self.ending(py, None, |policies| policies.settle_in_full(&self.permit, missing()))?;
+        self.ended(py, "done");
+        Ok(ModelSettlement { held: self.permit.held().to_vec(), settled })
+    }
+
+    /// Gives everything back: the call was not made.
+    fn release(&self, py: Python<'_>, health: &str) -> PyResult<()> {
+        self.ending(py, None, |policies| policies.release_model(&self.permit, health_of(health)))?;
+        self.ended(py, "failed_clean");
+        Ok(())
+    }
+
+    /// Nobody knows whether it was made.
+    fn doubt(&self, py: Python<'_>, health: &str) -> PyResult<()> {
+        self.ending(py, None, |policies| policies.doubt_model(&self.permit, health_of(health)))?;
+        self.ended(py, "in_doubt");
+        Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.owner)
+    }
+}
+
+impl ModelPermit {
+    /// Ends the call; an error says what became of it.
+    fn ending<T: Send>(
+        &self,
+        py: Python<'_>,
+        whole: Option<&Bound<'_, PyAny>>,
+        end: impl Send + Sync + Fn(&Policies) -> Result<T, SettleError>,
+    ) -> PyResult<T> {
+        let base = self.owner.get();
+        base.check_fork(py)?;
+        let policies = policies(py, base)?;
+        let result = if base.engine.waits() { py.detach(|| end(policies)) } else { end(policies) };
+        result.map_err(|problem| match (&problem, whole) {
+            (SettleError::Permit(problem), _) => error::permit(py, &problem.to_string()),
+            (SettleError::Store(store), Some(whole)) => {
+                error::not_recorded(py, &self.model, "store_error", &store.to_string(), whole.clone())
+            }
+            (SettleError::Store(store), None) => error::store(py, store),
+        })
+    }
+
+    /// Tells the engine's listeners how the call ended.
+    fn ended(&self, py: Python<'_>, outcome: &str) {
+        self.open.store(false, Ordering::Release);
+        let owner = self.owner.bind(py);
+        if owner.get().shared.listening.load(Ordering::Acquire)
+            && let Err(raised) = owner.call_method1("_ended", (&*self.model, outcome, None::<bool>))
+        {
+            error::unraisable(py, raised, owner.as_any());
+        }
+    }
+}
+
+/// How a call was settled; amounts are exact decimals as text.
+#[pyclass(name = "ModelSettlement", module = "checkrein", frozen, weakref)]
+pub(crate) struct ModelSettlement {
+    held: Vec<checkrein::config::Held>,
+    settled: Settled,
+}
+
+#[pymethods]
+impl ModelSettlement {
+    /// What it cost in dollars, where that is known.
+    #[getter]
+    fn usd(&self) -> Option<String> {
+        self.settled.usd.map(|usd| usd.to_string())
+    }
+
+    /// The tokens it used, input and output, where they are known.
+    #[getter]
+    fn tokens(&self) -> Option<u64> {
+        self.settled.tokens
+    }
+
+    /// Whether every budget was settled at what the usage says.
+    #[getter]
+    fn exact(&self) -> bool {
+        self.settled.is_exact()
+    }
+
+    /// Why budgets were settled at no less than the full hold: pairs of a stable code and a sentence.
+    #[getter]
+    fn shortfalls(&self) -> Vec<(&'static str, String)> {
+        self.settled.shortfalls.iter().map(|short| (short.code(), short.to_string())).collect()
+    }
+
+    /// What was settled: pairs of a budget and an amount with its unit.
+    #[getter]
+    fn charged(&self) -> Vec<(String, String)> {
+        let pairs = self.held.iter().zip(&self.settled.charged);
+        pairs.map(|(held, amount)| (held.budget.to_string(), format!("{amount} {}", held.unit))).collect()
+    }
+
+    /// Members of the reply that count something and that nobody here reads.
+    #[getter]
+    fn unread(&self) -> Vec<String> {
+        self.settled.unread.clone()
+    }
+
+    fn __repr__(&self) -> String {
+        let usd = self.usd().map_or_else(String::new, |usd| format!(" {usd} usd"));
+        let tokens = self.settled.tokens.map_or_else(String::new, |tokens| format!(" {tokens} tokens"));
+        let exact = if self.exact() { "" } else { " not exact" };
+        format!("<ModelSettlement{usd}{tokens}{exact}>")
+    }
+}
+
+fn policies<'b>(py: Python<'_>, base: &'b EngineBase) -> PyResult<&'b Policies> {
+    base.policies.as_ref().ok_or_else(|| {
+        let hint = "models are described in a policy file: Engine.from_policy(PATH)";
+        error::config(py, "the engine has no policy file", "policy", hint)
+    })
+}
+
+fn health_of(word: &str) -> Health {
+    match word {
+        "success" => Health::Success,
+        "failure" => Health::Failure,
+        _ => Health::Neutral,
+    }
+}
+
+/// The answer to a call, told to whoever listens.
+fn decided(owner: &Bound<'_, EngineBase>, model: &str, admitted: ModelAdmitted) -> PyResult<ModelPermit> {
+    let (py, base) = (owner.py(), owner.get());
+    let (model, admission): (Arc<str>, _) = (model.into(), admitted.admission);
+    let tell = |method: &str, what: Bound<'_, PyAny>| {
+        if let Err(raised) = owner.call_method1(method, (&*model, what)) {
+            error::unraisable(py, raised, owner.as_any());
+        }
+    };
+    if !admission.observed.is_empty() {
+        tell("_observed", reason::tuple(py, &admission.observed)?.into_any());
+    }
+    for Crossed { gate, percent } in &admission.crossed {
+        if let Err(raised) = owner.call_method1("_crossed", (&*model, &**gate, *percent)) {
+            error::unraisable(py, raised, owner.as_any());
+        }
+    }
+    let is_allowed = admission.verdict == Verdict::Allow;
+    let code = admission.reasons.first().map(|reason| reason.code);
+    let listening = base.shared.listening.load(Ordering::Acquire);
+    if listening || !is_allowed {
+        let (reasons, observed) = (admission.reasons, admission.observed);
+        let decision = Decision::new(&model, &admission.verdict, reasons, observed, Vec::new());
+        let decision = Bound::new(py, decision.durable(base.engine.durability()))?.into_any();
+        if listening {
+            tell("_announce", decision.clone());
+        }
+        if !is_allowed {
+            if error::is_debugging(py)? {
+                owner.call_method1("_refused", (decision.clone(),))?;
+            }
+            return Err(error::denied(py, code.unwrap_or(Code::PolicyError), decision));
+        }
+    }
+    let Some(permit) = admitted.permit else {
+        return Err(error::permit(py, "the call was admitted without a permit"));
+    };
+    Ok(ModelPermit {
+        owner: owner.clone().unbind(),
+        permit,
+        model,
+        max_output: admitted.max_output,
+        timeout_s: admitted.timeout.map(|span| span.as_secs_f64()),
+        born: generation(),
+        open: AtomicBool::new(true),
+    })
+}
+
+/// A request as JSON, and the bytes it was given as; or the bytes of plain text.
+fn read_request(py: Python<'_>, request: &Bound<'_, PyAny>) -> PyResult<Result<(Value, u64), u64>> {
+    let unusable = |unusable: Unusable| match unusable {
+        Unusable::Raised(raised) => raised,
+        Unusable::Wrong(what) | Unusable::TooLarge(what) => {
+            error::config(py, &format!("the request is {what}"), "request", AS_SENT)
+        }
+    };
+    let bytes = text_of(request).map_err(unusable)?;
+    let Some(bytes) = bytes else { return Ok(Ok((read(request).map_err(unusable)?, 0))) };
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    // What begins like the JSON of a request has to be JSON: read as text, images in it would go unseen.
+    match bytes.trim_ascii_start().first() {
+        Some(b'{') => Ok(Ok((parsed(&bytes).map_err(unusable)?, length))),
+        _ => Ok(Err(length)),
+    }
+}
+
+/// The model that is called: both that are named have to be one.
+fn named(py: Python<'_>, model: Option<&str>, json: Option<&(Value, u64)>) -> PyResult<String> {
+    let inside = json.and_then(|(json, _)| json.get("model")).and_then(Value::as_str);
+    match (model, inside) {
+        (Some(model), Some(inside)) if model != inside => {
+            let text = "the request asks for another model than the call";
+            Err(error::config(py, text, "model", "name the model once, or the same twice"))
+        }
+        (Some(model), _) | (None, Some(model)) => Ok(model.to_owned()),
+        (None, None) => Err(error::config(
+            py,
+            "the call names no model",
+            "model",
+            "give model= or a request that names it",
+        )),
+    }
+}
+
+fn described(py: Python<'_>, json: Result<(Value, u64), u64>, said: &Said) -> PyResult<ModelRequest> {
+    let wrong = |text: &str, code: &str, hint: &str| error::config(py, text, code, hint);
+    let mut request = match json {
+        Err(bytes) => ModelRequest::of_prompt(bytes),
+        Ok((json, bytes)) => {
+            let read = ModelRequest::of_json(&json);
+            let read = read.map_err(|problem| wrong(&problem.to_string(), "request", AS_SENT))?;
+            ModelRequest { bytes: read.bytes.max(bytes), ..read }
+        }
+    };
+    if let (Some(inside), Some(said)) = (request.max_output, said.max_output)
+        && inside != said
+    {
+        let text = format!("the request asks for at most {inside} output tokens, the call for {said}");
+        return Err(wrong(&text, "max_output", "say it once, or the same twice"));
+    }
+    request.max_output = request.max_output.or(said.max_output);
+    request.unseen_tokens = said.unseen_tokens;
+    for (name, most) in &said.at_most {
+        let unit = UsageUnit::from_name(name);
+        let set = unit.ok_or_else(|| UsageError::UnknownUnit(name.chars().take(40).collect()));
+        let set = set.and_then(|unit| request.other.set(unit, *most));
+        set.map_err(|problem| wrong(&problem.to_string(), "at_most", problem.hint()))?;
+    }
+    request.context.clone_from(&said.context);
+    Ok(request)
+}
+
+/// The bytes of text, if it is any.
+fn text_of(object: &Bound<'_, PyAny>) -> Result<Option<Vec<u8>>, Unusable> {
+    if object.is_instance_of::<PyString>() {
+        return Ok(Some(convert::utf8(object)?.as_bytes().to_vec()));
+    }
+    if let Ok(bytes) = object.cast::<PyBytes>() {
+        return Ok(Some(bytes.as_bytes().to_vec()));
+    }
+    Ok(object.cast::<PyByteArray>().ok().map(|bytes| bytes.to_vec()))
+}
+
+/// A JSON value from a dict of plain values, or from text.
+fn read(object: &Bound<'_, PyAny>) -> Result<Value, Unusable> {
+    match text_of(object)? {
+        Some(bytes) => parsed(&bytes),
+        None => convert::json_value(object, &mut MAX_NODES.clone(), 0),
+    }
+}
+
+fn parsed(bytes: &[u8]) -> Result<Value, Unusable> {
+    let limits = Limits { bytes: MAX_BYTES, depth: MAX_DEPTH, nodes: MAX_NODES, ..Limits::default() };
+    json::read(bytes, &limits).map_err(|problem| Unusable::Wrong(format!("no JSON: {problem}")))
+}

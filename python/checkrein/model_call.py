@@ -1,0 +1,226 @@
+"""Calls of models under a policy file: held at the most they can cost, settled at what they used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from checkrein import _native
+from checkrein.acting import actor
+from checkrein.errors import ConfigError, NotExecuted, PermitError
+from checkrein.outcomes import classify
+
+if TYPE_CHECKING:
+    from checkrein.engine import Engine
+
+_READ: Final = frozenset(
+    {
+        "usage",
+        "usageMetadata",
+        "model",
+        "modelVersion",
+        "object",
+        "type",
+        "service_tier",
+        "response",
+        "output",
+    }
+)
+"""The members of a reply that say what it used: the rest may be long, and is nobody's business here."""
+
+
+class ModelCall:
+    """One call of a model, as a context manager for `with` and `async with`.
+
+    Entering decides, and holds the most that the call can cost in every budget of the model; it raises what guards
+    raise. `max_output` then has to be sent with the call, for what is held is only a bound if the provider is told.
+    Inside, `settle(response)` charges what the reply says was used. A block that ends without it is charged in full;
+    one that ends by an exception is in doubt: its hold stays for an hour and is charged then, unless `settle` comes
+    before. `NotExecuted` and the `safe_errors` mean that nothing was sent, and give the hold back, as `release` does.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: str | None,
+        provider: str | None,
+        request: Mapping[str, Any] | str | bytes,
+        *,
+        max_output: int | None,
+        unseen_tokens: int | None,
+        at_most: Mapping[str, int] | None,
+        context: Mapping[str, str] | None,
+        tenant: str | None,
+        safe_errors: type[Exception] | Sequence[type[Exception]],
+    ) -> None:
+        for name, text in (("model", model), ("provider", provider), ("tenant", tenant)):
+            if text is not None and not isinstance(text, str):
+                raise ConfigError(f"`{name}` is no text", name, "give a name")
+        if not isinstance(request, str | bytes | bytearray | Mapping):
+            raise ConfigError(
+                "the request is no dict and no text", "request", "give what is sent to the provider"
+            )
+        self._engine = engine
+        self._given = (model, provider, request)
+        self._said = {
+            "max_output": _count("max_output", max_output),
+            "unseen_tokens": _count("unseen_tokens", unseen_tokens),
+            "at_most": [(name, _count("at_most", most)) for name, most in (at_most or {}).items()],
+            "context": None if context is None else list(context.items()),
+            "tenant": tenant,
+        }
+        self._safe = (safe_errors,) if isinstance(safe_errors, type) else tuple(safe_errors)
+        self._permit: _native.ModelPermit | None = None
+        self._ended = False
+
+    @property
+    def max_output(self) -> int | None:
+        """The maximum of output tokens to send with the call; `None` where nobody sets one, and no budget needs it."""
+        return self._entered().max_output
+
+    @property
+    def timeout(self) -> float | None:
+        """How long to wait for the model, in seconds; `None` where the policy file says nothing."""
+        return self._entered().timeout
+
+    @property
+    def held(self) -> Sequence[Mapping[str, str]]:
+        """What is held, for each budget: `budget`, `amount`, `unit`, and whether the `bound` is proven or estimated."""
+        return self._entered().held
+
+    def settle(self, response: object) -> _native.ModelSettlement:
+        """Charge what a reply of the provider says was used, in the tier it names, and give the rest back.
+
+        response: the whole reply, the last event of a stream with usage, or its usage alone, as a dict, as JSON, or as
+            an object of a provider's SDK (anything with `model_dump`).
+
+        Usage that is missing or cannot be believed is charged at the full hold or more; `exact` and `shortfalls` of
+        what is returned say so, and a warning is logged. Raises PermitError when the call was settled before,
+        OutcomeNotRecorded (with the response) when the store cannot be told.
+        """
+        permit = self._entered()
+        settled = permit.settle(_reply(response), response)
+        self._ended = True
+        return self._told(settled)
+
+    async def asettle(self, response: object) -> _native.ModelSettlement:
+        """Do the same without blocking the event loop where the store waits for a disk or a server."""
+        if not self._engine._waits:
+            return self.settle(response)
+        # Whoever awaits has asyncio already; nobody else pays for importing it.
+        import asyncio
+
+        return await asyncio.to_thread(self.settle, response)
+
+    def release(self) -> None:
+        """Give everything back: the call was provably not made, or the provider did not take it."""
+        self._entered().release("neutral")
+        self._ended = True
+
+    def _entered(self) -> _native.ModelPermit:
+        if self._permit is None:
+            raise PermitError("the call is not admitted (hint: use it in a `with` block)")
+        return self._permit
+
+    def _told(self, settled: _native.ModelSettlement) -> _native.ModelSettlement:
+        if not settled.exact:
+            why = "; ".join(sentence for _, sentence in settled.shortfalls)
+            self._engine._warn(self._given[0] or "a model", f"charged at the full hold or more: {why}")
+        return settled
+
+    def _admit(self) -> _native.ModelPermit:
+        model, provider, request = self._given
+        plain = request if isinstance(request, str | bytes | bytearray | dict) else dict(request)
+        return _native.ModelPermit._admit(
+            self._engine, model, provider, plain, {**self._said, "actor": actor()}
+        )
+
+    def _check_new(self) -> None:
+        if self._permit is not None:
+            raise PermitError("the call was admitted before (hint: call engine.model_call(...) again)")
+
+    def __enter__(self) -> ModelCall:
+        self._check_new()
+        self._permit = self._admit()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ended or self._permit is None:
+            return
+        self._ended = True
+        if error is None:
+            self._told(self._permit.settle_in_full())
+            return
+        word = classify(error)
+        health = "failure" if word in ("failure", "unreachable", "timed_out") else "neutral"
+        if isinstance(error, (NotExecuted, *self._safe)):
+            self._permit.release(health)
+        else:
+            self._permit.doubt(health)
+
+    async def __aenter__(self) -> ModelCall:
+        if not self._engine._waits:
+            return self.__enter__()
+        self._check_new()
+        import asyncio
+
+        admission = asyncio.ensure_future(asyncio.to_thread(self._admit))
+        try:
+            self._permit = await asyncio.shield(admission)
+        except asyncio.CancelledError:
+            # The thread goes on: what it still admits was never made.
+            admission.add_done_callback(_give_back)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._engine._waits or self._ended:
+            self.__exit__(kind, error, trace)
+            return
+        import asyncio
+
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.__exit__, kind, error, trace)))
+
+    def __repr__(self) -> str:
+        state = "new" if self._permit is None else "ended" if self._ended else "held"
+        return f"<checkrein call of `{self._given[0] or 'a model'}`, {state}>"
+
+
+def _give_back(admission: Any) -> None:
+    if not admission.cancelled() and admission.exception() is None:
+        import threading
+
+        threading.Thread(target=admission.result().release, args=("neutral",), daemon=True).start()
+
+
+def _count(name: str, count: int | None) -> int | None:
+    if count is not None and (type(count) is not int or not 0 <= count < 2**63):
+        raise ConfigError(
+            f"`{name}` is no whole number, zero or more", name, "give a number of tokens or units"
+        )
+    return count
+
+
+def _reply(response: object) -> object:
+    """Find what of a reply says what was used, as plain values or JSON."""
+    dump = getattr(response, "model_dump", None)
+    if callable(dump):
+        try:
+            response = dump(mode="json", by_alias=True, exclude_none=True)
+        except TypeError:
+            response = dump()
+    if not isinstance(response, Mapping):
+        return response
+    if not any(name in response for name in ("usage", "usageMetadata", "response")):
+        return dict(response)
+    return {name: _plain(response[name]) for name in response if name in _READ}
+
+
+def _plain(value: object) -> object:
+    dump = getattr(value, "model_dump", None)
+    return dump(mode="json", by_alias=True, exclude_none=True) if callable(dump) else value
