@@ -349,7 +349,7 @@ fn a_changed_limit_stays_when_the_file_is_loaded_again() {
     assert_eq!(ask(&policies, "pay", "{}"), "allow");
     policies.replace(file(&text("0 usd", "1h"))).unwrap();
     assert_eq!([(); 2].map(|()| ask(&policies, "pay", "{}")), ["allow"; 2]);
-    assert_eq!(ask(&policies, "pay", "{}"), "budget_exceeded@agent budget_exceeded@team");
+    assert_eq!(ask(&policies, "pay", "{}"), "budget_exceeded@team budget_exceeded@agent");
     // Another window is another record, with the limit of the file.
     policies.replace(file(&text("0 usd", "2h"))).unwrap();
     assert_eq!(after("team", "", Change::TopUp(Amount::ONE, Lasting::Window)), Some(Amount::ONE));
