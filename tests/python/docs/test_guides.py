@@ -61,7 +61,7 @@ def environment(directory: Path) -> dict[str, str]:
 
 
 def test_there_is_a_guide_for_each() -> None:
-    assert {"operator.md", "auditor.md"} <= {path.name for path in GUIDES}
+    assert {"reviewer.md", "operator.md", "auditor.md"} <= {path.name for path in GUIDES}
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
