@@ -12,9 +12,12 @@ import openai
 
 import checkrein
 
+MODEL = "gpt-5"
 MAX_TURNS = 40
 # A refusal that says "not yet" for no longer than this is waited out before the model is asked again.
 PATIENCE_S = 5.0
+SENT_BACK = {"role", "content", "tool_calls"}
+TYPES = {str: "string", int: "integer"}
 INSTRUCTIONS = "You work for a shop's customer support. Refund and write what the ticket asks for."
 
 
@@ -33,15 +36,28 @@ class Watcher:
     def waiting(self, seconds: float) -> None:
         """Take how long the agent waits because a refusal asked for it."""
 
+    def paid(self, usage: Mapping[str, int], charged: checkrein.ModelSettlement) -> None:
+        """Take what a call of the model used, and what that cost."""
+
+    def penniless(self, decision: checkrein.Decision) -> None:
+        """Take why the model cannot be called any more."""
+
 
 class Agent:
     """Works on one task with the tools that it is given."""
 
-    def __init__(self, base_url: str, tools: Mapping[str, Callable[..., Any]], watcher: Watcher) -> None:
-        """Talk to the model at `base_url`."""
+    def __init__(
+        self,
+        base_url: str,
+        tools: Mapping[str, Callable[..., Any]],
+        watcher: Watcher,
+        engine: checkrein.Engine | None = None,
+    ) -> None:
+        """Talk to the model at `base_url`; with an engine, as its policy file allows."""
         self.client = openai.OpenAI(base_url=base_url, api_key="no-key-needed", max_retries=0, timeout=30)
         self.tools = tools
         self.watcher = watcher
+        self.engine = engine
 
     def work(self, task: str) -> str:
         """Work until the model calls no tool any more; returns its last words."""
@@ -51,9 +67,12 @@ class Agent:
         ]
         schemas: list[Any] = [schema(name, tool) for name, tool in self.tools.items()]
         for _ in range(MAX_TURNS):
-            reply = self.client.chat.completions.create(model="scripted-1", messages=messages, tools=schemas)
-            message = reply.choices[0].message
-            messages.append(message.model_dump(exclude_none=True))
+            try:
+                message = self._ask({"model": MODEL, "messages": messages, "tools": schemas})
+            except checkrein.Denied as denied:
+                self.watcher.penniless(denied.decision)
+                return ""
+            messages.append(message.model_dump(include=SENT_BACK, exclude_none=True))
             self.watcher.thought(message.content or "")
             if not message.tool_calls:
                 return message.content or ""
@@ -69,6 +88,16 @@ class Agent:
                 self.watcher.waiting(pause)
                 time.sleep(pause)
         raise RuntimeError(f"the model did not come to an end in {MAX_TURNS} turns")
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        """Ask the model for its next message: held at the most it can cost, settled by what it reports."""
+        if self.engine is None:
+            return self.client.chat.completions.create(**request).choices[0].message
+        with self.engine.model_call(request=request) as call:
+            reply = self.client.chat.completions.create(**request, max_completion_tokens=call.max_output)
+            charged = call.settle(reply)
+        self.watcher.paid(reply.usage.model_dump(exclude_none=True), charged)
+        return reply.choices[0].message
 
     def _act(self, name: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], float | None]:
         """Call one tool; returns what the model is told, and when a refused call may be tried again."""
@@ -89,8 +118,8 @@ class Agent:
 
 
 def schema(name: str, tool: Callable[..., Any]) -> dict[str, Any]:
-    """Describe a tool of text arguments to the model; guarding kept its signature and docstring."""
-    parameters = list(inspect.signature(tool).parameters)
+    """Describe a tool to the model; guarding kept its signature and docstring."""
+    parameters = inspect.signature(tool, eval_str=True).parameters
     return {
         "type": "function",
         "function": {
@@ -98,8 +127,8 @@ def schema(name: str, tool: Callable[..., Any]) -> dict[str, Any]:
             "description": inspect.getdoc(tool) or "",
             "parameters": {
                 "type": "object",
-                "properties": {parameter: {"type": "string"} for parameter in parameters},
-                "required": parameters,
+                "properties": {name: {"type": TYPES[found.annotation]} for name, found in parameters.items()},
+                "required": list(parameters),
                 "additionalProperties": False,
             },
         },

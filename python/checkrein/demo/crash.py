@@ -1,22 +1,24 @@
-"""The second act of the demo: the agent's process is killed in the middle of a refund, and starts again."""
+"""The crash in the demo: the agent's process is killed in the middle of a refund, and starts again."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkrein.demo.life import AMOUNT, PAYMENT, STORE, Bank
+from checkrein.demo.command import MISSING, command_of_this_installation, export, run
+from checkrein.demo.life import CENTS, PAYMENT, Bank
+from checkrein.demo.place import KEY, LEDGER, STORE
 from checkrein.demo.timeline import Timeline
+from checkrein.demo.tools import dollars
 
 PATIENCE_S = 60
+AMOUNT = dollars(CENTS)
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Crash:
 
     killed: bool = False
     in_doubt: list[dict[str, Any]] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
+    spent: list[str] = field(default_factory=list)
+    thresholds: list[dict[str, Any]] = field(default_factory=list)
     looked_up: dict[str, Any] | None = None
     verdicts: list[str] = field(default_factory=list)
     result: dict[str, Any] | None = None
@@ -53,10 +56,13 @@ def play(directory: Path, timeline: Timeline | None, pause: Callable[[], None]) 
             crash.verdicts.append(event["decision"]["verdict"])
         elif event["event"] == "looked_up":
             crash.looked_up = event
+        elif event["event"] == "threshold":
+            crash.thresholds.append({name: event[name] for name in ("budget", "percent")})
         elif event["event"] == "result":
             crash.result = event["result"]
-    started = next(event for event in second if event["event"] == "started")
-    crash.in_doubt, crash.held = started["in_doubt"], started["held"]
+        elif event["event"] in ("started", "ended"):
+            crash.spent.append(event["spent"])
+    crash.in_doubt = next(event["in_doubt"] for event in second if event["event"] == "started")
     crash.transfers = Bank(directory).transfers()
     crash.ledger = verify(directory)
     if timeline is not None:
@@ -77,53 +83,37 @@ def _live(directory: Path, *options: str) -> tuple[list[dict[str, Any]], bool]:
     return [json.loads(line) for line in done.stdout.splitlines()], killed
 
 
-def command_of_this_installation() -> str | None:
-    """Find the `checkrein` command: the one that started us, the one beside this Python, or one on the path."""
-    beside = Path(sysconfig.get_path("scripts")) / "checkrein"
-    found = os.environ.get("CHECKREIN_COMMAND") or (str(beside) if beside.exists() else None)
-    return found or shutil.which("checkrein")
-
-
 def verify(directory: Path) -> dict[str, Any]:
     """Export the ledger and verify the export with nothing but the public key, as a stranger would."""
     command = command_of_this_installation()
-    if command is None:
-        return {"valid": None, "reason": "the `checkrein` command was not found"}
-    export, key = directory / "ledger.jsonl", directory / f"{STORE}.pub"
-    for arguments in (
-        ["ledger", "export", "--store", f"sqlite:{directory / STORE}", "-o", str(export)],
-        ["ledger", "verify", str(export), "--key", str(key), "--output", "json"],
-    ):
-        done = subprocess.run(
-            [command, *arguments], capture_output=True, encoding="utf-8", timeout=PATIENCE_S, check=False
-        )
-        if done.returncode not in (0, 1) or (arguments[1] == "export" and done.returncode != 0):
-            raise RuntimeError(f"`checkrein ledger {arguments[1]}` failed: {done.stderr.strip()}")
-    answer: dict[str, Any] = json.loads(done.stdout)
+    if command is None or not export(directory):
+        return {"valid": None, "reason": MISSING}
+    answer: dict[str, Any] = json.loads(
+        run(command, directory, "ledger", "verify", LEDGER, "--key", KEY, "--output", "json")
+    )
     return answer
 
 
 def _show(crash: Crash, timeline: Timeline, pause: Callable[[], None]) -> None:
-    call = f"{PAYMENT}  {AMOUNT}"
+    call = f"{PAYMENT}  {AMOUNT} usd"
     first, *_, last = crash.verdicts
     pause()
-    timeline.act("Second act: a refund, and kill -9 in the middle of it")
-    timeline.thought("One more duplicate. I refund it.")
-    timeline.step(first, "refund", call)
+    timeline.act("And through a crash: a transfer, and kill -9 in the middle of it")
+    timeline.step(first, "transfer", call)
     timeline.note("the bank", f"has paid {AMOUNT} and answers ...")
     pause()
     timeline.step("killed", "kill -9", "before anybody heard the answer")
     pause()
     timeline.step("started", "the agent", f"again, on the same {STORE}")
     for operation in crash.in_doubt:
-        timeline.note(
-            "in doubt", f"`{operation['key']}`: the intent was on the disk before the bank was asked"
-        )
-    timeline.note("the budget", f"still holds {', '.join(crash.held)} usd: it may have been spent")
+        timeline.note("in doubt", f"`{operation['key']}`: the intent was on the disk before the bank paid")
+    before, after, *_ = crash.spent
+    near = "".join(f"; over {crossed['percent']} % of its limit" for crossed in crash.thresholds)
+    timeline.note("the budget", f"has counted it: {after} usd, was {before}{near}")
     pause()
     timeline.thought("Was that refunded? I do it again.")
-    timeline.step(last, "refund", call)
+    timeline.step(last, "transfer", call)
     if crash.looked_up is not None:
         found = "that was paid" if crash.looked_up["found"] else "never seen"
-        timeline.note("reconcile hook", f"asked the bank for {crash.looked_up['idempotency_key']}: {found}")
-    timeline.meaning("Not paid twice, and not forgotten: the answer is recorded, and so is how it was found.")
+        timeline.note("reconcile hook", f"asked the bank by the operation's key: {found}")
+    timeline.meaning("Not paid twice, and not forgotten.")

@@ -1,7 +1,7 @@
-"""One life of the agent's process in the demo's second act: `python -m checkrein.demo.life DIRECTORY [--die]`.
+"""One life of the agent's process in the demo: `python -m checkrein.demo.life DIRECTORY [--die]`.
 
-It refunds a payment through a bank, on an engine whose records and ledger are in a file. With `--die` it kills itself
-after the bank has paid and before anybody knows: between the intent and the outcome.
+It pays a refund through a bank, under the policy file of the demo and on the store of its second act. With `--die` it
+kills itself after the bank has paid and before anybody knows: between the intent and the outcome.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import checkrein
+from checkrein.demo.place import AGENT, RUN, open_engine
+from checkrein.demo.policy import FILE
+from checkrein.demo.tools import dollars
 
-PAYMENT, AMOUNT = "pay_2092", "49.00"
-STORE, BANK = "agent.db", "bank.sqlite"
+PAYMENT, CENTS = "pay_2092", 4900
+BANK = "bank.sqlite"
 
 
 class Bank:
@@ -61,7 +64,7 @@ def tell(**event: object) -> None:
 def live(directory: Path, *, die: bool) -> None:
     """Open the engine, say what is in doubt, and refund."""
     bank = Bank(directory)
-    engine = checkrein.Engine(store=f"sqlite:{directory / STORE}", ledger_arguments="full")
+    engine = open_engine(directory, directory / FILE)
 
     def look_up(operation: checkrein.Operation) -> checkrein.Done | type[checkrein.NotExecuted]:
         found = bank.find(operation.idempotency_key)
@@ -69,34 +72,36 @@ def live(directory: Path, *, die: bool) -> None:
         return checkrein.NotExecuted if found is None else checkrein.Done(found)
 
     @engine.guard(
-        name="refund",
+        name="transfer",
         once=checkrein.Once("payment_id", key_param="key"),
         reconcile=look_up,
-        budget="100 usd/day",
-        cost=lambda amount: f"{amount} usd",
-        actual=lambda result: result["amount"],
     )
-    def refund(payment_id: str, amount: str, key: str = "") -> dict[str, str]:
-        """Give back an amount of one payment."""
-        paid = bank.transfer(key, payment_id, amount)
+    def transfer(payment_id: str, cents: int, key: str = "") -> dict[str, str]:
+        """Give back an amount of one payment through the bank."""
+        paid = bank.transfer(key, payment_id, dollars(cents))
         tell(event="paid", **paid)
         if die:
             os.kill(os.getpid(), signal.SIGKILL)
         return paid
 
     doubts = [{"gate": doubt.gate, "key": doubt.key, "state": doubt.state} for doubt in engine.in_doubt()]
-    tell(
-        event="started", in_doubt=doubts, held=[row["held"] for row in engine.list() if row["unit"] == "usd"]
-    )
-    engine.add_listener(_decided)
-    with checkrein.acting(agent="support-agent", run="ticket-4711"):
-        tell(event="result", result=refund(PAYMENT, AMOUNT))
-    tell(event="ended", spent=[row["spent"] for row in engine.list() if row["unit"] == "usd"])
+    tell(event="started", in_doubt=doubts, spent=_refunded(engine))
+    engine.add_listener(_heard)
+    with checkrein.acting(agent=AGENT, run=RUN):
+        tell(event="result", result=transfer(PAYMENT, CENTS))
+    tell(event="ended", spent=_refunded(engine))
 
 
-def _decided(event: checkrein.Event) -> None:
+def _refunded(engine: checkrein.Engine) -> str:
+    """What the budget of refunds has counted."""
+    return next((row["spent"] for row in engine.list() if row["gate"] == "refunds"), "0")
+
+
+def _heard(event: checkrein.Event) -> None:
     if event.decision is not None:
         tell(event="decision", decision=event.decision.to_dict())
+    elif event.kind == "threshold":
+        tell(event="threshold", budget=event.gate, percent=event.percent)
 
 
 if __name__ == "__main__":

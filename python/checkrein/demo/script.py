@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 POLICY_QUERY = "refund policy duplicate charge"
-PATIENCE = 8
+PATIENCE = 20
 PERSONAL_QUERY = "Maria Keller 078-05-1120 contact"
 PLAIN_QUERY = "customer K-1027 contact"
 PAYMENT = "pay_2093"
-WRONG_AMOUNT, RIGHT_AMOUNT = "480.00", "49.00"
+WRONG_CENTS, RIGHT_CENTS = 48000, 4900
 MAILS = (
     (
         "maria.keller@example.com",
@@ -100,17 +100,20 @@ def _refund(history: list[Exchange]) -> Step | None:
     """Refund the wrong amount; if that is refused the right one; and then again, for fear that it failed."""
     refunds = [e for e in history if e.tool == "refund"]
 
-    def refund(amount: str) -> list[tuple[str, dict[str, Any]]]:
-        return [("refund", {"payment_id": PAYMENT, "amount": amount})]
+    def refund(cents: int) -> list[tuple[str, dict[str, Any]]]:
+        return [("refund", {"payment_id": PAYMENT, "cents": cents})]
 
     if not refunds:
-        return "I refund the duplicate. The amount is 480, I think.", refund(WRONG_AMOUNT)
-    if refunds[-1].refused:
+        return "I refund the duplicate. The amount is 480, I think.", refund(WRONG_CENTS)
+    last = refunds[-1]
+    if last.answer.get("refused") == ["frozen"] and len(refunds) <= PATIENCE:
+        return "Refunds are frozen? I try that again.", refund(last.arguments["cents"])
+    if last.refused:
         # A refusal that it cannot do anything about ends the attempt.
-        return ("The payment was 49.", refund(RIGHT_AMOUNT)) if len(refunds) == 1 else None
-    amount = refunds[-1].arguments["amount"]
+        wrong = last.arguments["cents"] == WRONG_CENTS
+        return ("The payment was 49.", refund(RIGHT_CENTS)) if wrong else None
     if sum(not e.refused for e in refunds) == 1:
-        return "Did that go through? I do it again, to be safe.", refund(amount)
+        return "Did that go through? I do it again, to be safe.", refund(last.arguments["cents"])
     return None
 
 

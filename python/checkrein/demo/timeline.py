@@ -6,13 +6,16 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
-from typing import TextIO
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from checkrein.demo.tools import dollars
 
 COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 VERDICTS = {"allow": ("green", "✓", "+"), "block": ("red", "✗", "x"), "replay": ("cyan", "↺", "=")}
 STEPS = {**VERDICTS, "killed": ("red", "✗", "x"), "started": ("green", "✓", "+")}
-INDENT = " " * 20
+INDENT = " " * 11
+CALL = 20
 
 
 class Timeline:
@@ -23,7 +26,7 @@ class Timeline:
         self.stream = stream or sys.stdout
         terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self.coloured = terminal and not os.environ.get("NO_COLOR")
-        self.width = min(shutil.get_terminal_size((100, 24)).columns, 110) if terminal else 100
+        self.width = min(shutil.get_terminal_size((80, 24)).columns, 100) if terminal else 80
         try:
             "✗↺·…—".encode(self.stream.encoding or "ascii")
             self.plain = False
@@ -47,26 +50,36 @@ class Timeline:
         self.line(self.paint(title, "bold"))
         for detail in details:
             # Paths stay whole, so that they can be copied.
-            for part in textwrap.wrap(detail, self.width, break_long_words=False):
+            for part in textwrap.wrap(detail, self.width, break_long_words=False, break_on_hyphens=False):
                 self.line(self.paint(part, "dim"))
-        self.line()
+
+    def head(self) -> None:
+        """Write what the columns of decisions are."""
         self.line(self.paint(f"{'time':>7}  {'verdict':9}  call", "dim"))
 
     def thought(self, text: str) -> None:
         """Write what the agent says before it acts."""
-        self.line()
         for part in self._wrap(f"agent: {text}" if self.plain else f"agent: “{text}”"):
             self.line(INDENT + self.paint(part, "dim"))
 
-    def decision(self, at: float, verdict: str, tool: str, arguments: Iterable[object]) -> None:
+    @staticmethod
+    def call_text(arguments: Mapping[str, Any]) -> str:
+        """Write the arguments of a call for people: amounts in dollars, and nothing over several lines."""
+        shown = (dollars(value) + " usd" if name == "cents" else value for name, value in arguments.items())
+        return "  ".join(map(str, shown))
+
+    def decision(self, at: float, verdict: str, tool: str, arguments: Mapping[str, Any]) -> None:
         """Write one decision about one call."""
-        colour, sign, ascii_sign = VERDICTS[verdict]
-        mark = f"{ascii_sign if self.plain else sign} {verdict:7}"
-        call = f"{tool:10} {'  '.join(map(str, arguments))}"
-        room = self.width - 20
+        self._row(f"{at:6.1f}s", verdict, f"{tool:10} {self.call_text(arguments)}")
+
+    def _row(self, time: str, word: str, call: str) -> None:
+        colour, sign, ascii_sign = STEPS[word]
+        mark = f"{ascii_sign if self.plain else sign} {word:7}"
+        room = self.width - CALL
         if len(call) > room:
-            call = call[: room - 1] + "…"
-        self.line(f"{at:6.1f}s  {self.paint(mark, colour, 'bold')}  {call}")
+            # Room for the three characters that an ellipsis takes where there is no Unicode.
+            call = call[: room - 3] + "…"
+        self.line(f"{time:7}  {self.paint(mark, colour, 'bold')}  {call}")
 
     def act(self, title: str) -> None:
         """Write the head of another part of the story."""
@@ -75,9 +88,27 @@ class Timeline:
 
     def step(self, word: str, name: str, text: str) -> None:
         """Write one step of a story that has no clock."""
-        colour, sign, ascii_sign = STEPS[word]
-        mark = f"{ascii_sign if self.plain else sign} {word:7}"
-        self.line(f"{'':7}  {self.paint(mark, colour, 'bold')}  {name:10} {text}")
+        self._row("", word, f"{name:10} {text}")
+
+    def diff(self, change: tuple[str, str]) -> None:
+        """Write how one line of a file changed."""
+        for sign, text, style in zip("-+", change, ("red", "green"), strict=True):
+            self.line(INDENT + self.paint(f"{sign} {text}", style))
+
+    def shell(self, command: str) -> None:
+        """Write a command that is run."""
+        self.line()
+        for number, part in enumerate(textwrap.wrap(command, self.width - 4, break_on_hyphens=False)):
+            self.line(self.paint(f"$ {part}" if number == 0 else f"    {part}", "cyan"))
+
+    def quote(self, text: str, *, without: Sequence[str] = ()) -> None:
+        """Write what a command printed, close together; blocks whose heads are in `without` are cut, which is shown."""
+        for block in text.strip("\n").split("\n\n"):
+            if block.splitlines()[0] in without:
+                self.line(self.paint("[...]", "dim"))
+                continue
+            for part in block.splitlines():
+                self.line(part)
 
     def reason(self, code: str, message: str) -> None:
         """Write one reason of a refusal."""
@@ -89,18 +120,16 @@ class Timeline:
 
     def note(self, label: str, text: str, style: str = "dim") -> None:
         """Write something about the call above, with its label."""
-        parts = self._wrap(text, len(label) + 2)
-        for number, part in enumerate(parts):
-            head = f"{label}: " if number == 0 else " " * (len(label) + 2)
-            self.line(INDENT + self.paint(head + part, style))
+        for part in self._wrap(f"{label}: {text}"):
+            self.line(INDENT + self.paint(part, style))
 
     def meaning(self, text: str) -> None:
         """Write what the decision above means for a newcomer."""
         for part in self._wrap(text):
             self.line(INDENT + self.paint(part, "bold"))
 
-    def _wrap(self, text: str, used: int = 0) -> list[str]:
-        return textwrap.wrap(text, max(self.width - len(INDENT) - used, 30)) or [""]
+    def _wrap(self, text: str) -> list[str]:
+        return textwrap.wrap(text, max(self.width - len(INDENT), 30), break_on_hyphens=False) or [""]
 
     def summary(self, rows: Iterable[tuple[str, str, str]]) -> None:
         """Write the last table: (label, text, style) per row."""

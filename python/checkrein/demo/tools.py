@@ -6,7 +6,6 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +14,11 @@ PAYMENTS = (
     ("pay_2093", "K-1027", "49.00"),
     ("pay_2177", "K-1031", "480.00"),
 )
+
+
+def dollars(cents: int) -> str:
+    """Write an amount of cents in dollars, as the database has them."""
+    return f"{cents // 100}.{cents % 100:02}"
 
 
 class Shop:
@@ -50,13 +54,13 @@ class Shop:
         found.sort(key=lambda hit: -hit[0])
         return [line for _, line in found[:3]]
 
-    def refund(self, payment_id: str, amount: str) -> dict[str, str]:
-        """Give back `amount` (US dollars, as decimal text) of one payment."""
+    def refund(self, payment_id: str, cents: int) -> dict[str, str]:
+        """Give back so many US cents of one payment."""
         with self._connect() as connection:
             row = connection.execute("SELECT customer FROM payments WHERE id = ?", (payment_id,)).fetchone()
             if row is None:
                 raise ValueError(f"no payment `{payment_id}`")
-            paid = f"{Decimal(amount):.2f}"
+            paid = dollars(cents)
             number = connection.execute("SELECT count(*) FROM refunds").fetchone()[0] + 1
             connection.execute("INSERT INTO refunds (payment, amount) VALUES (?, ?)", (payment_id, paid))
         return {"refund": f"re_{number:04d}", "payment": payment_id, "amount": paid, "customer": row[0]}

@@ -14,6 +14,7 @@ pytest.importorskip("openai")
 
 from checkrein.demo import script, server
 from checkrein.demo.agent import Agent, Watcher
+from checkrein.demo.guarded import Tool
 from checkrein.demo.tools import Shop
 
 
@@ -27,7 +28,7 @@ def test_without_gates_the_same_script_does_harm(tmp_path: Path) -> None:
         return shop.search(query)
 
     with server.serve(script.answer) as url:
-        tools = {"search": search, "refund": shop.refund, "send_mail": shop.send_mail}
+        tools: dict[str, Tool] = {"search": search, "refund": shop.refund, "send_mail": shop.send_mail}
         Agent(url, tools, Watcher()).work("Work on ticket 4711.")
     assert searched.count(script.POLICY_QUERY) == script.PATIENCE
     assert any("078-05-1120" in query for query in searched)
@@ -81,5 +82,5 @@ def test_search_finds_what_the_documents_say(tmp_path: Path) -> None:
 def test_a_refund_of_an_unknown_payment_is_an_error(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     with pytest.raises(ValueError, match="no payment"):
-        shop.refund("pay_0", "1.00")
+        shop.refund("pay_0", 100)
     assert shop.refunds() == []

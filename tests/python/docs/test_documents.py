@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import linecache
+import os
 import re
+import shlex
+import subprocess
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,9 @@ DOCUMENTS = [
     and "<!-- file: " not in text
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# A TOML block that begins with the name of a file is that file, for the blocks of the same document.
+FILE = re.compile(r"^```toml\n# ([\w.-]+\.toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(document: Path) -> list[tuple[int, str]]:
@@ -48,9 +55,32 @@ def test_examples_run(
     # Where a document uses Redis, its reader's server is here.
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     redis_server.client().flushall()
+    for name, text in FILE.findall(document.read_text(encoding="utf-8")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
     namespace: dict[str, Any] = {"__name__": "__example__"}
     for line, source in blocks(document):
         run(document, line, source, namespace)
+
+
+def test_the_commands_of_the_policy_section_do_what_it_says(tmp_path: Path) -> None:
+    beside = Path(sysconfig.get_path("scripts")) / "checkrein"
+    command = os.environ.get("CHECKREIN_COMMAND") or (str(beside) if beside.exists() else None)
+    if command is None:
+        pytest.skip("the checkrein command is not installed beside this Python")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## The policy file") : readme.index("## What stops what")]
+    files = FILE.findall(section)
+    assert [name for name, _ in files] == ["checkrein.toml", "checkrein.test.toml"]
+    for name, text in files:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (shell,) = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    answers = []
+    for line in shell.splitlines():
+        call = line.split("    #")[0].replace("checkrein policy", f"{shlex.quote(command)} policy")
+        done = subprocess.run(call, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), call
+        answers += done.stdout.splitlines()[:1]
+    assert answers == ["valid: checkrein.toml", "  pass  a day has 50 dollars", "allow: pay"]
 
 
 @pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
