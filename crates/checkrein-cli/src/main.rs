@@ -25,6 +25,7 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Verb {
+    Init(command::init::Init),
     Demo(command::demo::Demo),
     Explain(command::explain::Explain),
     Policy(command::policy::Policy),
@@ -76,6 +77,7 @@ impl From<Exit> for ExitCode {
 
 fn main() -> ExitCode {
     let outcome = match CommandLine::parse().verb {
+        Verb::Init(init) => init.run(),
         Verb::Demo(demo) => demo.run(),
         Verb::Explain(explain) => explain.run(),
         Verb::Policy(policy) => policy.run(),

@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write};
 
+use checkrein_core::amount::Amount;
+use checkrein_core::ledger::moment;
+use checkrein_core::time::Timestamp;
 use serde_json::Value;
 
 use crate::Output;
@@ -85,6 +88,37 @@ pub(crate) fn columns() -> usize {
     })
 }
 
+/// An instant as people write it: a day, or a day and a time to the second or finer.
+pub(crate) fn instant(text: &str) -> Result<Timestamp, &'static str> {
+    let whole = match (text.len(), text.strip_suffix('Z')) {
+        (10, _) => format!("{text}T00:00:00.000000000Z"),
+        (20, Some(head)) => format!("{head}.000000000Z"),
+        _ => text.to_owned(),
+    };
+    moment::read(whole.as_bytes()).ok_or("write a day or an instant in UTC, as in `2026-11-21T12:30:00Z`")
+}
+
+/// How much of a limit is spent, held and left.
+pub(crate) fn bar(spent: Amount, held: Amount, limit: Amount, length: usize) -> String {
+    let full = cells(spent, limit, length);
+    let both = cells(spent.saturating_add(held), limit, length).max(full);
+    let (held, left) = (both.saturating_sub(full), length.saturating_sub(both));
+    format!("{}{}{}", "█".repeat(full), "▒".repeat(held), "░".repeat(left))
+}
+
+/// The cells of a bar: at least one for anything, all of them for the limit and more.
+fn cells(amount: Amount, limit: Amount, length: usize) -> usize {
+    let most = i128::try_from(length).unwrap_or_default();
+    let (amount, limit) = (amount.pico(), limit.pico());
+    if amount <= 0 {
+        return 0;
+    }
+    // Whole parts of the limit first: the product of large amounts does not fit.
+    let part = (limit / most.max(1)).max(1);
+    let cells = if amount >= limit { most } else { (amount / part).clamp(1, most.saturating_sub(1).max(1)) };
+    usize::try_from(cells).unwrap_or(length)
+}
+
 /// Writes words in lines of the terminal's width: the first after `first`, the others after as many spaces. A word
 /// that is longer than a line is cut into several.
 pub(crate) fn wrapped(to: &mut impl Write, first: &str, text: &str) -> std::io::Result<()> {
@@ -133,6 +167,39 @@ mod tests {
             assert!(shown.contains("é"), "{shown}");
             assert_eq!(serde_json::from_str::<Value>(&shown).ok(), Some(value.clone()));
         }
+    }
+
+    #[test]
+    fn instants_as_people_write_them() {
+        for (text, expected) in [
+            ("2026-11-21", Some("2026-11-21T00:00:00.000000000Z")),
+            ("2026-11-21T12:30:00Z", Some("2026-11-21T12:30:00.000000000Z")),
+            ("2026-11-21T12:30:00.500000000Z", Some("2026-11-21T12:30:00.500000000Z")),
+            ("2026-02-30", None),
+            ("2026-11-21T12:30:00", None),
+            ("now", None),
+            ("éééééééééé", None),
+        ] {
+            assert_eq!(instant(text).ok().map(moment::to_text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn bars_are_full_at_the_limit_only() {
+        let units = Amount::from_units;
+        for (spent, held, limit, shown) in [
+            (0, 0, 10, "░░░░░"),
+            (5, 3, 10, "██▒▒░"),
+            (9, 0, 10, "████░"),
+            (10, 0, 10, "█████"),
+            (99, 1, 10, "█████"),
+            (0, 1, 1_000_000, "▒░░░░"),
+            (1, 0, 0, "█████"),
+            (0, 0, 0, "░░░░░"),
+        ] {
+            assert_eq!(bar(units(spent), units(held), units(limit), 5), shown, "{spent} {held} {limit}");
+        }
+        assert_eq!(bar(Amount::MAX, Amount::MAX, Amount::MAX, 3), "███");
     }
 
     #[test]

@@ -356,65 +356,99 @@ fn an_action_is_explained() {
         ACTION,
         &[],
         &expect![[r#"
-        exit 0
-        -- stdout
-        allow: stripe.refund
-          pass: rule `args.amount > 0`
-          pass: breaker `stripe`
-          pass: limit `stripe.*.rate`
-            limit 100 calls
-          pass: budget `team`
-            limit 50 usd
-        -- stderr
-    "#]],
+            exit 0
+            -- stdout
+            allow: stripe.refund
+              pass: rule `args.amount > 0`
+                from [tools."stripe.refund"]
+              pass: breaker `stripe`
+                from [breakers.stripe], [tools."stripe.refund"]
+              pass: limit `stripe.*.rate`
+                from [tools."stripe.*"]
+                ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░
+                spent 0, limit 100 calls
+              pass: budget `team`
+                from [budgets.team], [tools."stripe.refund"]
+                ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░
+                spent 0, limit 50 usd
+            nothing is counted: name a store with --store
+            -- stderr
+        "#]],
     );
     check_explained(
         ACTION,
         &["--output", "json"],
         &expect![[r#"
-        exit 0
-        -- stdout
-        {
-          "gates": [
+            exit 0
+            -- stdout
             {
-              "kind": "rule",
-              "limit": null,
-              "mode": "enforce",
-              "name": "args.amount > 0",
-              "pass": true,
-              "reasons": []
-            },
-            {
-              "kind": "breaker",
-              "limit": null,
-              "mode": "enforce",
-              "name": "stripe",
-              "pass": true,
-              "reasons": []
-            },
-            {
-              "kind": "limit",
-              "limit": "100 calls",
-              "mode": "enforce",
-              "name": "stripe.*.rate",
-              "pass": true,
-              "reasons": []
-            },
-            {
-              "kind": "budget",
-              "limit": "50 usd",
-              "mode": "enforce",
-              "name": "team",
-              "pass": true,
-              "reasons": []
+              "at": null,
+              "counted": false,
+              "gates": [
+                {
+                  "kind": "rule",
+                  "meter": null,
+                  "mode": "enforce",
+                  "name": "args.amount > 0",
+                  "pass": true,
+                  "reasons": [],
+                  "sections": [
+                    "tools.\"stripe.refund\""
+                  ]
+                },
+                {
+                  "kind": "breaker",
+                  "meter": null,
+                  "mode": "enforce",
+                  "name": "stripe",
+                  "pass": true,
+                  "reasons": [],
+                  "sections": [
+                    "breakers.stripe",
+                    "tools.\"stripe.refund\""
+                  ]
+                },
+                {
+                  "kind": "limit",
+                  "meter": {
+                    "held": "0",
+                    "limit": "100",
+                    "spent": "0",
+                    "unit": "calls"
+                  },
+                  "mode": "enforce",
+                  "name": "stripe.*.rate",
+                  "pass": true,
+                  "reasons": [],
+                  "sections": [
+                    "tools.\"stripe.*\""
+                  ]
+                },
+                {
+                  "kind": "budget",
+                  "meter": {
+                    "held": "0",
+                    "limit": "50",
+                    "spent": "0",
+                    "unit": "usd"
+                  },
+                  "mode": "enforce",
+                  "name": "team",
+                  "pass": true,
+                  "reasons": [],
+                  "sections": [
+                    "budgets.team",
+                    "tools.\"stripe.refund\""
+                  ]
+                }
+              ],
+              "observed": [],
+              "reasons": [],
+              "tool": "stripe.refund",
+              "verdict": "allow"
             }
-          ],
-          "reasons": [],
-          "tool": "stripe.refund",
-          "verdict": "allow"
-        }
-        -- stderr
-    "#]],
+            -- stderr
+        "#]],
     );
     check_explained(
         r#"{"name": "stripe.refund", "args": {"amount": -5}}"#,
@@ -424,11 +458,18 @@ fn an_action_is_explained() {
             -- stdout
             block: stripe.refund
               refuse: rule `args.amount > 0`
-                rule_violated: a rule refuses these arguments: args.amount > 0
+                from [tools."stripe.refund"]
+                rule_violated: a rule refuses these arguments:
+                args.amount > 0; never with these arguments
               not asked: breaker `stripe`
+                from [breakers.stripe], [tools."stripe.refund"]
               not asked: limit `stripe.*.rate`
+                from [tools."stripe.*"]
               refuse: budget `team`
-                invalid_action: the action is malformed: the key `action.tenant` has no value
+                from [budgets.team], [tools."stripe.refund"]
+                invalid_action: the action is malformed: the key
+                `action.tenant` has no value; never with these arguments
+            nothing is counted: name a store with --store
             -- stderr
         "#]],
     );
@@ -436,32 +477,38 @@ fn an_action_is_explained() {
         r#"{"name": "other\u001b[2J\u202e"}"#,
         &[],
         &expect![[r#"
-        exit 1
-        -- stdout
-        block: other\u{1b}[2J\u{202e}
-          unknown_tool: no policy covers this tool: no section covers it
-        -- stderr
-    "#]],
+            exit 1
+            -- stdout
+            block: other\u{1b}[2J\u{202e}
+              unknown_tool: no policy covers this tool: no section
+              covers it
+            nothing is counted: name a store with --store
+            -- stderr
+        "#]],
     );
     check_explained(
         r#"{"name": "other\u001b[2J\u202e"}"#,
         &["--output", "json"],
         &expect![[r#"
-        exit 1
-        -- stdout
-        {
-          "gates": [],
-          "reasons": [
+            exit 1
+            -- stdout
             {
-              "code": "unknown_tool",
-              "message": "no policy covers this tool: no section covers it"
+              "at": null,
+              "counted": false,
+              "gates": [],
+              "observed": [],
+              "reasons": [
+                {
+                  "code": "unknown_tool",
+                  "message": "no policy covers this tool: no section covers it",
+                  "retry_after_ms": null
+                }
+              ],
+              "tool": "other\u001b[2J\u202e",
+              "verdict": "block"
             }
-          ],
-          "tool": "other\u001b[2J\u202e",
-          "verdict": "block"
-        }
-        -- stderr
-    "#]],
+            -- stderr
+        "#]],
     );
 }
 
@@ -481,13 +528,21 @@ fn a_call_of_a_model_is_explained() {
         -- stdout
         block: claude-opus-5
           refuse: rule `max_output`
-            rule_violated: a rule refuses these arguments: a call may ask for at most 400 output tokens
+            from [models."claude-*"]
+            rule_violated: a rule refuses these arguments: a call may ask for at most
+            400 output tokens; never with these arguments
           pass: rule `price`
           pass: budget `b`
-            limit 1000 usd
+            from [budgets.b], [models."claude-*"]
+            ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░
+            spent 0, limit 1000 usd
           refuse: budget `t`
-            budget_exceeded: 800 tokens asked for, 0 of 500 tokens spent
-            limit 500 tokens
+            from [budgets.t], [models."claude-*"]
+            budget_exceeded: 800 tokens asked for, 0 of 500 tokens spent; never with
+            these arguments
+            ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░
+            spent 0, limit 500 tokens
+        nothing is counted: name a store with --store
         -- stderr
     "#]]
     .assert_eq(&seen(output.status.code().unwrap(), &out, &err));
@@ -510,34 +565,34 @@ fn what_is_no_action_is_wrong_use() {
         r#"{"tool\u001b[2J": "a"}"#,
         &[],
         &expect![[r#"
-        exit 2
-        -- stdout
-        -- stderr
-        error: unknown member `tool\u{1b}[2J`
-        hint: see `checkrein policy explain --help` for an example
-    "#]],
+            exit 2
+            -- stdout
+            -- stderr
+            error: `action.json`: unknown member `tool\u{1b}[2J`; an action has name, args, namespace, principal, tenant, user, agent, run, session
+            hint: see `checkrein policy explain --help` for an example
+        "#]],
     );
     check_explained(
         r#"{"name": 5}"#,
         &[],
         &expect![[r#"
-        exit 2
-        -- stdout
-        -- stderr
-        error: `name` is no text
-        hint: see `checkrein policy explain --help` for an example
-    "#]],
+            exit 2
+            -- stdout
+            -- stderr
+            error: `action.json`: `name` is no text
+            hint: see `checkrein policy explain --help` for an example
+        "#]],
     );
     check_explained(
         r#"{}"#,
         &[],
         &expect![[r#"
-        exit 2
-        -- stdout
-        -- stderr
-        error: the action has no `name`
-        hint: see `checkrein policy explain --help` for an example
-    "#]],
+            exit 2
+            -- stdout
+            -- stderr
+            error: `action.json`: the action has no `name`
+            hint: see `checkrein policy explain --help` for an example
+        "#]],
     );
     check_explained(
         ACTION,

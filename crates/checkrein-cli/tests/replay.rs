@@ -776,6 +776,8 @@ fn a_report_shows_what_observe_mode_would_have_blocked() {
           }
         ]"#]]
     .assert_eq(&format!("{:#}", found["would_block"]));
+    let with_prices = ["report", "--ledger", "store.db", "--policy", "old.toml", "--output", "json"];
+    assert_eq!(place.json(1, &with_prices)["observed"]["money"]["usd"], "0.3");
     let lines = place.run("100", &["report", "--ledger", "store.db", "--output", "jsonl"]);
     let lines: Vec<Value> =
         text(&lines.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -29,3 +29,8 @@ struct PolicyPage;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/reference/prices.md")]
 struct Prices;
+
+/// So are those of the page on replays.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/reference/replay.md")]
+struct ReplayPage;

@@ -12,17 +12,17 @@ use std::sync::Arc;
 
 use checkrein::Engine;
 use checkrein::clock::{Clock, FakeClock};
-use checkrein::config::{Call, Policies, PolicyFile};
-use checkrein::engine::{GateSpec, GateSpecKind, WindowSpec};
+use checkrein::config::{Call, ModelCall, ModelRequest, Policies, PolicyFile};
+use checkrein::engine::{BudgetRecord, GateSpec, GateSpecKind, WindowSpec};
 use checkrein::ledger::Database;
 use checkrein::replay::{
-    Assumed, Change, Effect, Left, Options, Replay, ReplayError, Replayed, Ruling, read_store,
+    Assumed, Change as Differs, Effect, Left, Options, Replay, ReplayError, Replayed, Ruling, read_store,
 };
 use checkrein::store::PermitId;
 use checkrein::store::durable::KeepArguments;
 use checkrein::store::sqlite::{SqliteOptions, SqliteStore};
 use checkrein::testing::Random;
-use checkrein_core::admission::{Action, Verdict};
+use checkrein_core::admission::{Action, Change, Lasting, Verdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::json::{Limits, Value, read_str};
@@ -30,6 +30,7 @@ use checkrein_core::ledger::entry::{EntryView, Kind};
 use checkrein_core::permit::{Outcome, Settlement};
 use checkrein_core::policy::{Leases, Mode};
 use checkrein_core::time::{Span, Timestamp};
+use checkrein_core::usage::{Usage, UsageUnit};
 
 const START: i64 = 1_795_256_310_000_000_000;
 
@@ -175,9 +176,40 @@ once = { key = "args.id", keep_result = "3h", keep_key = "5h" }
 [tools."stripe.read"]
 attempts = { max = 40, key = "action.user" }
 
+[models."*"]
+budgets = ["team", "tokens"]
+limits = [{ key = "action.user", max_calls = 9, window = "1m" }]
+rules = [{ check = "args.input_bytes < 3000", mode = "observe" }]
+
 [tools.search]
 limits = [{ max_calls = 2, window = "5s" }, { key = "action.agent", max_calls = 9, window = "1m", mode = "observe" }]
 "#;
+
+/// A call of a model, and what its provider reports of it.
+fn model_call(recording: &Recording, random: &mut Random) {
+    recording.clock.advance(Span::from_nanos(1_000));
+    let output = Some(50 + random.below(900));
+    let request = ModelRequest { max_output: output, ..ModelRequest::of_text(100 + random.below(4_000)) };
+    let user = ["ann", "bob"][random.below(2) as usize];
+    let action = Action { user, run: "r1", ..Action::default() };
+    let model = ["gpt-4o", "claude-sonnet-4-5", "nobody-knows"][random.below(3) as usize];
+    let provider = None;
+    let call = ModelCall { tenant: "acme", action, model, provider, request: &request };
+    let Some(permit) = recording.policies.admit_model(&call).permit else { return };
+    recording.clock.advance(Span::from_secs(1));
+    let settled = match random.below(6) {
+        0 => recording.policies.release_model(&permit, Health::Failure),
+        1 => recording.policies.doubt_model(&permit, Health::Failure),
+        2 => Ok(()),
+        _ => {
+            let mut usage = Usage::default();
+            usage.set(UsageUnit::InputTokens, 20 + random.below(80)).unwrap();
+            usage.set(UsageUnit::OutputTokens, random.below(50)).unwrap();
+            recording.policies.settle_usage(&permit, &usage, &[]).map(drop)
+        }
+    };
+    settled.unwrap();
+}
 
 /// Calls, outcomes, leases that end, things done by hand: whatever a store may see, from one seed.
 fn history(seed: u64) -> Recorded {
@@ -208,6 +240,22 @@ fn history(seed: u64) -> Recorded {
             }
             continue;
         }
+        if random.once_in(5) {
+            model_call(&recording, &mut random);
+            continue;
+        }
+        if random.once_in(20) {
+            let amount = usd(["0.2", "0.7", "3"][random.below(3) as usize]);
+            let change = match random.below(4) {
+                0 => Change::Set(amount),
+                1 => Change::Clear,
+                _ => Change::TopUp(amount, Lasting::default()),
+            };
+            let record =
+                BudgetRecord { name: "team", unit: None, window: None, tenant: "acme", key: b"acme" };
+            recording.policies.engine().adjust(&record, change, "kim", "").unwrap();
+            continue;
+        }
         let tool =
             pick(&mut random, &["stripe.refund", "stripe.refund", "stripe.read", "search", "search", "mail"]);
         let user = pick(&mut random, &["ann", "bob", "eve", "ann", "bob", "eve", ""]);
@@ -235,7 +283,7 @@ fn history(seed: u64) -> Recorded {
 
 #[test]
 fn the_policy_that_made_a_ledger_differs_from_it_nowhere() {
-    let (mut decisions, mut ran, mut replays) = (0, 0, 0);
+    let (mut decisions, mut ran, mut replays, mut models) = (0, 0, 0, 0);
     for seed in 0..12 {
         let recorded = history(seed);
         let replayed = recorded.replay(EVERYTHING);
@@ -245,14 +293,17 @@ fn the_policy_that_made_a_ledger_differs_from_it_nowhere() {
         assert_eq!(replayed.coverage.replayed, replayed.coverage.decisions, "seed {seed}");
         decisions += replayed.coverage.decisions;
         for (_, body) in Database::open(&recorded.path).unwrap().entries(0, 10_000).unwrap() {
-            let kind = EntryView::read(&body).unwrap().kind;
+            let entry = EntryView::read(&body).unwrap();
+            let kind = entry.kind;
+            let is_model = entry.action.iter().any(|(name, value)| *name == "namespace" && value == "model");
+            models += u64::from(is_model && kind == Kind::Intent);
             ran += u64::from(kind == Kind::Intent);
             replays += u64::from(kind == Kind::Replay);
         }
     }
     assert!(
-        decisions > 3_000 && ran > 500 && replays > 10,
-        "too little happens: {decisions} {ran} {replays}"
+        decisions > 3_000 && ran > 500 && replays > 10 && models > 50,
+        "too little happens: {decisions} {ran} {replays} {models}"
     );
 }
 
@@ -302,11 +353,11 @@ fn a_stricter_policy_differs_by_what_was_worked_out_by_hand() {
     );
     let effects: Vec<Effect> = replayed.differences.iter().map(|difference| difference.effect).collect();
     assert_eq!(effects, [Effect::Done, Effect::None, Effect::Done, Effect::Unknown]);
-    let stopped = &replayed.totals.changes[&Change::Stopped];
+    let stopped = &replayed.totals.changes[&Differs::Stopped];
     assert_eq!((stopped.calls, stopped.effects, stopped.unknown), (3, 1, 1));
     // Of two budgets in dollars the larger cost counts; what had no effect counts none.
     assert_eq!(stopped.money.get(&Unit::Usd), Some(&usd("0.6")));
-    let started = &replayed.totals.changes[&Change::Started];
+    let started = &replayed.totals.changes[&Differs::Started];
     assert_eq!((started.calls, started.effects, started.money.get(&Unit::Usd)), (1, 1, Some(&usd("0.3"))));
     assert_eq!(replayed.coverage.assumed.get(&Assumed::Done), Some(&1));
 
@@ -317,7 +368,11 @@ fn a_stricter_policy_differs_by_what_was_worked_out_by_hand() {
         ["refund stopped rule_violated", "refund started rate_limited+budget_exceeded"]
     );
     let with_reasons = recorded.replay(&REFUNDS.replace("max_calls = 3", "max_calls = 1"));
-    assert_eq!(with_reasons.totals.changes[&Change::Reasons].calls, 1, "the budget is not exceeded any more");
+    assert_eq!(
+        with_reasons.totals.changes[&Differs::Reasons].calls,
+        1,
+        "the budget is not exceeded any more"
+    );
 }
 
 #[test]
@@ -334,8 +389,8 @@ fn equal_refusals_are_decided_one_by_one_once_they_differ() {
     let looser =
         REFUNDS.replace("max_calls = 3", "max_calls = 8").replace("limit = '1 usd'", "limit = '100 usd'");
     let replayed = recorded.replay(&looser);
-    assert_eq!(replayed.totals.changes[&Change::Started].calls, 5);
-    assert_eq!(replayed.totals.changes[&Change::Started].money.get(&Unit::Usd), Some(&usd("1.5")));
+    assert_eq!(replayed.totals.changes[&Differs::Started].calls, 5);
+    assert_eq!(replayed.totals.changes[&Differs::Started].money.get(&Unit::Usd), Some(&usd("1.5")));
     assert_eq!(replayed.coverage.assumed.get(&Assumed::Between), None);
 }
 
@@ -363,7 +418,7 @@ fn a_once_key_counts_as_the_new_policy_names_it() {
     assert_eq!(told(&recorded.replay(once)), [""; 0]);
     let replayed = recorded.replay(plain);
     assert_eq!((told(&replayed).len(), replayed.differences[0].old.0), (1, Ruling::Replay));
-    assert_eq!(replayed.differences[0].change, Change::Started);
+    assert_eq!(replayed.differences[0].change, Differs::Started);
 }
 
 #[test]
@@ -475,4 +530,38 @@ fn what_was_done_by_hand_is_done_again() {
     let replayed = recorded.replay(policy);
     assert_eq!((told(&replayed), replayed.coverage.assumed), (Vec::new(), [].into()));
     assert_eq!(recorded.replay("[tools.pay]\n").coverage.assumed.get(&Assumed::ByHand), Some(&2));
+}
+
+#[test]
+fn calls_of_models_are_held_and_settled_again() {
+    let policy = |limit: &str| {
+        format!(
+            "[budgets.team]\nlimit = '{limit} usd'\n[models.'*']\nbudgets = ['team']\nmax_output = 1000\n"
+        )
+    };
+    let recording = Recording::new(&policy("10"), KeepArguments::Full);
+    let request =
+        ModelRequest { max_output: Some(1_000), context: Some(Vec::new()), ..ModelRequest::of_text(400) };
+    let action = Action { user: "ann", run: "r1", ..Action::default() };
+    let call = ModelCall { tenant: "acme", action, model: "gpt-4o", provider: None, request: &request };
+    for (input, output) in [(100, 1_000), (100, 500), (100, 100)] {
+        recording.clock.advance(Span::from_secs(1));
+        let permit = recording.policies.admit_model(&call).permit.unwrap();
+        let mut usage = Usage::default();
+        usage.set(UsageUnit::InputTokens, input).unwrap();
+        usage.set(UsageUnit::OutputTokens, output).unwrap();
+        recording.clock.advance(Span::from_secs(1));
+        assert!(recording.policies.settle_usage(&permit, &usage, &[]).unwrap().is_exact());
+    }
+    let recorded = recording.close();
+    let same = recorded.replay(&policy("10"));
+    assert_eq!((told(&same), same.coverage.replayed), (Vec::new(), 3));
+    // A call holds 0.011 dollars, and the first one cost 0.01025: after it nothing fits any more. What the other two cost
+    // stands in the ledger: 0.00525 and 0.00125.
+    let replayed = recorded.replay(&policy("0.012"));
+    assert_eq!(told(&replayed), ["model:gpt-4o stopped budget_exceeded"; 2]);
+    let stopped = &replayed.totals.changes[&Differs::Stopped];
+    assert_eq!((stopped.effects, stopped.money.get(&Unit::Usd)), (2, Some(&usd("0.0065"))));
+    // Without a section for the model it is unknown.
+    assert_eq!(told(&recorded.replay("[tools.a]\n")), ["model:gpt-4o stopped unknown_tool"; 3]);
 }

@@ -13,6 +13,7 @@ OBSERVE, ENFORCE = 'mode = "observe"', 'mode = "enforce"'
 NOBODY, FROZEN = "tools = []", 'tools = ["refund"]'
 # What the stricter policy says instead: each is one line of the file.
 TIGHTER = (
+    ('limit = "0.05 usd"', 'limit = "0.03 usd"'),
     ("same_call = 3", "same_call = 2"),
     ('limit = "100.00 usd"', 'limit = "40.00 usd"'),
     ("max_calls = 20", "max_calls = 1"),

@@ -212,8 +212,8 @@ def test_mails_keep_their_distance(story: dict[str, Any], kept: Path) -> None:
     first, second, third = calls(story, "send_mail")
     assert [event["verdict"] for event in (first, second, third)] == ["allow", "block", "allow"]
     assert codes(second) == ["cooldown"]
-    assert 0 < second["decision"]["retry_after"] <= 0.5
-    assert third["at"] - first["at"] >= 0.5
+    assert 0 < second["decision"]["retry_after"] <= 1
+    assert third["at"] - first["at"] >= 1
     heads = [path.read_text().splitlines()[0] for path in sorted((kept / "spool").iterdir())]
     assert heads == ["To: maria.keller@example.com", "To: accounting@example.com"]
 
@@ -301,9 +301,10 @@ def test_the_stricter_policy_differs_where_it_says_so(story: dict[str, Any], kep
     new = (kept / "stricter.toml").read_text().splitlines()
     changed = [line.split("#")[0].strip() for line in new if line not in old]
     assert changed == [
+        'limit = "0.03 usd"',
         'limit = "40.00 usd"',
         "loop = { same_call = 2 }",
-        'limits = [{ max_calls = 1, window = "1h", cooldown = "500ms" }]',
+        'limits = [{ max_calls = 1, window = "1h", cooldown = "1s" }]',
     ]
 
 
@@ -311,14 +312,15 @@ def test_a_replay_shows_the_right_differences(story: dict[str, Any], command: st
     replay, summary = story["summary"]["replay"], story["summary"]
     coverage = replay["coverage"]
     # Twelve calls of the agent, and of the transfer the call, the refusal that led to the hook, and the replay.
-    tools = len(story["events"]) + 3
-    assert coverage["decisions"] == tools + summary["model"]["calls"]
+    assert coverage["decisions"] == len(story["events"]) + 3 + summary["model"]["calls"]
     # That the transfer was in doubt is what the once key in the code says: no file decides it.
-    left_out = dict(coverage["left_out"])
-    assert left_out.pop("refused_by_code") == 1
-    assert coverage["replayed"] == tools - 1 + summary["model"]["calls"] - left_out.pop("model", 0)
-    assert left_out == {}
+    assert coverage["left_out"] == {"refused_by_code": 1}
+    assert coverage["replayed"] == coverage["decisions"] - 1
     found = {(row["tool"], row["change"]): (row["calls"], row["money"]) for row in replay["tools"]}
+    # Once a run has no more than 0.03 to spend no later call of the model fits: these were the last.
+    late, saved = found.pop(("model:gpt-5", "stopped"))
+    assert 0 < late < summary["model"]["calls"]
+    assert Decimal(saved["usd"]) == sum(cost(summary["model"])[-late:])
     assert found == {
         # The second of the same searches; a refund and a transfer of 49 where only 40 are left; the second mail.
         ("python:search", "stopped"): (1, {}),
@@ -330,7 +332,8 @@ def test_a_replay_shows_the_right_differences(story: dict[str, Any], command: st
         ("python:transfer", "answered"): (1, {}),
     }
     stopped = replay["totals"]["stopped"]
-    assert (stopped["calls"], stopped["effects"], stopped["money"]) == (4, 4, {"usd": "98"})
+    assert (stopped["calls"], stopped["effects"]) == (4 + late, 4 + late)
+    assert Decimal(stopped["money"]["usd"]) == 98 + Decimal(saved["usd"])
     assert replay["totals"]["started"]["calls"] == 0
     reasons = {
         (row["code"], row["gate"]): row["calls"] for row in replay["reasons"] if row["change"] == "stopped"
@@ -338,6 +341,7 @@ def test_a_replay_shows_the_right_differences(story: dict[str, Any], command: st
     assert reasons == {
         ("loop_detected", "search.loop"): 1,
         ("budget_exceeded", "refunds"): 2,
+        ("budget_exceeded", "run"): late,
         ("rate_limited", "send_mail.rate"): 1,
     }
 
@@ -426,7 +430,7 @@ def test_the_real_answers_of_the_command_are_shown(
         f"  not spent    {report['observed']['money']['usd']} usd",
         "  python:search: loop_detected (limit `search.loop`)",
         "$ checkrein replay --policy stricter.toml --ledger ledger.jsonl",
-        f"  stopped      {replay['totals']['stopped']['calls']} calls, 4 effects, 98 usd",
+        f"  stopped      {replay['totals']['stopped']['calls']} calls, ",
         "      now refuse: loop_detected (limit `search.loop`)",
     ):
         assert line in shown.stdout

@@ -29,6 +29,11 @@ pub(super) struct SharedStoreOf {
 }
 
 impl SharedStoreOf {
+    /// One that was named in another way.
+    pub(super) fn of(store: &str, prefix: &str) -> Self {
+        Self { store: store.to_owned(), prefix: prefix.to_owned() }
+    }
+
     /// Whether it is on a server.
     pub(super) fn is_on_a_server(&self) -> bool {
         RedisStore::is_url(&self.store)

@@ -100,9 +100,9 @@ impl Models {
             return Ok(Quote::from(book().find(provider, model)?));
         };
         let quote = prices.find(provider, model);
-        if provider.is_none()
-            && quote.as_ref().map_or(true, |quote| quote.is_assumed)
+        if quote.as_ref().map_or(true, |quote| quote.is_assumed)
             && let Some((head, tail)) = model.split_once('/')
+            && provider.is_none_or(|named| is_same(named, head))
             && let Ok(split) = prices.find(Some(head), tail)
             && !split.is_assumed
         {
@@ -149,6 +149,12 @@ impl Models {
         }
         Ok(policy)
     }
+}
+
+/// Whether two names are those of one provider.
+fn is_same(one: &str, other: &str) -> bool {
+    let known = |name| book().provider(name).map(|provider| &*provider.id);
+    one.eq_ignore_ascii_case(other) || known(one).is_some_and(|id| known(other) == Some(id))
 }
 
 fn compile(

@@ -1,5 +1,7 @@
 //! What a replay asks of a policy file beside its decisions: what they read, cost, and have been shown.
 
+use std::sync::Arc;
+
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::key::KeyRef;
 use checkrein_core::policy::RecordKind;
@@ -9,7 +11,7 @@ use super::call::{Call, Evaluated};
 use super::model::TakenCost;
 use super::policies::{Policies, PolicyError, ToolPolicy};
 use super::resolve::{KeySource, Question};
-use crate::engine::{GateSpec, GateSpecKind};
+use crate::engine::{CompiledPolicy, GateSpec, GateSpecKind};
 use crate::expression::Expression;
 
 /// For so long a value counts as read that a recorded decision shows was read.
@@ -41,6 +43,13 @@ impl ToolPolicy {
 }
 
 impl Policies {
+    /// The gates of a model.
+    pub(crate) fn model_gates(&self, provider: Option<&str>, model: &str) -> Option<Arc<CompiledPolicy>> {
+        let loaded = self.loaded();
+        let policy = loaded.models.policy_of(self.engine(), loaded.file.sections(), provider, model).ok()?;
+        Some(Arc::clone(&policy.compiled))
+    }
+
     /// What a call takes from each budget of its tool, by the names of the gates.
     pub(crate) fn costs(&self, call: &Call<'_>) -> Vec<(String, Unit, Amount)> {
         let Ok(Some(policy)) = self.for_action(call.action.name) else { return Vec::new() };

@@ -263,6 +263,14 @@ impl Engine {
                 store.retain(family, window, cooldown, calendar);
                 Ok(family)
             }
+            Backend::Sqlite(store) if self.0.only_looks => {
+                if families.is_empty() {
+                    families.extend(store.families()?.into_iter().map(|(family, key)| (key, family)));
+                }
+                // From above: a store gives its numbers out from below, so that nothing is found under these.
+                let count = u32::try_from(families.len()).unwrap_or(u32::MAX);
+                Ok(*families.entry(key).or_insert(Family(u32::MAX.saturating_sub(count))))
+            }
             Backend::Sqlite(store) => {
                 let family = store.family(key.clone(), cooldown)?;
                 families.insert(key, family);

@@ -66,6 +66,7 @@ struct Inner {
     store: Backend,
     clock: Clock,
     families: Mutex<BTreeMap<FamilyKey, Family>>,
+    only_looks: bool,
     /// The limits of budgets, as the policy that was compiled last says.
     limits: Mutex<BTreeMap<Family, Amount>>,
 }
@@ -108,9 +109,18 @@ pub struct EngineBuilder {
     sqlite: Option<SqliteStore>,
     #[cfg(feature = "redis")]
     redis: Option<RedisStore>,
+    only_looks: bool,
 }
 
 impl EngineBuilder {
+    /// Makes an engine that only [`peek`](Engine::peek)s at a store on a disk or a server: it decides nothing and
+    /// defines nothing there. What its policies count and nobody counted yet is empty.
+    #[must_use]
+    pub fn only_looks(mut self) -> Self {
+        self.only_looks = true;
+        self
+    }
+
     /// Where the engine reads the time; the system's clock by default.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -145,8 +155,14 @@ impl EngineBuilder {
         #[cfg(feature = "redis")]
         if let Some(store) = self.redis {
             let clock = store.clock().clone();
-            let (families, limits) = (Mutex::default(), Mutex::default());
-            return Engine(Arc::new(Inner { store: Backend::Redis(store), clock, families, limits }));
+            let (families, limits, only_looks) = (Mutex::default(), Mutex::default(), self.only_looks);
+            return Engine(Arc::new(Inner {
+                store: Backend::Redis(store),
+                clock,
+                families,
+                limits,
+                only_looks,
+            }));
         }
         let (store, clock) = match self.sqlite {
             Some(store) => {
@@ -158,8 +174,8 @@ impl EngineBuilder {
                 (Backend::Memory(store), self.clock.unwrap_or_default())
             }
         };
-        let (families, limits) = (Mutex::default(), Mutex::default());
-        Engine(Arc::new(Inner { store, clock, families, limits }))
+        let (families, limits, only_looks) = (Mutex::default(), Mutex::default(), self.only_looks);
+        Engine(Arc::new(Inner { store, clock, families, limits, only_looks }))
     }
 }
 
@@ -302,6 +318,9 @@ impl Engine {
     /// Commits owned steps in their order without waiting: `then` is called when that is done or has failed, at once
     /// or from another thread. It must not wait for anything.
     pub fn submit_then(&self, steps: Vec<Step>, then: Box<dyn FnOnce(Results) + Send>) {
+        if let Err(error) = self.may_run(&steps) {
+            return then(Err(error));
+        }
         match &self.0.store {
             Backend::Memory(store) => {
                 let now = self.now();
@@ -314,9 +333,18 @@ impl Engine {
         }
     }
 
+    /// Whether a step may run: an engine that only looks runs none that decides or changes anything.
+    fn may_run(&self, steps: &[Step]) -> Result<(), StoreError> {
+        if self.0.only_looks && !steps.iter().all(|step| matches!(step, Step::Peek(..))) {
+            return Err(StoreError::NotCommitted("this engine only looks".to_owned()));
+        }
+        Ok(())
+    }
+
     /// Runs one step and waits for it.
     fn run_one(&self, step: Step) -> Result<StepResult, StoreError> {
         let lost = || StoreError::Unknown("the store gave no result".to_owned());
+        self.may_run(std::slice::from_ref(&step))?;
         match &self.0.store {
             Backend::Memory(store) => Ok(store.run(&step, self.now())),
             Backend::Sqlite(store) => store.run(vec![step])?.pop().ok_or_else(lost),
@@ -327,6 +355,7 @@ impl Engine {
 
     /// Has a step run that nobody waits for.
     fn run_unwaited(&self, step: Step) -> Result<(), StoreError> {
+        self.may_run(std::slice::from_ref(&step))?;
         match &self.0.store {
             Backend::Memory(store) => drop(store.run(&step, self.now())),
             Backend::Sqlite(store) => store.run_unwaited(vec![step])?,

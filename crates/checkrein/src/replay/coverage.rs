@@ -15,8 +15,6 @@ pub enum Left {
     ArgumentsMissing,
     /// The arguments cannot be read.
     ArgumentsUnreadable,
-    /// It is a call of a model.
-    Model,
     /// The action has no name, so that no section is its own.
     NoName,
     /// It was refused by gates of the code, which go on refusing.
@@ -33,7 +31,6 @@ impl Left {
             Self::ArgumentsDigest => "arguments_digest",
             Self::ArgumentsMissing => "arguments_missing",
             Self::ArgumentsUnreadable => "arguments_unreadable",
-            Self::Model => "model",
             Self::NoName => "no_name",
             Self::ByCode => "refused_by_code",
             Self::ByOthers => "refused_by_others",
@@ -47,7 +44,6 @@ impl Left {
             Self::ArgumentsDigest => "a gate reads their arguments, of which the ledger has a digest",
             Self::ArgumentsMissing => "a gate reads their arguments, which the ledger does not have",
             Self::ArgumentsUnreadable => "their arguments are too large to be read again",
-            Self::Model => "calls of models",
             Self::NoName => "the action has no name",
             Self::ByCode => "refused by gates of the code, which stay",
             Self::ByOthers => "refused by the store, by a person or for a credential",
@@ -74,7 +70,7 @@ pub enum Assumed {
     Shared,
     /// Records were reset or resolved by hand, and the policy has no such record.
     ByHand,
-    /// Budgets were changed at run time, which the new policy knows nothing of.
+    /// Budgets were changed at run time that the policy does not have.
     Budgets,
     /// The store was restored from a backup in between.
     Restored,
@@ -114,7 +110,7 @@ impl Assumed {
             Self::Late => "out of order",
             Self::Shared => "entries of a shared store, whose times are bounds",
             Self::ByHand => "resets by hand of records that the policy does not have",
-            Self::Budgets => "changes of budgets at run time, not repeated",
+            Self::Budgets => "changes at run time of budgets that the policy does not have",
             Self::Restored => "restorations from a backup in between",
         }
     }

@@ -4,6 +4,7 @@
 //! input gives the same answer. [`read_store`] and [`read_export`] hand the entries over, [`Replay`] and [`Review`] take
 //! them one by one and keep what is bounded.
 
+mod compare;
 mod coverage;
 mod error;
 mod lane;
@@ -20,7 +21,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use checkrein_core::amount::Amount;
-use checkrein_core::json::{Limits, Object, Value, read_str};
+use checkrein_core::json::{Object, Value};
 use checkrein_core::ledger::entry::{Ending, EntryView};
 use checkrein_core::time::{Span, Timestamp};
 
@@ -32,8 +33,7 @@ pub use source::{Each, Source, Watch, read_export, read_path, read_store};
 pub use totals::{Change, Difference, Effect, Tally, Totals, Why};
 
 use crate::config::PolicyFile;
-use crate::store::PermitId;
-use lane::{Costs, Decided, Lane, largest, paired};
+use lane::{Costs, Decided, Held, Lane, largest, paired};
 use order::{Arguments, Order};
 use record::{Ended, Happened, Kept, Link, Record, Recorded, Step, What};
 use told::Told;
@@ -41,25 +41,6 @@ use totals::Changed;
 
 /// The most calls that are remembered until their outcomes come.
 const MOST_OPEN: usize = 1 << 20;
-/// Refusals that no policy file decides: of the store, of people, of credentials, of a switch at run time.
-const BY_OTHERS: [&str; 15] = [
-    "approval_required",
-    "approval_denied",
-    "approval_mismatch",
-    "approval_expired",
-    "capacity",
-    "forbidden",
-    "frozen",
-    "invariant_broken",
-    "ledger_error",
-    "secret_unavailable",
-    "store_error",
-    "timeout",
-    "tool_changed",
-    "too_large",
-    "unauthenticated",
-];
-
 /// How a replay compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -90,8 +71,8 @@ pub struct Replayed {
 #[derive(Debug)]
 struct Open {
     recorded: Rc<Recorded>,
-    new: Option<PermitId>,
-    old: Option<PermitId>,
+    new: Option<Held>,
+    old: Option<Held>,
     changed: Option<(Changed, Costs)>,
     /// The last that was heard of it, and what it cost.
     last: Option<(Ending, Vec<Amount>)>,
@@ -236,48 +217,6 @@ impl Replay {
         Ok(())
     }
 
-    /// Why a decision cannot be decided again; or whether it was refused by gates of which nobody knows whose they are.
-    fn left(&self, recorded: &Recorded) -> Result<bool, Left> {
-        if recorded.name.is_empty() {
-            return Err(Left::NoName);
-        }
-        if recorded.namespace == "model" {
-            return Err(Left::Model);
-        }
-        // What a file freezes is a rule of its own.
-        let by_others = |cause: &Cause| BY_OTHERS.contains(&cause.code.as_str()) && cause.kind != "rule";
-        if recorded.causes.iter().any(by_others) {
-            return Err(Left::ByOthers);
-        }
-        let is_unknown = self.is_unknown(recorded)?;
-        let reads = |lane: &Lane| lane.reads_arguments(&recorded.name);
-        let is_read = reads(&self.new) || self.old.as_ref().is_some_and(reads);
-        match recorded.arguments {
-            Kept::Digest if is_read => Err(Left::ArgumentsDigest),
-            Kept::Nothing if is_read => Err(Left::ArgumentsMissing),
-            _ => Ok(is_unknown),
-        }
-    }
-
-    /// Whether nobody knows whose the gates are that refused it. Those of the code no file takes away.
-    fn is_unknown(&self, recorded: &Recorded) -> Result<bool, Left> {
-        let mut is_unknown = false;
-        for cause in recorded.causes.iter().filter(|cause| cause.kind != "action") {
-            let lanes = [Some(&self.new), self.old.as_ref()];
-            if lanes.into_iter().flatten().any(|lane| lane.has_gate(&recorded.name, cause)) {
-                continue;
-            }
-            match self.told.is_in_code(recorded.policy, cause) {
-                Some(true) => return Err(Left::ByCode),
-                // With the old file at hand, a gate that neither file has stands in the code.
-                _ if self.old.is_some() => return Err(Left::ByCode),
-                Some(false) => {}
-                None => is_unknown = true,
-            }
-        }
-        Ok(is_unknown)
-    }
-
     /// Decides a call again. Says whether it differs; nothing if it was not decided.
     fn decide(
         &mut self,
@@ -292,18 +231,13 @@ impl Replay {
                 return Ok(None);
             }
         };
-        let arguments = match &recorded.arguments {
-            Kept::Full(text) => {
-                let limits = Limits { bytes: usize::MAX, nodes: usize::MAX, ..Limits::default() };
-                match read_str(text, &limits) {
-                    Ok(arguments) => arguments,
-                    Err(_) => {
-                        self.answer.coverage.leave(Left::ArgumentsUnreadable, 1);
-                        return Ok(None);
-                    }
-                }
+        let arguments = match (recorded.arguments.value(), &recorded.arguments) {
+            (Some(arguments), _) => arguments,
+            (None, Kept::Full(_)) => {
+                self.answer.coverage.leave(Left::ArgumentsUnreadable, 1);
+                return Ok(None);
             }
-            Kept::Digest | Kept::Nothing => Value::Object(Object::default()),
+            (None, _) => Value::Object(Object::default()),
         };
         self.answer.coverage.replay(1, matches!(recorded.arguments, Kept::Full(_)));
         self.answer.coverage.assume(Assumed::GatesUnknown, u64::from(is_unknown));
@@ -312,78 +246,19 @@ impl Replay {
         let facts = new.facts || old.as_ref().is_some_and(|old| old.facts);
         self.answer.coverage.assume(Assumed::Facts, u64::from(facts));
         let changed = self.compare(recorded, old.as_ref(), &new).map(|change| {
-            let lane = match (change, &self.old) {
-                (Change::Stopped, Some(old)) => old,
-                _ => &self.new,
+            let (lane, decided) = match (change, &self.old) {
+                (Change::Stopped, Some(lane)) => (lane, old.as_ref()),
+                _ => (&self.new, Some(&new)),
             };
-            (change, lane.costs(recorded, &arguments))
+            // What a model would hold is known where it is held.
+            let held = decided.map(|decided| decided.costs.clone()).filter(|costs| !costs.is_empty());
+            (change, held.unwrap_or_else(|| lane.costs(recorded, &arguments)))
         });
         let differs = changed.is_some();
         let changed = changed
             .map(|(change, costs)| (self.list(recorded, repeat, time, change, old.as_ref(), &new), costs));
         self.keep(recorded, old, new, changed);
         Ok(Some(differs))
-    }
-
-    /// In which way a decision differs.
-    fn compare(&self, recorded: &Recorded, old: Option<&Decided>, new: &Decided) -> Option<Change> {
-        let (ruling, causes) =
-            old.map_or((recorded.ruling, &recorded.causes), |old| (old.ruling, &old.causes));
-        // Whether a result could be stored is not recorded: either way nothing ran.
-        let is_pruned = |causes: &[Cause]| matches!(causes, [only] if only.code == "result_pruned");
-        if ruling == Ruling::Refuse && new.ruling == Ruling::Replay && is_pruned(causes) {
-            return None;
-        }
-        let codes = |causes: &[Cause]| {
-            let mut codes: Vec<String> = causes.iter().map(|cause| cause.code.clone()).collect();
-            codes.sort_unstable();
-            codes.dedup();
-            codes
-        };
-        let other_reasons = || {
-            let differ = self.options.reasons && codes(causes) != codes(&new.causes);
-            differ.then_some(Change::Reasons)
-        };
-        Change::between(ruling, new.ruling).or_else(other_reasons)
-    }
-
-    /// Counts a difference, and lists it if it is among the first.
-    fn list(
-        &mut self,
-        recorded: &Recorded,
-        repeat: Option<u64>,
-        time: Timestamp,
-        change: Change,
-        old: Option<&Decided>,
-        new: &Decided,
-    ) -> Changed {
-        let tool = match recorded.namespace.as_str() {
-            "" => recorded.name.clone(),
-            namespace => format!("{namespace}:{}", recorded.name),
-        };
-        let was = old.map_or((recorded.ruling, &recorded.causes), |old| (old.ruling, &old.causes));
-        // What refuses is the reason for it: now, or then.
-        let causes = if new.ruling == Ruling::Refuse { &new.causes } else { was.1 };
-        let listed = (self.answer.differences.len() < self.options.limit).then(|| {
-            self.answer.differences.push(Difference {
-                seq: recorded.seq,
-                time,
-                repeat,
-                tool: tool.clone(),
-                change,
-                old: (was.0, was.1.clone()),
-                new: (new.ruling, new.causes.clone()),
-                effect: Effect::default(),
-                money: Vec::new(),
-            });
-            self.answer.differences.len().saturating_sub(1)
-        });
-        let mut causes = causes.clone();
-        causes.sort_unstable();
-        causes.dedup();
-        let changed = Changed { change, tool, causes, listed };
-        self.answer.totals.call(&changed);
-        changed
     }
 
     /// Remembers a call until its outcome comes; what nobody recorded an outcome of is done at once.
@@ -412,10 +287,10 @@ impl Replay {
         }
         let ran = new.ruling == Ruling::Run || old.as_ref().is_some_and(|old| old.ruling == Ruling::Run);
         self.answer.coverage.assume(Assumed::Done, u64::from(ran));
-        if let Some(permit) = new.permit {
+        if let Some(permit) = &new.permit {
             self.new.assume_done(permit);
         }
-        if let (Some(lane), Some(permit)) = (&self.old, old.and_then(|old| old.permit)) {
+        if let (Some(lane), Some(permit)) = (&self.old, old.as_ref().and_then(|old| old.permit.as_ref())) {
             lane.assume_done(permit);
         }
         if let Some((changed, costs)) = changed {
@@ -426,10 +301,10 @@ impl Replay {
     fn end(&mut self, ended: &Ended, time: Timestamp) {
         let Some(link) = ended.link else { return };
         let Some(open) = self.open.get_mut(&link) else { return };
-        if let Some(permit) = open.new {
+        if let Some(permit) = &open.new {
             self.new.end(permit, &open.recorded, ended, time);
         }
-        if let (Some(old), Some(permit)) = (&self.old, open.old) {
+        if let (Some(old), Some(permit)) = (&self.old, &open.old) {
             old.end(permit, &open.recorded, ended, time);
         }
         open.last = Some((ended.ending, ended.actual.clone()));
@@ -474,7 +349,13 @@ impl Replay {
                 }
                 self.answer.coverage.assume(Assumed::ByHand, u64::from(!known));
             }
-            event if event.starts_with("budget_") => self.answer.coverage.assume(Assumed::Budgets, 1),
+            "adjusted" => {
+                let known = self.new.note(happened, time);
+                if let Some(old) = &self.old {
+                    old.note(happened, time);
+                }
+                self.answer.coverage.assume(Assumed::Budgets, u64::from(!known));
+            }
             _ => {}
         }
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::fingerprint::RequestDigest;
 use checkrein_core::gate::breaker::Health;
+use checkrein_core::json::{self, Limits, Value};
 use checkrein_core::ledger::entry::{
     ArgumentsView, By, Ending, EntryView, Kind, MeterView, ReasonView, Repeated, Request,
 };
@@ -74,6 +75,17 @@ pub(super) enum Kept {
     Nothing,
 }
 
+impl Kept {
+    /// The arguments, if all of them were kept and can be read.
+    pub(super) fn value(&self) -> Option<Value> {
+        let limits = Limits { bytes: usize::MAX, nodes: usize::MAX, ..Limits::default() };
+        match self {
+            Self::Full(text) => json::read_str(text, &limits).ok(),
+            Self::Digest | Self::Nothing => None,
+        }
+    }
+}
+
 /// A decision.
 #[derive(Clone, Debug)]
 pub(super) struct Recorded {
@@ -89,6 +101,8 @@ pub(super) struct Recorded {
     pub(super) run: String,
     pub(super) session: String,
     pub(super) arguments: Kept,
+    /// Of a call of a model: its provider.
+    pub(super) provider: Option<String>,
     pub(super) request: Option<RequestDigest>,
     pub(super) policy: Option<[u8; 32]>,
     pub(super) causes: Vec<Cause>,
@@ -203,6 +217,7 @@ impl Recorded {
                 ArgumentsView::Digest(_) => Kept::Digest,
                 ArgumentsView::None => Kept::Nothing,
             },
+            provider: provider(entry),
             request: match entry.request {
                 Request::Digest(digest) => Some(digest),
                 Request::Keyed(_) | Request::None => None,
@@ -212,6 +227,14 @@ impl Recorded {
             budgets: entry.meters.iter().filter_map(budget).collect(),
         }
     }
+}
+
+/// The provider of a model, as the arguments of a call of one name it.
+fn provider(entry: &EntryView<'_>) -> Option<String> {
+    let is_model = entry.action.iter().any(|(name, value)| *name == "namespace" && value == "model");
+    let ArgumentsView::Full(text) = entry.arguments else { return None };
+    let arguments = is_model.then(|| json::read_str(text, &Limits::default()).ok())??;
+    arguments.get("provider")?.as_str().map(str::to_owned)
 }
 
 /// The name and unit of a meter that is a budget's.

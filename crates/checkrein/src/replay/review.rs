@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use checkrein_core::amount::{Amount, Unit, parse_quantity};
+use checkrein_core::json::{Object, Value};
 use checkrein_core::ledger::entry::{Ending, EntryView, Kind, ReasonView};
 use checkrein_core::time::Timestamp;
 
-use super::lane::{Costs, largest, paired};
+use super::ReplayError;
+use super::lane::{Costs, Lane, largest, paired};
 use super::record::{Cause, Ended, Link, Recorded, What};
 use super::source::Source;
 use super::totals::{Effect, Tally};
+use crate::config::PolicyFile;
 
 /// The most rows, and the most tools.
 const MOST_ROWS: usize = 5_000;
@@ -75,6 +78,8 @@ pub struct Reviewed {
 pub struct Review {
     since: Timestamp,
     until: Timestamp,
+    /// What calls cost where the ledger does not say.
+    prices: Option<Lane>,
     answer: Reviewed,
     rows: BTreeMap<Key, Gathered>,
     open: BTreeMap<Link, Open>,
@@ -105,11 +110,15 @@ struct Open {
 }
 
 impl Review {
-    /// A review of the decisions from `since` on and before `until`.
-    #[must_use]
-    pub fn new(since: Timestamp, until: Timestamp) -> Self {
+    /// A review of the decisions from `since` on and before `until`. Where the ledger does not say what a call cost, it is
+    /// what `prices` takes for it.
+    ///
+    /// # Errors
+    /// The file cannot be put to work.
+    pub fn new(since: Timestamp, until: Timestamp, prices: Option<PolicyFile>) -> Result<Self, ReplayError> {
+        let prices = prices.map(Lane::new).transpose()?;
         let (answer, rows, open) = (Reviewed::default(), BTreeMap::new(), BTreeMap::new());
-        Self { since, until, answer, rows, open }
+        Ok(Self { since, until, prices, answer, rows, open })
     }
 
     /// Takes the next entry.
@@ -167,6 +176,7 @@ impl Review {
         if observed {
             self.answer.observed.calls = self.answer.observed.calls.saturating_add(1);
             let asked = largest(entry.observed.iter().filter_map(asked));
+            let asked = if asked.is_empty() { self.price(recorded, entry.time) } else { asked };
             let open = Open { recorded: recorded.clone(), keys, asked, in_doubt: false };
             self.open.insert(recorded.link, open);
             if self.open.len() > MOST_OPEN
@@ -174,6 +184,17 @@ impl Review {
             {
                 self.close(oldest, Effect::Unknown, &[]);
             }
+        }
+    }
+
+    /// What the policy takes for a call, if there is one and the arguments it reads are there.
+    fn price(&self, recorded: &Recorded, time: Timestamp) -> Costs {
+        let Some(lane) = &self.prices else { return Costs::new() };
+        let arguments = recorded.arguments.value();
+        match arguments {
+            Some(arguments) => lane.costs_at(recorded, &arguments, time),
+            None if lane.reads_arguments(recorded) => Costs::new(),
+            None => lane.costs_at(recorded, &Value::Object(Object::default()), time),
         }
     }
 

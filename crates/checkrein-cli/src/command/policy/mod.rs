@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use crate::command::columns;
 use crate::{Exit, Output};
 
+mod action;
 mod check;
 mod explain;
+mod origin;
 mod test;
 
 /// Check a policy file, try its cases, and explain what it says

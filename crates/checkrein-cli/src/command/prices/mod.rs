@@ -3,13 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use checkrein::core::amount::Amount;
-use checkrein::core::ledger::moment;
 use checkrein::core::time::Timestamp;
 use checkrein::core::usage::UsageUnit;
 use checkrein::price::{Found, PriceError, Prices, book};
 use serde_json::{Value, json};
 
 use crate::Exit;
+use crate::show::instant;
 
 mod check;
 mod list;
@@ -59,16 +59,6 @@ impl At {
             Timestamp::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
         })
     }
-}
-
-/// An instant as people write it: a day, or a day and a time to the second or finer.
-fn instant(text: &str) -> Result<Timestamp, &'static str> {
-    let whole = match (text.len(), text.strip_suffix('Z')) {
-        (10, _) => format!("{text}T00:00:00.000000000Z"),
-        (20, Some(head)) => format!("{head}.000000000Z"),
-        _ => text.to_owned(),
-    };
-    moment::read(whole.as_bytes()).ok_or("write a day or an instant in UTC, as in `2026-11-21T12:30:00Z`")
 }
 
 /// The model that a reference means: of the provider that is named, of the one it can only belong to, or of the one
@@ -149,21 +139,6 @@ fn unit_text(unit: UsageUnit) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn instants_as_people_write_them() {
-        for (text, expected) in [
-            ("2026-11-21", Some("2026-11-21T00:00:00.000000000Z")),
-            ("2026-11-21T12:30:00Z", Some("2026-11-21T12:30:00.000000000Z")),
-            ("2026-11-21T12:30:00.500000000Z", Some("2026-11-21T12:30:00.500000000Z")),
-            ("2026-02-30", None),
-            ("2026-11-21T12:30:00", None),
-            ("now", None),
-            ("éééééééééé", None),
-        ] {
-            assert_eq!(instant(text).ok().map(moment::to_text).as_deref(), expected, "{text}");
-        }
-    }
 
     #[test]
     fn numbers_in_groups() {

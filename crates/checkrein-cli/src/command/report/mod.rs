@@ -1,11 +1,14 @@
 //! `checkrein report`: what observe mode would have blocked.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use checkrein::config::PolicyFile;
 use checkrein::core::ledger::moment;
 use checkrein::core::time::{Span, Timestamp};
 use checkrein::replay::{ReplayError, Review, Reviewed};
 
+use super::policy;
 use super::recording::{LedgerOf, refuse, refuse_with};
 use crate::{Exit, Output};
 
@@ -22,6 +25,7 @@ mod text;
 #[command(after_help = "Examples:
   checkrein report --ledger sqlite:checkrein.db
   checkrein report --ledger ledger.jsonl --key checkrein.db.pub --since 7d
+  checkrein report --ledger sqlite:checkrein.db --policy checkrein.toml
   checkrein report --ledger sqlite:checkrein.db --since 2026-11-01 --until 2026-12-01 --output json")]
 pub(crate) struct Report {
     #[command(flatten)]
@@ -32,6 +36,9 @@ pub(crate) struct Report {
     /// Decisions before then
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
+    /// The policy file whose costs count where the ledger does not say what a call cost
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// How many rows of each table are shown
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     limit: usize,
@@ -51,7 +58,14 @@ impl Report {
                 return Ok(refuse_with(&mut to, "report_time", &message, Some(hint), self.output)?);
             }
         };
-        let reviewed = match self.review(since, until) {
+        let prices = match self.policy.as_ref().map(|path| PolicyFile::load(path)).transpose() {
+            Ok(prices) => prices,
+            Err(error) => {
+                policy::refuse(&mut to, &error, self.output)?;
+                return Ok(Exit::Usage);
+            }
+        };
+        let reviewed = match self.review(since, until, prices) {
             Ok(reviewed) => reviewed,
             Err(error) => return Ok(refuse(&mut to, &error, self.output)?),
         };
@@ -63,8 +77,13 @@ impl Report {
         Ok(if reviewed.calls.observed > 0 { Exit::Found } else { Exit::Ok })
     }
 
-    fn review(&self, since: Timestamp, until: Timestamp) -> Result<Reviewed, ReplayError> {
-        let mut review = Review::new(since, until);
+    fn review(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        prices: Option<PolicyFile>,
+    ) -> Result<Reviewed, ReplayError> {
+        let mut review = Review::new(since, until, prices)?;
         let source = self.ledger.read("report", &mut |entry| {
             review.entry(entry);
             Ok(())

@@ -71,6 +71,29 @@ fn a_call_that_was_not_made_costs_nothing_and_one_in_doubt_its_hold() {
 }
 
 #[test]
+fn a_model_is_the_same_however_it_is_named() {
+    let text = "[budgets.b]\nlimit = '9 usd'\n[models.'*']\nbudgets = ['b']\n[models.house-llama]\nprovider = 'house'\n\
+        [prices.models.'house/llama']\ninput = '5 usd'\noutput = '25 usd'\n\
+        [prices.models.'house/house-llama']\ninput = '5 usd'\noutput = '25 usd'\n";
+    let reply = json(r#"{"usage": {"input_tokens": 1000, "output_tokens": 100}}"#);
+    for name in [
+        "anthropic claude-opus-5",
+        "claude-opus-5",
+        "Claude-Opus-5",
+        "anthropic/claude-opus-5",
+        "house llama",
+        "house/llama",
+        "House/Llama",
+        "house-llama",
+    ] {
+        let policies = policies(text);
+        let settled = policies.settle_model(&admit(&policies, name, &request()), &reply).unwrap();
+        assert_eq!(settled.usd.map(|usd| usd.to_string()).as_deref(), Some("0.0075"), "{name} {settled:?}");
+        assert!(settled.is_exact(), "{name} {settled:?}");
+    }
+}
+
+#[test]
 fn a_model_that_answers_and_is_dearer_counts() {
     let policies = policies("[budgets.b]\nlimit = '9 usd'\n[models.'*']\nbudgets = ['b']\n");
     let haiku = "anthropic claude-haiku-4-5";
