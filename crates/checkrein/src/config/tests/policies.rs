@@ -395,7 +395,7 @@ mod bound {
         let policies = policies("[tools.a]\nlimits = [{ max_calls = 1, window = '60s' }]\n");
         let binding = policies.bind("a", code()).unwrap();
         assert_eq!(ask(&binding, "{}", true), "allow");
-        assert_eq!(ask(&binding, "{}", true), "rate_limited@a.rate#policy");
+        assert_eq!(ask(&binding, "{}", true), "rate_limited@a.rate");
     }
 
     #[test]
