@@ -1,5 +1,6 @@
 //! The `checkrein` command: parses the command line, runs one verb, turns its end into an exit code.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -41,6 +42,7 @@ enum Verb {
     Restore(command::restore::Restore),
     Doctor(command::doctor::Doctor),
     Completions(command::completions::Completions),
+    Man(command::man::Man),
 }
 
 /// How a verb prints its answer.
@@ -76,7 +78,11 @@ impl From<Exit> for ExitCode {
 }
 
 fn main() -> ExitCode {
-    let outcome = match CommandLine::parse().verb {
+    let verb = match CommandLine::try_parse() {
+        Ok(line) => line.verb,
+        Err(error) => return told(&error),
+    };
+    let outcome = match verb {
         Verb::Init(init) => init.run(),
         Verb::Demo(demo) => demo.run(),
         Verb::Explain(explain) => explain.run(),
@@ -92,6 +98,7 @@ fn main() -> ExitCode {
         Verb::Backup(backup) => backup.run(),
         Verb::Restore(restore) => restore.run(),
         Verb::Doctor(doctor) => doctor.run(),
+        Verb::Man(man) => man.run(CommandLine::command()),
         Verb::Completions(completions) => completions.run(CommandLine::command()),
     };
     match outcome {
@@ -102,6 +109,19 @@ fn main() -> ExitCode {
             Exit::Usage.into()
         }
     }
+}
+
+/// Prints what was asked of the command line itself, or what is wrong with it: in words that are inert, for they may
+/// repeat what somebody else chose.
+fn told(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    if !error.use_stderr() {
+        // A reader that goes away is no failure.
+        let _closed = write!(anstream::stdout().lock(), "{}", text.ansi());
+        return ExitCode::SUCCESS;
+    }
+    let _closed = write!(anstream::stderr().lock(), "{}", show::harmless(&text.to_string()));
+    Exit::Usage.into()
 }
 
 /// `checkrein explain | head` is no failure.

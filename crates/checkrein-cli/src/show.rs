@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write};
+use std::path::Path;
 
 use checkrein_core::amount::Amount;
 use checkrein_core::ledger::moment;
@@ -46,8 +47,13 @@ pub(crate) fn inert(text: &str) -> String {
     })
 }
 
+/// The same for the name of a file.
+pub(crate) fn inert_path(path: &Path) -> String {
+    inert(&path.display().to_string())
+}
+
 /// The same for text in which line breaks are our own.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     text.split('\n').map(inert).collect::<Vec<_>>().join("\n")
 }
 

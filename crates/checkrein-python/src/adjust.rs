@@ -60,7 +60,11 @@ fn adjust_budget<'py>(
     let key = key.map(|key| encode_key(py, key)).transpose()?.unwrap_or_default();
     let tenant = wanted.tenant.as_deref().unwrap_or(&base.tenant);
     let record = BudgetRecord { name: &wanted.name, unit, window: None, tenant, key: &key };
-    let adjusted = py.detach(|| base.engine.adjust(&record, change, &wanted.by, &wanted.note));
+    let adjusted = py.detach(|| {
+        let of_file = base.policies.as_ref();
+        let of_file = of_file.and_then(|file| file.adjust(&record, change, &wanted.by, &wanted.note));
+        of_file.unwrap_or_else(|| base.engine.adjust(&record, change, &wanted.by, &wanted.note))
+    });
     let adjusted = adjusted.map_err(|problem| refused(py, &problem))?;
     let budgets = base.engine.budgets();
     let unit =
@@ -71,6 +75,9 @@ fn adjust_budget<'py>(
 fn refused(py: Python<'_>, problem: &BudgetError) -> PyErr {
     match problem {
         BudgetError::Store(problem) => error::store(py, problem),
+        BudgetError::Several(..) => {
+            error::config(py, &problem.to_string(), problem.code(), "give each of them a name of its own")
+        }
         problem => {
             let hint = problem.hint().unwrap_or_default();
             error::config(py, &problem.to_string(), problem.code(), hint)

@@ -112,6 +112,34 @@ def test_what_cannot_be_is_an_error_with_its_code(
     assert engine.list() == []
 
 
+def test_budgets_of_a_policy_file_are_changed_and_stay_so(tmp_path: Path) -> None:
+    path = tmp_path / "checkrein.toml"
+
+    def write(limit: str) -> None:
+        path.write_text(
+            f"version = 1\n[budgets.team]\nlimit = '{limit}'\n[budgets.agent]\nkey = 'action.user'\nlimit = '5 usd'\n"
+            "[tools.pay]\nbudgets = [{ name = 'team', cost = '1 usd' }]\n"
+        )
+
+    write("1 usd")
+    engine = checkrein.Engine.from_policy(path)
+
+    @engine.guard(name="pay")
+    def pay() -> None: ...
+
+    assert engine.adjust_budget("team", add="1 usd", by="kim").after == "2"
+    pay(), pay()
+    assert_denied(pay, code="budget_exceeded")
+    write("2 usd")
+    engine.reload()
+    pay()
+    assert_denied(pay, code="budget_exceeded")
+    for arguments in ({"name": "agent"}, {"name": "team", "key": "ann"}):
+        with pytest.raises(checkrein.ConfigError) as error:
+            engine.adjust_budget(**arguments, add="1 usd", by="kim")  # type: ignore[arg-type]
+        assert error.value.code == "key"
+
+
 def test_the_ledger_says_who_did_it_and_a_new_program_goes_by_it(tmp_path: Path) -> None:
     def start() -> tuple[checkrein.Engine, Any]:
         engine = checkrein.Engine(f"sqlite:{tmp_path}/store.db")

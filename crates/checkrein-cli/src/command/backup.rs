@@ -7,6 +7,7 @@ use checkrein::ledger::keys;
 use serde_json::json;
 
 use super::store::{StoreOf, refuse, size};
+use crate::show::inert_path;
 use crate::{Exit, Output};
 
 /// Copy a store into a new file, as of one instant, while it is in use
@@ -43,8 +44,8 @@ impl Backup {
                 writeln!(
                     to,
                     "`{}` is copied to `{}` ({})",
-                    path.display(),
-                    self.file.display(),
+                    inert_path(&path),
+                    inert_path(&self.file),
                     size(bytes)
                 )?;
                 let key = keys::default_path(&path);
@@ -53,8 +54,8 @@ impl Backup {
                     writeln!(
                         to,
                         "its key `{}` is not in it: keep a copy elsewhere; to use the copy as a store, put one at `{}`",
-                        key.display(),
-                        beside.display()
+                        inert_path(&key),
+                        inert_path(&beside)
                     )?;
                 }
             }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::inert;
 use super::store::{SharedStoreOf, age, refuse, short, size};
+use crate::show::inert_path;
 use crate::{Exit, Output};
 
 mod server;
@@ -313,7 +314,7 @@ fn write_text(
     findings: &[Finding],
 ) -> std::io::Result<()> {
     let mut line = |name: &str, value: String| writeln!(to, "{name:14}  {value}");
-    line("store", format!("{} on {}", file.path.display(), file.file_system))?;
+    line("store", format!("{} on {}", inert_path(&file.path), file.file_system))?;
     let log = size(file.wal_bytes);
     line("file", format!("{}, log {log}, mode {:o}, schema {}", size(file.bytes), file.mode, file.schema))?;
     if let Some(mark) = file.mark {

@@ -7,6 +7,7 @@ use checkrein::ledger::{LedgerError, keys};
 use serde_json::json;
 
 use super::passphrase;
+use crate::show::inert_path;
 use crate::{Exit, Output};
 
 /// Make or show the key that signs a ledger
@@ -78,8 +79,8 @@ impl New {
         let mut stdout = anstream::stdout().lock();
         match self.output {
             Output::Text => {
-                writeln!(stdout, "private key  {}", self.file.display())?;
-                writeln!(stdout, "public key   {}", public.display())?;
+                writeln!(stdout, "private key  {}", inert_path(&self.file))?;
+                writeln!(stdout, "public key   {}", inert_path(&public))?;
                 writeln!(stdout, "\u{1b}[1m{key}\u{1b}[0m")?;
             }
             output => {
@@ -98,7 +99,7 @@ impl New {
 
 impl Show {
     fn run(&self) -> anyhow::Result<Exit> {
-        let ask = || passphrase::ask(&format!("passphrase of {}: ", self.file.display()));
+        let ask = || passphrase::ask(&format!("passphrase of {}: ", inert_path(&self.file)));
         // A public key is as good; only a private one may need a passphrase.
         let key = keys::load_public(&self.file).or_else(|public| match keys::load(&self.file, ask) {
             Ok(signer) => Ok(signer.verifier()),

@@ -9,6 +9,7 @@ pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod keys;
 pub(crate) mod ledger;
+pub(crate) mod man;
 pub(crate) mod once;
 mod passphrase;
 pub(crate) mod policy;

@@ -9,6 +9,7 @@ use checkrein::store::sqlite::{Restoration, restore};
 use serde_json::json;
 
 use super::store::{StoreOf, refuse};
+use crate::show::inert_path;
 use crate::{Exit, Output};
 
 /// Put a backup in the place of a store that nobody has open
@@ -67,7 +68,7 @@ impl Restore {
         writeln!(
             to,
             "`{}` is what it was at {} UTC, with {} ledger entries",
-            done.path.display(),
+            inert_path(&done.path),
             moment::to_text(backup.last),
             backup.entries
         )?;
@@ -82,7 +83,7 @@ impl Restore {
         }
         writeln!(to, "  voided         {} open permits", done.restored.voided)?;
         if let Some(aside) = &done.aside {
-            writeln!(to, "  kept           the file that was there, as `{}`", aside.display())?;
+            writeln!(to, "  kept           the file that was there, as `{}`", inert_path(aside))?;
         }
         let key = keys::default_path(&done.path);
         let is_sealed = Database::open(&done.path).and_then(|database| database.newest_checkpoint());
@@ -90,7 +91,7 @@ impl Restore {
             writeln!(
                 to,
                 "  key            copy the key that sealed this ledger to `{}`, or name it as `ledger_key=`",
-                key.display()
+                inert_path(&key)
             )?;
         }
         if let Some(first) = done.report.first() {

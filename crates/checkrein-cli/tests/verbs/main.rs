@@ -98,3 +98,95 @@ fn every_verb_prints_for_programs_too() {
         assert!(choices.is_empty(), "{verb:?} has no {choices:?}");
     }
 }
+
+const HOSTILE: &str = "\u{1b}[2J\u{202e}\u{7f}x";
+
+#[test]
+fn wrong_use_of_any_verb_is_told_inertly() {
+    let directory = tempfile::tempdir().unwrap();
+    for verb in verbs() {
+        let wrong = format!("--nothing{HOSTILE}");
+        for columns in ["40", "100"] {
+            let arguments: Vec<&str> = words(&verb).into_iter().chain([wrong.as_str()]).collect();
+            let output = run(directory.path(), columns, &arguments);
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{verb:?}");
+            assert!(output.stdout.is_empty(), "{verb:?}");
+            assert!(told.contains("--nothing"), "{verb:?}: {told}");
+            assert!(!told.contains(['\u{1b}', '\u{202e}', '\u{7f}']), "{verb:?}: {told:?}");
+        }
+    }
+}
+
+#[test]
+fn names_that_are_shown_are_inert_in_every_verb() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = format!("sqlite:{HOSTILE}.db");
+    for verb in leaves().iter().filter(|verb| words(verb) != ["demo"]) {
+        // As many of what a verb may ask for as it takes, all of it hostile.
+        let base = words(verb);
+        let options = [
+            &["--store", store.as_str()][..],
+            &["--ledger", store.as_str()],
+            &["--key", HOSTILE],
+            &["--policy", HOSTILE],
+        ];
+        let mut attempts: Vec<Vec<&str>> = vec![base.clone(), [base.as_slice(), &[HOSTILE]].concat()];
+        for option in options {
+            attempts.push([base.as_slice(), option].concat());
+            attempts.push([base.as_slice(), option, &[HOSTILE]].concat());
+            attempts.push([base.as_slice(), option, &[HOSTILE, HOSTILE]].concat());
+        }
+        for arguments in attempts {
+            for output in ["text", "json"] {
+                let arguments = [arguments.as_slice(), &["--output", output]].concat();
+                let output = run(directory.path(), "80", &arguments);
+                for bytes in [output.stdout, output.stderr] {
+                    let text = String::from_utf8(bytes).unwrap();
+                    assert!(!text.contains(['\u{1b}', '\u{202e}', '\u{7f}']), "{arguments:?}: {text:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Runs a verb whose reader is gone before it says a word, as after `| head -1`.
+fn run_unread(arguments: &[&str]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_checkrein"));
+    let output = command.args(arguments).stdin(std::process::Stdio::null()).stdout(writer).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_failure_of_any_verb() {
+    for verb in verbs() {
+        let arguments: Vec<&str> = words(&verb).into_iter().chain(["--help"]).collect();
+        assert_eq!(run_unread(&arguments), (Some(0), String::new()), "{verb:?}");
+    }
+    for line in
+        ["prices list", "prices show gpt-4o", "explain", "schema", "completions bash", "man", "--version"]
+    {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        assert_eq!(run_unread(&arguments), (Some(0), String::new()), "{line}");
+    }
+}
+
+#[test]
+fn every_verb_has_its_manual_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = run(directory.path(), "80", &["man", "."]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for verb in verbs() {
+        let name = ["checkrein"].into_iter().chain(words(&verb)).collect::<Vec<_>>().join("-");
+        let page = std::fs::read_to_string(directory.path().join(format!("{name}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS\n") && page.contains(".SH EXAMPLES\n"), "{page}");
+        for line in page.lines().filter(|line| line.starts_with(['.', '\''])) {
+            let request = line.split(' ').next().unwrap();
+            assert!([".TH", ".SH", ".TP", ".PP", ".nf", ".fi", ".BR"].contains(&request), "{name}: {line}");
+        }
+    }
+    let first = run(directory.path(), "80", &["man"]);
+    assert_eq!(first.stdout, std::fs::read(directory.path().join("checkrein.1")).unwrap());
+}

@@ -4,6 +4,7 @@
 //! JSON Schema is printed from too; the second turns values into sections and checks what they say of each other.
 //! Both collect what is wrong, each problem with its place, and a file with a problem is never used.
 
+mod adjust;
 mod binding;
 mod call;
 mod cases;

@@ -8,7 +8,7 @@ use checkrein_core::admission::{AdjustError, Adjusted, Adjustment, Change};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::key::{Family, Key, KeyRef};
 use checkrein_core::policy::RecordKind;
-use checkrein_core::time::Window;
+use checkrein_core::time::{Span, Window};
 
 use super::{Backend, Engine, WindowSpec};
 use crate::store::durable::FamilyKey;
@@ -63,6 +63,17 @@ pub enum BudgetError {
         /// What was given.
         given: Unit,
     },
+    /// It counts for each key, and none is named.
+    #[error("the budget `{name}` counts for each `{whose}`")]
+    MissingKey {
+        /// The budget's name.
+        name: String,
+        /// What its key is.
+        whose: String,
+    },
+    /// It counts for everybody, and a key is named.
+    #[error("the budget `{0}` counts for everybody")]
+    NoKey(String),
     /// The change cannot be kept.
     #[error(transparent)]
     Adjust(#[from] AdjustError),
@@ -78,6 +89,7 @@ impl BudgetError {
             Self::Unknown(_) => "unknown_budget",
             Self::Several(..) => "ambiguous_budget",
             Self::OtherUnit { .. } => "wrong_unit",
+            Self::MissingKey { .. } | Self::NoKey(_) => "key",
             Self::Adjust(error) => error.code(),
             Self::Store(_) => "store_error",
         }
@@ -89,6 +101,8 @@ impl BudgetError {
             Self::Unknown(_) => Some("budgets are known once a guard or a policy with them was compiled"),
             Self::Several(..) => Some("name the window as well"),
             Self::OtherUnit { .. } => Some("name the amount in the budget's unit"),
+            Self::MissingKey { .. } => Some("say whose limit it is: name the key"),
+            Self::NoKey(_) => Some("leave the key out"),
             Self::Adjust(error) => Some(error.hint()),
             Self::Store(_) => None,
         }
@@ -144,7 +158,30 @@ impl Engine {
     ) -> Result<Adjusted, BudgetError> {
         let budget = self.budget_of(record)?;
         let adjustment = Adjustment::new(change, budget.limit, by, note)?;
-        let key = KeyRef { family: budget.family, tenant: record.tenant.as_bytes(), key: record.key };
+        self.adjust_in(budget.family, record, adjustment)
+    }
+
+    /// The same for the records of a budget whose definition is known.
+    pub(crate) fn adjust_defined(
+        &self,
+        window: &WindowSpec,
+        limit: Amount,
+        record: &BudgetRecord<'_>,
+        (change, by, note): (Change, &str, &str),
+    ) -> Result<Adjusted, BudgetError> {
+        let adjustment = Adjustment::new(change, Some(limit), by, note)?;
+        let name = format!("{PREFIX}{}", record.name);
+        let family = self.family(RecordKind::Meter, &name, record.unit, Some(window), Span::ZERO)?;
+        self.adjust_in(family, record, adjustment)
+    }
+
+    fn adjust_in(
+        &self,
+        family: Family,
+        record: &BudgetRecord<'_>,
+        adjustment: Adjustment,
+    ) -> Result<Adjusted, BudgetError> {
+        let key = KeyRef { family, tenant: record.tenant.as_bytes(), key: record.key };
         if let Backend::Memory(store) = &self.0.store {
             store.expire_due(self.now());
         }

@@ -50,11 +50,13 @@ pub enum Bug {
     ForgetProbe,
     /// A reset forgets what is held.
     ResetHolds,
+    /// A changed limit is not written down.
+    ForgetChange,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::SkipSync,
         Self::UnknownIsNotCommitted,
         Self::MeterOutsideStep,
@@ -76,6 +78,7 @@ impl Bug {
         Self::ClockRunsBack,
         Self::ForgetProbe,
         Self::ResetHolds,
+        Self::ForgetChange,
     ];
 }
 

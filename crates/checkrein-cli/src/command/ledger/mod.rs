@@ -11,6 +11,7 @@ use checkrein::ledger::{Database, LedgerError, OwnConnection, Sealed, keys, seal
 use super::keys::refuse;
 use super::passphrase;
 use crate::Exit;
+use crate::show::inert_path;
 
 mod checkpoint;
 mod export;
@@ -100,7 +101,7 @@ fn now() -> Timestamp {
 
 /// The key that seals a store's ledger: the one given, else the one beside its file, made if nothing is sealed yet.
 fn signer(database: &Database, given: Option<&Path>) -> Result<Arc<Signer>, LedgerError> {
-    let ask = |path: &Path| passphrase::ask(&format!("passphrase of {}: ", path.display()));
+    let ask = |path: &Path| passphrase::ask(&format!("passphrase of {}: ", inert_path(path)));
     if let Some(path) = given {
         return keys::load(path, || ask(path)).map(Arc::new);
     }

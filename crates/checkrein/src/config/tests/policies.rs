@@ -1,12 +1,12 @@
 //! Policy files at work.
 
-use checkrein_core::admission::{Action, Verdict};
+use checkrein_core::admission::{Action, Change, Lasting, Verdict};
 use checkrein_core::amount::Amount;
 use checkrein_core::json::{Limits, Value, read_str};
 
 use crate::clock::{Clock, FakeClock};
 use crate::config::{Call, Policies, PolicyFile};
-use crate::engine::Engine;
+use crate::engine::{BudgetRecord, Engine};
 
 pub(super) fn file(text: &str) -> PolicyFile {
     let text = format!("version = 1\n{text}");
@@ -326,6 +326,40 @@ fn budgets_are_announced_once_at_their_thresholds() {
     assert_eq!(pay(60), []);
     assert_eq!(pay(50), [b(80), b(100)]);
     assert_eq!(pay(0), []);
+}
+
+#[test]
+fn a_changed_limit_stays_when_the_file_is_loaded_again() {
+    let text = |limit: &str, window: &str| {
+        format!(
+            "[budgets.team]\nlimit = '{limit}'\nwindow = '{window}'\n\
+             [budgets.agent]\nkey = 'action.user'\nlimit = '2 usd'\n[budgets.spare]\nlimit = '1 calls'\n\
+             [tools.pay]\nbudgets = [{{ name = 'team', cost = '1 usd' }}, {{ name = 'agent', cost = '1 usd' }}]\n"
+        )
+    };
+    let policies = policies(&text("1 usd", "1h"));
+    let adjust = |name, key: &str, change| {
+        let record = BudgetRecord { name, unit: None, window: None, tenant: "acme", key: key.as_bytes() };
+        policies.adjust(&record, change, "kim", "").map(|done| done.map_err(|error| error.code()))
+    };
+    let after = |name, key: &str, change| adjust(name, key, change).unwrap().unwrap().after;
+    let set = |units| Change::Set(Amount::from_units(units));
+    assert_eq!(after("team", "", set(3)), Some(Amount::from_units(3)));
+    assert_eq!(after("agent", "ann", set(3)), Some(Amount::from_units(3)));
+    assert_eq!(ask(&policies, "pay", "{}"), "allow");
+    policies.replace(file(&text("0 usd", "1h"))).unwrap();
+    assert_eq!([(); 2].map(|()| ask(&policies, "pay", "{}")), ["allow"; 2]);
+    assert_eq!(ask(&policies, "pay", "{}"), "budget_exceeded@team budget_exceeded@agent");
+    // Another window is another record, with the limit of the file.
+    policies.replace(file(&text("0 usd", "2h"))).unwrap();
+    assert_eq!(after("team", "", Change::TopUp(Amount::ONE, Lasting::Window)), Some(Amount::ONE));
+    // A budget that no tool takes from is one of the file all the same.
+    assert_eq!(after("spare", "", set(2)), Some(Amount::from_units(2)));
+    assert_eq!(adjust("other", "", set(2)), None);
+    assert_eq!(
+        (adjust("agent", "", set(2)), adjust("team", "ann", set(2))),
+        (Some(Err("key")), Some(Err("key")))
+    );
 }
 
 mod bound {
