@@ -43,7 +43,11 @@ class _Watch:
                 self.path, self.loaded = engine._policy, None
             seen = look(self.path or "")
             # A file that somebody is still writing is not the same at two looks.
-            if seen != self.loaded and seen == before and _take_over(engine, self.path or "", gone=seen is None):
+            if (
+                seen != self.loaded
+                and seen == before
+                and _take_over(engine, self.path or "", gone=seen is None)
+            ):
                 self.loaded = seen
             before = seen
             del engine

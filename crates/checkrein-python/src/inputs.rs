@@ -229,7 +229,7 @@ impl Told {
             return None;
         }
         let incomparable = hidden.first().cloned();
-        hidden.extend(self.excluded.iter().cloned());
+        hidden.extend(self.excluded.iter().chain(&self.object).cloned());
         Some(Box::new(Uncovered { hidden, incomparable, object: self.object.clone() }))
     }
 }

@@ -373,7 +373,10 @@ impl Loaded {
 
 fn origin_of(file: &PolicyFile) -> String {
     use std::fmt::Write as _;
-    let mut text = format!("file: {} sha256:", file.name().escape_debug());
+    // Where the file lies is nobody's business who reads the ledger.
+    let name =
+        Path::new(file.name()).file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
+    let mut text = format!("file: {} sha256:", name.escape_debug());
     for byte in file.digest() {
         // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");
