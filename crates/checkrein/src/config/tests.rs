@@ -10,6 +10,7 @@ use super::*;
 mod agreement;
 mod cases;
 mod documents;
+mod errors;
 mod model_usage;
 mod models;
 mod policies;
