@@ -79,6 +79,8 @@ impl Bound {
         }
         let mut gates: Vec<GateSpec> = code.gates.iter().map(|gate| distinct(gate, &filed)).collect();
         gates.extend(filed);
+        // Those of the code come first: whoever replays a ledger has to know which ones no file takes away.
+        let origin = format!("gates of the code: {}\n{origin}", code.gates.len());
         let options = CompileOptions { leases: code.leases, origin, thresholds: resolved.thresholds.clone() };
         let compiled = engine
             .compile_with(gates, &options)
