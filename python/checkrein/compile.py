@@ -111,9 +111,9 @@ def describe(
     if filed:
         for argument in exclude:
             target.require(argument, "exclude")
-        told = (actor, _all_arguments(made, exclude), keeps)
+        told = (actor, _all_arguments(made, exclude), keeps, list(exclude), _object(target, exclude))
     elif ledger is not None:
-        told = (actor, _told_arguments(made, gates.once) if keeps else None, keeps)
+        told = (actor, _told_arguments(made, gates.once) if keeps else None, keeps, [], None)
     hook = gates.breaker.classify if gates.breaker is not None else None
     description = {
         "tool": name,
@@ -231,11 +231,17 @@ def _told_arguments(made: Description, once: Once | None) -> tuple[tuple[str, in
     return _all_arguments(made, ())
 
 
+def _object(target: Target, exclude: tuple[str, ...] = ()) -> str | None:
+    """The name of the object of a method, unless it is excluded."""
+    first = target.names[0] if target.names else None
+    return first if first in ("self", "cls") and first not in exclude else None
+
+
 def _all_arguments(made: Description, exclude: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     """All arguments but the object of a method and those that are excluded."""
     binder = made.binder
     binder.copies = True
-    left_out = ("self", "cls", *exclude)
+    left_out = (_object(binder.target), *exclude)
     return tuple((name, binder.slot(name)) for name in binder.target.names if name not in left_out)
 
 

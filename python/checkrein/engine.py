@@ -107,7 +107,7 @@ class Engine(_native.EngineBase):
     ) -> None:
         # The native half reads the arguments in `__new__`.
         self.clock = clock
-        self._policy = None if policy is None else os.fspath(policy)
+        self._policy = None if policy is None else os.path.abspath(policy)
         self._ledger_arguments = ledger_arguments or "digest"
         self.listener_errors = 0
         self.failed_open = 0
@@ -134,12 +134,13 @@ class Engine(_native.EngineBase):
 
         Raises PolicyFileError for a file that cannot be used, with every problem in it.
         """
-        found = os.fspath(path) if path is not None else _native.find_policy(os.getcwd())
+        # Whoever changes the directory later still means this file.
+        found = os.path.abspath(path if path is not None else _native.find_policy(os.getcwd()))
         every = None if watch is None else span_ns("watch", watch, least=1) / 1e9
         before = look(found)
         engine = cls(policy=found, **options)
         if every is not None:
-            watch_policy(engine, found, every, before)
+            watch_policy(engine, every, before)
         return engine
 
     def reload(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -151,7 +152,7 @@ class Engine(_native.EngineBase):
         """
         self._reload(self._policy or "" if path is None else path)
         if path is not None:
-            self._policy = os.fspath(path)
+            self._policy = os.path.abspath(path)
 
     @overload
     def guard(
@@ -485,6 +486,9 @@ class Engine(_native.EngineBase):
                     "a name is text of 1 to 200 characters", "name", "leave it out to use the function's"
                 )
             return explicit
+        if self._policy is not None:
+            # The file's sections, and what they count, go by the name alone.
+            return derived
         if self._waits:
             # Its records outlive the process, so a number in the order of imports would be another function's tomorrow.
             with self._lock:

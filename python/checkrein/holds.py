@@ -43,6 +43,9 @@ class BudgetHandle:
             name=self.name,
             key="key" if keyed else None,
         )
+        if engine._has_budget(self.name):
+            hint = "take it in a tool of the file, or give this budget another name"
+            raise ConfigError(f"the policy file has a budget `{self.name}` too", "policy_contradiction", hint)
         made, description = describe(
             inspect_target(_call if keyed else _call_unkeyed),
             spec.Gates(budgets=[shared]),

@@ -231,6 +231,12 @@ impl EngineBase {
         self.engine.keeps_ledger()
     }
 
+    /// Whether forked children go on with it.
+    #[getter]
+    fn _shared(&self) -> bool {
+        is_shared(&self.engine)
+    }
+
     /// Whether its decisions wait for a disk or a server.
     #[getter]
     fn _waits(&self) -> bool {
@@ -248,6 +254,11 @@ impl EngineBase {
     fn policy_digest(&self) -> Option<String> {
         let digest = self.policies.as_ref()?.digest();
         Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Whether the policy file has a budget of a name.
+    fn _has_budget(&self, name: &str) -> bool {
+        self.policies.as_ref().is_some_and(|policies| policies.has_budget(name))
     }
 
     /// Whether a section of the policy file covers a tool.

@@ -328,6 +328,7 @@ impl Guard {
             run: call.action.run.to_owned(),
             session: call.action.session.to_owned(),
             arguments: call.arguments.clone(),
+            uncovered: call.uncovered.cloned(),
         });
         Some(Box::new(Filed { timeout: bound.timeout(), proving }))
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use checkrein::config::Call;
+use checkrein::config::{Call, Uncovered};
 use checkrein_core::admission::{Action, Inputs, KeyValue, RuleVerdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::canonical_json;
@@ -72,13 +72,17 @@ pub(crate) struct Told {
     arguments: Option<Vec<(String, usize)>>,
     /// Whether the ledger is told of them; else only the policy file's gates read them.
     keeps: bool,
+    /// Arguments that the code left out: no gate of the policy file may read them.
+    excluded: Vec<String>,
+    /// The object of a method, unless the code left it out.
+    object: Option<String>,
 }
 
 impl Told {
-    /// Reads `(actor, ((name, slot), ...) or None, keeps)`.
+    /// Reads `(actor, ((name, slot), ...) or None, keeps, excluded, object or None)`.
     pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let (actor, arguments, keeps) = spec.extract()?;
-        Ok(Self { actor, arguments, keeps })
+        let (actor, arguments, keeps, excluded, object) = spec.extract()?;
+        Ok(Self { actor, arguments, keeps, excluded, object })
     }
 }
 
@@ -89,8 +93,8 @@ struct Acting {
     names: [String; 5],
     arguments: Option<Vec<u8>>,
     value: Value,
-    /// An argument that has no canonical form.
-    uncovered: Option<String>,
+    /// What gates do not see.
+    uncovered: Option<Box<Uncovered>>,
 }
 
 /// A key that was read: borrowed from a text argument, or written to the scratch space.
@@ -200,7 +204,7 @@ impl Told {
     fn read_call(&self, py: Python<'_>, slots: &Slots<'_, '_>) -> PyResult<Acting> {
         let names = self.actor.bind(py).call0()?.extract()?;
         let Some(arguments) = &self.arguments else { return Ok(Acting { names, ..Acting::default() }) };
-        let mut uncovered = None;
+        let mut hidden = Vec::new();
         let mut budget = MAX_NODES;
         let mut members = Vec::with_capacity(arguments.len());
         for (name, slot) in arguments {
@@ -209,14 +213,24 @@ impl Told {
                 Ok(value) => members.push((name.clone(), value)),
                 Err(Unusable::Raised(error)) => return Err(error),
                 // A handle, a client, bytes: no gate covers it, and the ledger does not either.
-                Err(Unusable::Wrong(_) | Unusable::TooLarge(_)) => {
-                    uncovered.get_or_insert_with(|| name.clone());
-                }
+                Err(Unusable::Wrong(_) | Unusable::TooLarge(_)) => hidden.push(name.clone()),
             }
         }
         let value = Object::from_members(members).map(Value::Object).unwrap_or_default();
         let written = self.keeps.then(|| canonical_json::to_vec(&value));
-        Ok(Acting { names, arguments: written, value, uncovered })
+        Ok(Acting { names, arguments: written, value, uncovered: self.uncovered(hidden) })
+    }
+}
+
+impl Told {
+    /// What gates do not see of a call, with these arguments that have no canonical form.
+    fn uncovered(&self, mut hidden: Vec<String>) -> Option<Box<Uncovered>> {
+        if hidden.is_empty() && self.excluded.is_empty() && self.object.is_none() {
+            return None;
+        }
+        let incomparable = hidden.first().cloned();
+        hidden.extend(self.excluded.iter().chain(&self.object).cloned());
+        Some(Box::new(Uncovered { hidden, incomparable, object: self.object.clone() }))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use checkrein::config::{Bound as FileBound, Call};
+use checkrein::config::{Bound as FileBound, Call, Uncovered};
 use checkrein::engine::SettleError;
 use checkrein::store::{OwnedSettlement, PermitId, Step, StepResult, StoreError};
 use checkrein_core::admission::{Action, PermitError};
@@ -100,6 +100,7 @@ pub(crate) struct Proving {
     pub(crate) run: String,
     pub(crate) session: String,
     pub(crate) arguments: Value,
+    pub(crate) uncovered: Option<Uncovered>,
 }
 
 impl Proving {
@@ -116,7 +117,8 @@ impl Proving {
         };
         let Some(read) = read else { return Vec::new() };
         let action = Action { run: &self.run, session: &self.session, ..Action::default() };
-        let call = Call { tenant: &self.tenant, action, arguments: &self.arguments, uncovered: None };
+        let (arguments, uncovered) = (&self.arguments, self.uncovered.as_ref());
+        let call = Call { tenant: &self.tenant, action, arguments, uncovered };
         self.bound.proved(&call, &read, guard.engine.now())
     }
 }

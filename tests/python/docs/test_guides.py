@@ -1,8 +1,8 @@
 """The guides for people beside the developer: every file in them is written, every command run, every answer compared.
 
-A block after `<!-- file: NAME -->` is a file. A `console` block has commands after `$ ` and what they answer; `...`
-stands for any text in a line, and alone on a line for any lines.
-A command has to succeed unless it shows its exit code.
+A block after `<!-- file: NAME -->` is a file. A `console` block has commands after `$ ` and what they answer: `...`
+stands for any text in a line, and alone on a line for any lines. A command has to succeed, unless it ends by showing
+its exit code.
 """
 
 from __future__ import annotations

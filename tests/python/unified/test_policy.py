@@ -359,3 +359,111 @@ def test_files_that_are_replaced_under_load_decide_whole_calls(place: dict[str, 
         thread.join()
     assert seen <= {"xxx", "yyy", "zzz"}
     assert len(seen) > 1
+
+
+def test_arguments_without_a_form_are_not_slipped_past_a_rule(make: MakeEngine) -> None:
+    engine = make(
+        "[tools.pay]\nrules = ['!has(args.amount) || args.amount <= 100']\n"
+        "[tools.mail]\nrules = [\"!has(args.to) || args.to.all(to, to.endsWith('@example.com'))\"]\n"
+    )
+    pay = engine.guard(name="pay")(lambda amount: amount)
+    assert pay(5) == 5
+    for amount in (500, 2**70, float("nan"), b"x", type("Int", (int,), {})(500)):
+        with pytest.raises(checkrein.RuleViolated):
+            pay(amount)
+    mail = engine.guard(name="mail")(lambda to: to)
+    for to in (["a@evil"], ["a@evil", b""], ["a@evil", "\ud800"], {"a@evil"}):
+        with pytest.raises(checkrein.RuleViolated):
+            mail(to)
+    # What the code leaves out is not left out of the file's rules.
+    blind = engine.guard(name="pay", exclude="amount")(lambda amount: amount)
+    with pytest.raises(checkrein.RuleViolated):
+        blind(500)
+
+
+def test_sections_go_by_the_name_of_the_function(make: MakeEngine) -> None:
+    engine = make("[tools.'*']\n[tools.refund]\nrules = ['args.amount < 10']\n")
+
+    def build() -> Callable[[int], int]:
+        @engine.guard()
+        def refund(amount: int) -> int:
+            return amount
+
+        return refund
+
+    first, second = build(), build()
+    assert first.checkrein.name == second.checkrein.name == "refund"  # type: ignore[attr-defined]
+    for refund in (first, second):
+        assert codes(lambda refund=refund: refund(500)) == ["rule_violated"]  # type: ignore[misc]
+
+
+def test_only_the_object_of_a_method_is_left_out(make: MakeEngine) -> None:
+    engine = make(
+        "[tools.book]\nonce = { key = 'args.flight' }\n[tools.seat]\nrules = [\"args.cls != 'first'\"]\n"
+        "[tools.list]\nrules = ['args.n < 3']\n"
+    )
+    book = engine.guard(name="book")(lambda flight, cls="economy": f"{flight} {cls}")
+    assert book("LH1") == "LH1 economy"
+    assert codes(lambda: book("LH1", "first")) == ["key_reused"]
+    seat = engine.guard(name="seat")(lambda cls: cls)
+    # The first parameter of this name may be an object: nobody reads it, and a rule that wants to fails.
+    assert codes(lambda: seat("first")) == ["rule_error"]
+    seat_of = engine.guard(name="seat")(lambda flight, cls: cls)
+    assert codes(lambda: seat_of("LH1", "first")) == ["rule_violated"]
+
+    class Desk:
+        @engine.guard(name="book")
+        def book(self, flight: str) -> str:
+            return flight
+
+        @engine.guard(name="book", exclude="self")
+        def book_anywhere(self, flight: str) -> str:
+            return flight
+
+        @engine.guard(name="list")
+        def list(self, n: int) -> int:
+            return n
+
+    with pytest.raises(checkrein.InvalidAction, match="self"):
+        Desk().book("LH2")
+    assert Desk().book_anywhere("LH3") == "LH3"
+    assert Desk().list(2) == 2
+
+
+def test_budgets_of_the_file_are_the_files_everywhere(make: MakeEngine) -> None:
+    engine = make(
+        "[budgets.team]\nlimit = '1 usd'\n[tools.pay]\nbudgets = [{ name = 'team', cost = '0.5 usd' }]\n[tools.x]\n"
+    )
+    team = checkrein.Budget("100 usd", name="team")
+    with pytest.raises(checkrein.ConfigError, match="budget `team`"):
+        engine.guard(name="x", budget=team, cost="50 usd")(lambda: None)
+    with pytest.raises(checkrein.ConfigError, match="budget `team`"):
+        engine.budget(team)
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_tried_again(
+    make: MakeEngine, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("[tools.a]\n")
+    monkeypatch.chdir(file.parent)
+    engine = Engine.from_policy(file.name, watch="10ms")
+    monkeypatch.chdir("/")
+    call = engine.guard(name="a")(lambda: "ran")
+    assert call() == "ran"
+    deadline = time.monotonic() + 30
+    # A pipe would keep whoever opens it waiting.
+    file.unlink()
+    os.mkfifo(file)
+    time.sleep(0.1)
+    new = file.with_suffix(".new")
+    new.write_text("version = 1\n[freeze]\ntools = ['a']\n[tools.a]\n")
+    os.replace(new, file)
+    while True:
+        try:
+            call()
+        except checkrein.Frozen:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(checkrein.PolicyFileError, match="no ordinary file"):
+        engine.reload("/dev/null")

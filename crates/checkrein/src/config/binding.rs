@@ -1,6 +1,5 @@
 //! Guards in the code under a policy file: their gates and those of their tool's sections in one admission.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use checkrein_core::admission::Inputs;
@@ -67,15 +66,19 @@ impl Bound {
             ([], [_]) => resolved.opens,
             _ => false,
         };
-        let mut gates = code.gates.clone();
-        for gate in &resolved.gates {
-            let gate = shifted(gate, code);
-            if let Some(shared) = clash(&gates, &gate) {
-                let what = format!("its code and the policy file both have {shared}; keep one of them");
-                return Err(wrong(what));
-            }
-            gates.push(distinct(&gates, gate));
+        let filed: Vec<GateSpec> = resolved.gates.iter().map(|gate| shifted(gate, code)).collect();
+        if filed
+            .iter()
+            .chain(&code.gates)
+            .filter(|gate| matches!(gate.kind, GateSpecKind::Once { .. }))
+            .count()
+            > 1
+        {
+            let what = "its code and the policy file both have a once key; keep one of them".to_owned();
+            return Err(wrong(what));
         }
+        let mut gates: Vec<GateSpec> = code.gates.iter().map(|gate| distinct(gate, &filed)).collect();
+        gates.extend(filed);
         // Those of the code come first: whoever replays a ledger has to know which ones no file takes away.
         let origin = format!("gates of the code: {}\n{origin}", code.gates.len());
         let options = CompileOptions { leases: code.leases, origin, thresholds: resolved.thresholds.clone() };
@@ -153,34 +156,15 @@ fn shifted(gate: &GateSpec, code: &CodeGates) -> GateSpec {
     gate
 }
 
-/// What the code and the file both have and can have only once: it would be counted twice, or in two ways.
-fn clash(gates: &[GateSpec], gate: &GateSpec) -> Option<String> {
-    let same = |kind: fn(&GateSpecKind) -> bool| {
-        kind(&gate.kind) && gates.iter().any(|other| kind(&other.kind) && other.name == gate.name)
+/// A gate of the code under a name that no gate of the file has: both count, and the file's keeps its records, which
+/// other guards may share.
+fn distinct(gate: &GateSpec, filed: &[GateSpec]) -> GateSpec {
+    let mut gate = gate.clone();
+    let same = |other: &GateSpec| {
+        std::mem::discriminant(&other.kind) == std::mem::discriminant(&gate.kind) && other.name == gate.name
     };
-    if matches!(gate.kind, GateSpecKind::Once { .. }) {
-        let several = gates.iter().any(|other| matches!(other.kind, GateSpecKind::Once { .. }));
-        return several.then(|| "a once key".to_owned());
-    }
-    if same(|kind| matches!(kind, GateSpecKind::Budget { .. })) {
-        return Some(format!("the budget `{}`", gate.name));
-    }
-    same(|kind| matches!(kind, GateSpecKind::Breaker { .. })).then(|| format!("the breaker `{}`", gate.name))
-}
-
-/// The gate under a name that no other gate of its kind has: a limit of the code and one of the file both count.
-fn distinct(gates: &[GateSpec], mut gate: GateSpec) -> GateSpec {
-    if matches!(gate.kind, GateSpecKind::Rule { .. } | GateSpecKind::Fact { .. }) {
-        return gate;
-    }
-    let kind = std::mem::discriminant(&gate.kind);
-    let taken: BTreeSet<&str> = gates
-        .iter()
-        .filter(|other| std::mem::discriminant(&other.kind) == kind)
-        .map(|other| other.name.as_str())
-        .collect();
-    if taken.contains(gate.name.as_str()) {
-        gate.name = format!("{}#policy", gate.name);
+    if !matches!(gate.kind, GateSpecKind::Rule { .. }) && filed.iter().any(same) {
+        gate.name.push_str("#code");
     }
     gate
 }

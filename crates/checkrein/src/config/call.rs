@@ -14,7 +14,9 @@ use checkrein_core::time::Timestamp;
 
 use super::model::{Freeze, RuleGate, TakenCost};
 use super::resolve::{KeySource, Question, Resolved};
-use crate::expression::{EvaluationError, Expression, JsonScope, Operand, lookalike_form, lookalike_value};
+use crate::expression::{
+    EvaluationError, Expression, JsonScope, Operand, Scope, lookalike_form, lookalike_value,
+};
 
 /// One thing an agent is about to do.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +27,65 @@ pub struct Call<'c> {
     pub action: Action<'c>,
     /// The arguments.
     pub arguments: &'c Value,
-    /// An argument that is not among them, for it has no canonical form: what compares whole calls refuses it.
-    pub uncovered: Option<&'c str>,
+    /// What of the call is not among them, if anything: expressions that read it fail.
+    pub uncovered: Option<&'c Uncovered>,
+}
+
+/// Arguments that gates do not see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uncovered {
+    /// Their names: those without a canonical form, and those that the code left out.
+    pub hidden: Vec<String>,
+    /// One of them that nobody left out: what compares whole calls refuses the call.
+    pub incomparable: Option<String>,
+    /// The object of a method that nobody left out: a once key cannot do without it.
+    pub object: Option<String>,
+}
+
+/// The variables of a call. Reading a hidden argument is an error, whether it is asked for or looked for.
+#[derive(Clone, Copy)]
+struct CallScope<'s, 'c> {
+    slots: &'s Slots<'c>,
+    arguments: &'c Value,
+    hidden: &'c [String],
+}
+
+impl CallScope<'_, '_> {
+    fn hides(&self, map: &Value, name: &str) -> bool {
+        std::ptr::eq(map, self.arguments) && self.hidden.iter().any(|hidden| hidden == name)
+    }
+}
+
+impl<'c> Scope<'c> for CallScope<'_, 'c> {
+    type Handle = &'c Value;
+
+    #[inline]
+    fn slot(&self, index: usize) -> Operand<'c, &'c Value> {
+        self.slots.get(index).copied().unwrap_or(Operand::Missing)
+    }
+
+    fn length(&self, container: &'c Value) -> usize {
+        let hidden = if std::ptr::eq(container, self.arguments) { self.hidden.len() } else { 0 };
+        JsonScope { slots: self.slots }.length(container).saturating_add(hidden)
+    }
+
+    fn item(&self, list: &'c Value, index: usize) -> Operand<'c, &'c Value> {
+        JsonScope { slots: self.slots }.item(list, index)
+    }
+
+    fn member(&self, map: &'c Value, name: &str) -> Operand<'c, &'c Value> {
+        match (JsonScope { slots: self.slots }).member(map, name) {
+            Operand::Missing if self.hides(map, name) => Operand::Unreadable,
+            found => found,
+        }
+    }
+
+    fn members(&self, map: &'c Value, visit: &mut dyn FnMut(&'c str, Operand<'c, &'c Value>)) {
+        JsonScope { slots: self.slots }.members(map, visit);
+        if std::ptr::eq(map, self.arguments) {
+            self.hidden.iter().for_each(|name| visit(name, Operand::Unreadable));
+        }
+    }
 }
 
 /// A verdict of a rule.
@@ -89,17 +148,19 @@ impl<'c> Call<'c> {
 
     /// Why whole calls cannot be compared, if they cannot.
     fn comparable(&self) -> Result<(), String> {
-        match self.uncovered {
-            None => Ok(()),
-            Some(name) => {
-                Err(format!("args.{name} (it has no canonical form; exclude it if it does not matter)"))
-            }
-        }
+        let uncovered = self.uncovered.and_then(|uncovered| uncovered.incomparable.as_deref());
+        uncovered.map_or(Ok(()), |name| Err(excludable(name)))
+    }
+
+    /// The names that expressions must not read.
+    fn hidden(&self) -> &'c [String] {
+        self.uncovered.map_or(&[], |uncovered| &uncovered.hidden)
     }
 
     /// What facts and loop guards belong to: the run, or the session where there is no run.
-    pub(super) fn scope(&self) -> Option<&'c str> {
-        [self.action.run, self.action.session].into_iter().find(|scope| !scope.is_empty())
+    pub(super) fn scope(&self) -> Option<[&'c str; 2]> {
+        let scopes = [["run", self.action.run], ["session", self.action.session]];
+        scopes.into_iter().find(|[_, id]| !id.is_empty())
     }
 
     /// The canonical arguments and the digest of the request.
@@ -113,10 +174,14 @@ impl<'c> Call<'c> {
 }
 
 /// The key of a fact: whose it is, and its value.
-pub(super) fn fact_key(scope: &str, value: &Value) -> Vec<u8> {
+pub(super) fn fact_key([kind, id]: [&str; 2], value: &Value) -> Vec<u8> {
     let mut key = Vec::new();
-    encode_parts([scope.as_bytes(), &canonical_json::to_vec(value)], &mut key);
+    encode_parts([kind.as_bytes(), id.as_bytes(), &canonical_json::to_vec(value)], &mut key);
     key
+}
+
+fn excludable(name: &str) -> String {
+    format!("args.{name} (it has no canonical form; exclude it if it does not matter)")
 }
 
 /// The value at a JSON pointer.
@@ -137,7 +202,7 @@ impl Evaluated {
     /// `tells` says that a ledger is told of the call.
     pub(super) fn of(resolved: &Resolved, call: &Call<'_>, now: Timestamp, tells: bool) -> Self {
         let slots = call.slots(now);
-        let scope = JsonScope { slots: &slots };
+        let scope = CallScope { slots: &slots, arguments: call.arguments, hidden: call.hidden() };
         let request = (tells || resolved.compares_requests()).then(|| call.digest());
         let keys = resolved.keys.iter().map(|source| match source {
             KeySource::Everybody => Ok(Vec::new()),
@@ -150,7 +215,8 @@ impl Evaluated {
                 call.comparable()?;
                 let mut key = Vec::new();
                 let digest: &[u8] = request.as_ref().map_or(&[], |(_, digest)| digest.as_bytes());
-                encode_parts([call.scope().ok_or_else(no_run)?.as_bytes(), digest], &mut key);
+                let [kind, id] = call.scope().ok_or_else(no_run)?;
+                encode_parts([kind.as_bytes(), id.as_bytes(), digest], &mut key);
                 Ok(key)
             }
         });
@@ -159,11 +225,14 @@ impl Evaluated {
         let looks =
             |question: &Question| matches!(question, Question::Rule(rule) if rule.lookalikes.is_some());
         let lookalike = resolved.questions.iter().any(looks).then(|| Folded::of(call, &slots));
-        let folded = lookalike.as_ref().map(|lookalike| lookalike.slots(&slots));
+        let folded_slots = lookalike.as_ref().map(|lookalike| lookalike.slots(&slots));
+        let folded = lookalike.as_ref().zip(folded_slots.as_ref()).map(|(lookalike, slots)| CallScope {
+            slots,
+            arguments: &lookalike.arguments,
+            hidden: call.hidden(),
+        });
         let verdicts = resolved.questions.iter().map(|question| match question {
-            Question::Rule(rule) => {
-                verdict_of(rule, &scope, folded.as_ref().map(|slots| JsonScope { slots }).as_ref())
-            }
+            Question::Rule(rule) => verdict_of(rule, &scope, folded.as_ref()),
             Question::Freeze(freeze) => {
                 call.frozen(freeze).map_or(Verdict::Pass, |what| Verdict::Refused(Code::Frozen, what))
             }
@@ -174,7 +243,12 @@ impl Evaluated {
             Question::Price => Verdict::Pass,
             Question::Uncovered => Verdict::Refused(Code::UnknownTool, "no section covers it".to_owned()),
         });
-        let once = |key: &Arc<Expression>| call.comparable().and_then(|()| text_key(key, &scope));
+        let object = call.uncovered.and_then(|uncovered| uncovered.object.as_deref());
+        let once = |key: &Arc<Expression>| {
+            call.comparable()?;
+            object.map_or(Ok(()), |name| Err(excludable(name)))?;
+            text_key(key, &scope)
+        };
         Self {
             keys,
             verdicts: verdicts.collect(),
@@ -267,8 +341,12 @@ fn told(expression: &Expression, error: &EvaluationError) -> String {
     format!("`{}`: {}", expression.text(), error.message)
 }
 
-fn text_key(key: &Expression, scope: &JsonScope<'_, '_>) -> Result<Vec<u8>, String> {
-    key.key(scope).map(String::into_bytes).map_err(|error| {
+fn text_key(key: &Expression, scope: &CallScope<'_, '_>) -> Result<Vec<u8>, String> {
+    let found = key.key(scope).map(String::into_bytes);
+    if found.as_ref().is_ok_and(Vec::is_empty) {
+        return Err(format!("`{}` (it is empty)", key.text()));
+    }
+    found.map_err(|error| {
         let text = key.text();
         // "The key ... has no value" says already that something is missing.
         let is_plain = error.message == format!("`{text}` is missing");
@@ -307,7 +385,7 @@ impl Folded {
 
 /// What a rule says of a call; one that compares texts as they look too has to hold both ways, and applies if it does
 /// so either way.
-fn verdict_of(rule: &RuleGate, scope: &JsonScope<'_, '_>, folded: Option<&JsonScope<'_, '_>>) -> Verdict {
+fn verdict_of(rule: &RuleGate, scope: &CallScope<'_, '_>, folded: Option<&CallScope<'_, '_>>) -> Verdict {
     let asked = [
         Some((rule.when.as_deref(), &*rule.check, scope)),
         rule.lookalikes
@@ -336,7 +414,7 @@ fn verdict_of(rule: &RuleGate, scope: &JsonScope<'_, '_>, folded: Option<&JsonSc
 }
 
 /// A cost in the unit of its budget: computed ones count nano-dollars, or whole units.
-fn cost_of(cost: &TakenCost, unit: Unit, scope: &JsonScope<'_, '_>) -> Result<Amount, String> {
+fn cost_of(cost: &TakenCost, unit: Unit, scope: &CallScope<'_, '_>) -> Result<Amount, String> {
     let computed = match cost {
         TakenCost::Fixed(amount) => return Ok(*amount),
         TakenCost::Computed(expression) => {

@@ -37,8 +37,10 @@ impl FactFamilies {
         let fact = Fact { proved: now, expires: now.after(KEPT) };
         let proofs = resolved.proves.iter().zip(&self.0).filter_map(|(proof, family)| {
             let value = at_pointer(result, &proof.pointer)?;
-            // What the agent passed in and gets back was not read.
-            if !proof.echo && contains(call.arguments, value) {
+            let text = words(value)?;
+            // What the agent passed in and gets back was not read; nor is it known what a hidden argument says.
+            let is_hidden = call.uncovered.is_some_and(|uncovered| !uncovered.hidden.is_empty());
+            if !proof.echo && (is_hidden || says(call.arguments, &text)) {
                 return None;
             }
             let key = fact_key(scope, value);
@@ -49,12 +51,24 @@ impl FactFamilies {
     }
 }
 
-/// Whether a value is, or has inside it, a value that is equal as canonical JSON.
-fn contains(value: &Value, wanted: &Value) -> bool {
-    let inside = match value {
-        Value::Array(items) => items.iter().any(|item| contains(item, wanted)),
-        Value::Object(members) => members.iter().any(|(_, member)| contains(member, wanted)),
-        _ => false,
-    };
-    inside || canonical_json::to_vec(value) == canonical_json::to_vec(wanted)
+/// What can be a fact, as text without case: a text that is not empty, or a number. An absent value proves nothing.
+fn words(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Some(text.to_lowercase()),
+        Value::Int(_) | Value::Uint(_) | Value::Float(_) => {
+            Some(String::from_utf8_lossy(&canonical_json::to_vec(value)).into_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Whether arguments say a text anywhere: as a value of whatever type, as a part of one, or as the name of a member.
+fn says(value: &Value, text: &str) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(|item| says(item, text)),
+        Value::Object(members) => {
+            members.iter().any(|(name, member)| name.to_lowercase().contains(text) || says(member, text))
+        }
+        other => words(other).is_some_and(|words| words.contains(text)),
+    }
 }

@@ -40,7 +40,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 pub use binding::{Bound, CodeGates};
-pub use call::Call;
+pub use call::{Call, Uncovered};
 pub use cases::{
     Case, CaseFailure, CaseFile, CaseStep, Expectation, ExpectedReason, ExpectedVerdict, StepOutcome, Who,
 };
@@ -229,6 +229,11 @@ fn read(path: &Path, name: &str) -> Result<String, PolicyFileError> {
             "check its name and permissions",
         )
     };
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        // Opening a pipe would wait for its writer, and a device may have no end.
+        let message = "it is no ordinary file".to_owned();
+        return Err(whole("policy_unreadable", message, "name a file"));
+    }
     let file = std::fs::File::open(path).map_err(failed)?;
     let before = file.metadata().map_err(failed)?;
     let mut bytes = Vec::new();

@@ -199,7 +199,12 @@ impl Policies {
     }
 
     fn bound(&self, loaded: &Loaded, guard: &Guarded) -> Result<Bound, PolicyError> {
-        let resolved = loaded.file.sections().resolve(&guard.tool);
+        let sections = loaded.file.sections();
+        if let Some(shared) = sections.shared_with(&guard.code.gates) {
+            let problem = format!("its code and the policy file both have {shared}; keep one of them");
+            return Err(PolicyError::Guard { tool: guard.tool.clone(), problem });
+        }
+        let resolved = sections.resolve(&guard.tool);
         Bound::new(&self.0.engine, &guard.tool, &guard.code, resolved, loaded.origin())
     }
 
@@ -225,6 +230,11 @@ impl Policies {
 
     pub(super) fn state(&self) -> Arc<State> {
         Arc::clone(&self.0.state.read())
+    }
+
+    /// Whether the file has a budget of a name.
+    pub fn has_budget(&self, name: &str) -> bool {
+        self.state().loaded.file.sections().budgets.contains_key(name)
     }
 
     /// Whether a section covers a tool.
@@ -363,7 +373,10 @@ impl Loaded {
 
 fn origin_of(file: &PolicyFile) -> String {
     use std::fmt::Write as _;
-    let mut text = format!("file: {} sha256:", file.name().escape_debug());
+    // Where the file lies is nobody's business who reads the ledger.
+    let name =
+        Path::new(file.name()).file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
+    let mut text = format!("file: {} sha256:", name.escape_debug());
     for byte in file.digest() {
         // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");

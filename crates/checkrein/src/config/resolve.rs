@@ -66,6 +66,26 @@ impl Sections {
         self.tools.iter().any(|section| section.pattern.covers(tool))
     }
 
+    /// A gate of the code that would count on the records of one of the file, whatever tools it is for.
+    pub(super) fn shared_with(&self, code: &[GateSpec]) -> Option<String> {
+        code.iter().find_map(|gate| match gate.kind {
+            GateSpecKind::Budget { .. } if self.budgets.contains_key(&gate.name) => {
+                Some(format!("the budget `{}`", gate.name))
+            }
+            GateSpecKind::Breaker { .. } if self.breakers.contains_key(&gate.name) => {
+                Some(format!("the breaker `{}`", gate.name))
+            }
+            GateSpecKind::Limit { .. } if self.names_limit(&gate.name) => {
+                Some(format!("the limit `{}`", gate.name))
+            }
+            _ => None,
+        })
+    }
+
+    fn names_limit(&self, name: &str) -> bool {
+        self.tools.iter().flat_map(|section| &section.limits).any(|limit| limit.name.as_deref() == Some(name))
+    }
+
     /// What holds for a tool that no section covers.
     pub(super) fn uncovered(&self) -> Resolved {
         let mut resolved = Resolved::default();
@@ -136,7 +156,14 @@ impl Resolved {
 
     /// Adds a gate; a second one that would count on the records of the first is numbered.
     fn gate(&mut self, name: &str, mode: Mode, kind: GateSpecKind) {
-        let same_kind = |gate: &GateSpec| std::mem::discriminant(&gate.kind) == std::mem::discriminant(&kind);
+        // Two limits of different windows count on different records under one name: a limit that is added takes
+        // nothing from the one that was there.
+        let same_kind = |gate: &GateSpec| match (&gate.kind, &kind) {
+            (GateSpecKind::Limit { window: one, .. }, GateSpecKind::Limit { window: other, .. }) => {
+                one.is(other)
+            }
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        };
         let taken: BTreeSet<&str> =
             self.gates.iter().filter(|gate| same_kind(gate)).map(|gate| gate.name.as_str()).collect();
         let mut unique = name.to_owned();
@@ -253,7 +280,9 @@ impl Resolved {
                 }
                 for name in lineage(&sections.budgets, &take.budget).unwrap_or_default() {
                     let Some(budget) = sections.budgets.get(&name) else { continue };
-                    let mode = take.mode.or(budget.mode).unwrap_or(own);
+                    // The mode of what is taken is not for the budgets above.
+                    let taken = take.mode.filter(|_| name == take.budget);
+                    let mode = taken.or(budget.mode).unwrap_or(own);
                     let known = |gate: &&mut GateSpec| {
                         matches!(gate.kind, GateSpecKind::Budget { .. }) && gate.name == name
                     };

@@ -26,6 +26,12 @@ impl WindowSpec {
         }
     }
 
+    /// Whether both count over the same stretch, so that gates of one name share their records.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let calendar = |window: &Self| window.calendar().map(|c| (c.period(), c.zone().to_owned()));
+        self.window() == other.window() && calendar(self) == calendar(other)
+    }
+
     pub(super) fn calendar(&self) -> Option<&Calendar> {
         match self {
             Self::Calendar(calendar) => Some(calendar),

@@ -5,7 +5,7 @@ use checkrein_core::amount::Amount;
 use checkrein_core::json::{Limits, Value, read_str};
 
 use crate::clock::{Clock, FakeClock};
-use crate::config::{Call, Policies, PolicyFile};
+use crate::config::{Call, Policies, PolicyFile, Uncovered};
 use crate::engine::{BudgetRecord, Engine};
 
 pub(super) fn file(text: &str) -> PolicyFile {
@@ -426,10 +426,32 @@ mod bound {
 
     #[test]
     fn a_limit_of_the_same_name_in_code_and_file_counts_twice() {
-        let policies = policies("[tools.a]\nlimits = [{ max_calls = 1, window = '60s' }]\n");
+        let policies = policies("[tools.a]\nlimits = [{ max_calls = 3, window = '60s' }]\n");
         let binding = policies.bind("a", code()).unwrap();
         assert_eq!(ask(&binding, "{}", true), "allow");
-        assert_eq!(ask(&binding, "{}", true), "rate_limited@a.rate#policy");
+        assert_eq!(ask(&binding, "{}", true), "allow");
+        assert_eq!(ask(&binding, "{}", true), "rate_limited@a.rate#code");
+        // Another guard of the tool counts on the same records of the file.
+        let bare = policies.bind("a", CodeGates::default()).unwrap();
+        let empty = json("{}");
+        let nothing = Call {
+            arguments: &empty,
+            action: Action { name: "a", ..Action::default() },
+            tenant: "",
+            uncovered: None,
+        };
+        let ask_bare = || {
+            let bound = bare.current().unwrap();
+            let engine = policies.engine();
+            bound
+                .with_inputs(&nothing, &Inputs::default(), engine.now(), |inputs| {
+                    engine.admit(bound.compiled(), inputs)
+                })
+                .admission
+                .verdict
+        };
+        assert_eq!(ask_bare(), Verdict::Allow);
+        assert_eq!(ask_bare(), Verdict::Block);
     }
 
     #[test]
@@ -521,4 +543,92 @@ fn rules_hold_for_texts_as_they_look_where_they_say_so() {
     let text = "version = 1\n[tools.a]\nrules = [{ check = \"args.x.matches('^a')\", lookalikes = true }]\n";
     let error = PolicyFile::parse("checkrein.toml", text, false).unwrap_err();
     assert_eq!(error.code(), "expression_lookalike_pattern");
+}
+
+#[test]
+fn a_limit_that_is_added_leaves_the_others_their_counts() {
+    let two = "[tools.a]\nlimits = [{ max_calls = 2, window = '1h' }]\n";
+    let policies = policies(two);
+    assert_eq!(ask(&policies, "a", "{}"), "allow");
+    assert_eq!(ask(&policies, "a", "{}"), "allow");
+    let more = "[tools.a]\nlimits = [{ max_calls = 100, window = '1m' }, { max_calls = 2, window = '1h' }]\n";
+    policies.replace(file(more)).unwrap();
+    assert_eq!(ask(&policies, "a", "{}"), "rate_limited@a.rate");
+}
+
+#[test]
+fn the_mode_of_what_is_taken_is_not_for_the_budgets_above() {
+    let policies = policies(
+        "[budgets.company]\nlimit = '2 calls'\nmode = 'enforce'\n[budgets.team]\nlimit = '1 calls'\nparent = 'company'\n\
+         [tools.a]\nbudgets = [{ name = 'team', mode = 'observe' }]\n",
+    );
+    assert_eq!(ask(&policies, "a", "{}"), "allow");
+    assert_eq!(ask(&policies, "a", "{}"), "allow (observed budget_exceeded)");
+    assert_eq!(ask(&policies, "a", "{}"), "budget_exceeded@company (observed budget_exceeded)");
+}
+
+#[test]
+fn what_gates_do_not_see_cannot_be_looked_for_either() {
+    let text = "[tools.pay]\nrules = ['!has(args.amount) || args.amount <= 100']\n\
+         [tools.all]\nrules = [\"args.all(name, name != 'admin')\"]\n\
+         [tools.key]\nlimits = [{ key = \"has(args.amount) ? 'some' : 'none'\", max_calls = 9, window = '1h' }]\n\
+         [tools.other]\nrules = ['args.x == 1']\n";
+    let policies = policies(text);
+    let hidden = Uncovered { hidden: vec!["amount".to_owned()], ..Uncovered::default() };
+    let ask = |tool| {
+        let arguments = json(r#"{"x": 1}"#);
+        let action = Action { name: tool, run: "r1", ..Action::default() };
+        let call = Call { tenant: "", action, arguments: &arguments, uncovered: Some(&hidden) };
+        let reasons = policies.admit(&call).admission.reasons;
+        reasons.first().map(|reason| reason.code.word())
+    };
+    assert_eq!(ask("pay"), Some("rule_error"));
+    assert_eq!(ask("key"), Some("invalid_action"));
+    assert_eq!(ask("all"), Some("rule_error"));
+    assert_eq!(ask("other"), None);
+}
+
+#[test]
+fn facts_are_never_the_words_of_the_call_itself() {
+    let policies = policies("[tools.read]\nproves = [{ kind = 'p', pointer = '/id' }]\n");
+    let proved = |arguments: &str, result: &str, uncovered: Option<&Uncovered>, action: Action<'_>| {
+        let arguments = json(arguments);
+        let action = Action { name: "read", ..action };
+        policies.prove(&Call { tenant: "", action, arguments: &arguments, uncovered }, &json(result)).unwrap()
+    };
+    let run = Action { run: "r", ..Action::default() };
+    for (arguments, result) in [
+        (r#"{"q": "p1"}"#, r#"{"id": "p1"}"#),
+        (r#"{"q": "P1"}"#, r#"{"id": "p1"}"#),
+        (r#"{"q": {"p1": 1}}"#, r#"{"id": "p1"}"#),
+        (r#"{"q": "{\"id\": \"p1\"}"}"#, r#"{"id": "p1"}"#),
+        (r#"{"q": "7"}"#, r#"{"id": 7}"#),
+        (r#"{"q": 7}"#, r#"{"id": "7"}"#),
+        ("{}", r#"{"id": null}"#),
+        ("{}", r#"{"id": ""}"#),
+        ("{}", r#"{"id": []}"#),
+    ] {
+        assert_eq!(proved(arguments, result, None, run), 0, "{arguments} {result}");
+    }
+    let hidden = Uncovered { hidden: vec!["q".to_owned()], ..Uncovered::default() };
+    assert_eq!(proved("{}", r#"{"id": "p1"}"#, Some(&hidden), run), 0);
+    assert_eq!(proved(r#"{"q": "x"}"#, r#"{"id": "p1"}"#, None, run), 1);
+}
+
+#[test]
+fn a_run_and_a_session_of_one_name_are_two() {
+    let policies = policies("[tools.'*']\nloop = { same_call = 2 }\n");
+    let session = Action { session: "s", ..Action::default() };
+    assert_eq!(ask_as(&policies, "a", "{}", session), "allow");
+    assert_eq!(ask_as(&policies, "a", "{}", Action { run: "s", ..Action::default() }), "allow");
+    assert_eq!(ask_as(&policies, "a", "{}", session), "loop_detected@*.loop");
+}
+
+#[test]
+fn empty_keys_are_no_keys() {
+    let policies = policies(
+        "[tools.a]\nlimits = [{ key = 'args.u', max_calls = 1, window = '1h' }]\n[tools.b]\nonce = { key = 'args.u' }\n",
+    );
+    assert_eq!(ask(&policies, "a", r#"{"u": ""}"#), "invalid_action@a.rate[args.u]");
+    assert_eq!(ask(&policies, "b", r#"{"u": ""}"#), "invalid_action@b.once");
 }
