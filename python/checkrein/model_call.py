@@ -118,6 +118,12 @@ class ModelCall:
         self._entered().release("neutral")
         self._ended = True
 
+    def _name(self) -> str:
+        model, _, request = self._given
+        if model is None and isinstance(request, Mapping):
+            model = request.get("model")
+        return str(model or "a model")
+
     def _entered(self) -> _native.ModelPermit:
         if self._permit is None:
             raise PermitError("the call is not admitted (hint: use it in a `with` block)")
@@ -126,7 +132,7 @@ class ModelCall:
     def _told(self, settled: _native.ModelSettlement) -> _native.ModelSettlement:
         if not settled.exact:
             why = "; ".join(sentence for _, sentence in settled.shortfalls)
-            self._engine._warn(self._given[0] or "a model", f"charged at the full hold or more: {why}")
+            self._engine._warn(self._name(), f"charged at the full hold or more: {why}")
         return settled
 
     def _admit(self) -> _native.ModelPermit:
@@ -188,7 +194,7 @@ class ModelCall:
 
     def __repr__(self) -> str:
         state = "new" if self._permit is None else "ended" if self._ended else "held"
-        return f"<checkrein call of `{self._given[0] or 'a model'}`, {state}>"
+        return f"<checkrein call of `{self._name()}`, {state}>"
 
 
 def _give_back(admission: Any) -> None:

@@ -19,7 +19,7 @@ fn a_report_shows_what_observe_mode_would_have_blocked() {
           ledger       24 entries
           verified     no: name the public key with `--key`
           period       2026-11-21 10:18:31 UTC to 2026-11-21 10:18:44 UTC
-          calls        13 calls: 7 ran, 6 were refused
+          calls        13 calls: 7 ran, 6 refused
 
         would have been blocked
           calls        2 calls, 28.5 % of those that ran
@@ -54,7 +54,7 @@ fn a_report_shows_what_observe_mode_would_have_blocked() {
             `--key`
           period: 2026-11-21 10:18:31 UTC to
             2026-11-21 10:18:44 UTC
-          calls: 13 calls: 7 ran, 6 were refused
+          calls: 13 calls: 7 ran, 6 refused
 
         would have been blocked
           calls: 2 calls, 28.5 % of those that
@@ -132,7 +132,7 @@ fn a_report_of_a_time_in_which_nothing_was_observed_says_what_to_do() {
           ledger       24 entries
           verified     no: name the public key with `--key`
           period       2026-11-21 10:18:40 UTC to 2026-11-21 10:18:44 UTC
-          calls        4 calls: 0 ran, 4 were refused
+          calls        4 calls: 0 ran, 4 refused
 
         nothing would be blocked
           observe mode would have blocked nothing: set mode = "enforce" in [defaults]
@@ -156,7 +156,7 @@ fn a_report_of_a_time_in_which_nothing_was_observed_says_what_to_do() {
         what was read
           ledger       24 entries
           verified     no: name the public key with `--key`
-          calls        0 calls: 0 ran, 0 were refused
+          calls        0 calls: 0 ran, 0 refused
 
         nothing would be blocked
           no decisions in this time

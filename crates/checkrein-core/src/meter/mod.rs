@@ -442,9 +442,10 @@ impl Meter {
     /// The stamp of the event with whose leaving at least `excess` has left the window; `None` if that much is
     /// not in it.
     pub fn leaves_with(&self, excess: Amount) -> Option<Timestamp> {
+        // What was forced or held makes the part on the heap while the calls are still inline.
         match &self.large {
-            Some(large) => large.events.leaves_with(excess),
-            None => self.inline.nth_for(excess),
+            Some(large) if self.inline.len() == 0 => large.events.leaves_with(excess),
+            _ => self.inline.nth_for(excess),
         }
     }
 

@@ -64,7 +64,8 @@ impl ActionFile {
 
     pub(super) fn call(&self) -> Call<'_> {
         let action = Action {
-            namespace: self.text("namespace"),
+            // What guards of functions count under.
+            namespace: self.value.get("namespace").and_then(Value::as_str).unwrap_or("python"),
             name: self.text("name"),
             principal: self.text("principal"),
             user: self.text("user"),

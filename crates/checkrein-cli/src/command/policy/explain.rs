@@ -213,10 +213,9 @@ impl Explained<'_> {
         for gate in self.gates {
             self.write_gate(to, gate)?;
         }
-        if self.gates.is_empty() {
-            for reason in &self.admission.reasons {
-                wrapped(to, "  ", &format!("{}: {}", reason.code.word(), inert(&reason.message())))?;
-            }
+        let of_a_gate = |reason: &&Reason| self.gates.iter().any(|gate| gate.name == reason.gate);
+        for reason in self.admission.reasons.iter().filter(|reason| !of_a_gate(reason)) {
+            wrapped(to, "  ", &format!("{}: {}", reason.code.word(), inert(&reason.message())))?;
         }
         match self.store {
             Some(_) => wrapped(to, "", &format!("as counted at {} UTC", moment::to_text(self.now))),

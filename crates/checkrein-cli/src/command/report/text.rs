@@ -14,12 +14,16 @@ pub(super) fn print(to: &mut impl Write, reviewed: &Reviewed, limit: usize) -> R
     writeln!(to, "\u{1b}[1mwhat was read\u{1b}[0m")?;
     shown_source(to, &reviewed.source)?;
     shown_period(to, reviewed.period)?;
-    let ran = format!(
-        "{}: {} ran, {} were refused",
+    let answered = calls.decisions.saturating_sub(calls.ran).saturating_sub(calls.refused);
+    let mut ran = format!(
+        "{}: {} ran, {} refused",
         counted(calls.decisions, "call", "calls"),
         grouped(calls.ran),
         grouped(calls.refused)
     );
+    if answered > 0 {
+        ran.push_str(&format!(", {} answered by an earlier run", grouped(answered)));
+    }
     field(to, "calls", &ran)?;
     if calls.observed == 0 {
         let text = match calls.decisions {

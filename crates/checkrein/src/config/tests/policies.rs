@@ -3,6 +3,7 @@
 use checkrein_core::admission::{Action, Change, Lasting, Verdict};
 use checkrein_core::amount::Amount;
 use checkrein_core::json::{Limits, Value, read_str};
+use checkrein_core::time::Span;
 
 use crate::clock::{Clock, FakeClock};
 use crate::config::{Call, Policies, PolicyFile, Uncovered};
@@ -631,4 +632,25 @@ fn empty_keys_are_no_keys() {
     );
     assert_eq!(ask(&policies, "a", r#"{"u": ""}"#), "invalid_action@a.rate[args.u]");
     assert_eq!(ask(&policies, "b", r#"{"u": ""}"#), "invalid_action@b.once");
+}
+
+#[test]
+fn a_limit_that_was_passed_in_observe_mode_says_when_to_come_again() {
+    let text = "[tools.a]\nlimits = [{ max_calls = 2, window = '1h' }]\n";
+    for over in 0..5 {
+        let policies = policies(&format!("defaults.mode = 'observe'\n{text}"));
+        for _ in 0..2 + over {
+            assert!(ask(&policies, "a", "{}").starts_with("allow"));
+        }
+        policies.replace(file(text)).unwrap();
+        let arguments = json("{}");
+        let action = Action { name: "a", ..Action::default() };
+        let call = Call { tenant: "acme", action, arguments: &arguments, uncovered: None };
+        let reasons = policies.admit(&call).admission.reasons;
+        assert_eq!(
+            reasons[0].retry,
+            checkrein_core::decision::Retry::After(Span::from_secs(3_600)),
+            "{over}"
+        );
+    }
 }
