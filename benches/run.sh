@@ -22,6 +22,7 @@ else
 fi
 cargo bench --quiet -p checkrein --bench ledger -- --date "$date" --json "$out/ledger.json"
 cargo bench --quiet -p checkrein --bench prices -- --date "$date" --json "$out/prices.json"
+cargo bench --quiet -p checkrein --bench policy -- --date "$date" --json "$out/policy.json"
 
 # The release wheel, in an environment of the Python version that the published packages run on.
 scripts/wheel.sh release build/bench-wheel
