@@ -486,11 +486,9 @@ class Engine(_native.EngineBase):
                     "a name is text of 1 to 200 characters", "name", "leave it out to use the function's"
                 )
             return explicit
-        if self._policy is not None:
-            # The file's sections, and what they count, go by the name alone.
-            return derived
-        if self._waits:
-            # Its records outlive the process, so a number in the order of imports would be another function's tomorrow.
+        if self._waits or self._policy is not None:
+            # Records that outlive the process, and the sections of a policy file, go by the name alone: a number in the
+            # order of imports would be another function's tomorrow, and would lose its section.
             with self._lock:
                 known = self._owners.setdefault(derived, owner)
             if known == owner:

@@ -396,6 +396,15 @@ def test_sections_go_by_the_name_of_the_function(make: MakeEngine) -> None:
     for refund in (first, second):
         assert codes(lambda refund=refund: refund(500)) == ["rule_violated"]  # type: ignore[misc]
 
+    def other() -> None:
+        @engine.guard(once="amount")
+        def refund(amount: int) -> str:
+            return "another function's"
+
+    # One of them would get the stored results of the other.
+    with pytest.raises(checkrein.ConfigError, match="are both called `refund`"):
+        other()
+
 
 def test_only_the_object_of_a_method_is_left_out(make: MakeEngine) -> None:
     engine = make(

@@ -13,6 +13,8 @@ use checkrein_core::key::encode_parts;
 use checkrein_core::time::Timestamp;
 
 use super::model::{Freeze, RuleGate, TakenCost};
+use super::model_call::NAMESPACE as MODELS;
+use super::pattern::Pattern;
 use super::resolve::{KeySource, Question, Resolved};
 use crate::expression::{
     EvaluationError, Expression, JsonScope, Operand, Scope, lookalike_form, lookalike_value,
@@ -132,8 +134,12 @@ impl<'c> Call<'c> {
 
     /// What of it is frozen, in words.
     fn frozen(&self, freeze: &Freeze) -> Option<String> {
-        let Action { name, user, agent, run, .. } = self.action;
-        if freeze.tools.iter().any(|pattern| pattern.covers(name)) {
+        let Action { namespace, name, user, agent, run, .. } = self.action;
+        if namespace == MODELS {
+            if self.is_frozen_model(freeze) {
+                return Some(format!("the model `{name}`"));
+            }
+        } else if freeze.tools.iter().any(|pattern| pattern.covers(name)) {
             return Some(format!("the tool `{name}`"));
         }
         let named = [
@@ -144,6 +150,19 @@ impl<'c> Call<'c> {
         ];
         let found = named.into_iter().find(|(_, name, frozen)| !name.is_empty() && frozen.contains(*name));
         found.map(|(what, name, _)| format!("the {what} `{name}`"))
+    }
+
+    /// Whether a model is frozen by any of the names that providers take for it: in any case, with its provider or not.
+    fn is_frozen_model(&self, freeze: &Freeze) -> bool {
+        let name = self.action.name.to_lowercase();
+        let bare = name.split_once('/').map_or(name.as_str(), |(_, bare)| bare);
+        let provider = self.arguments.get("provider").and_then(Value::as_str).map(str::to_lowercase);
+        let full = provider.map(|provider| format!("{provider}/{bare}"));
+        let names = [Some(name.as_str()), Some(bare), full.as_deref()];
+        freeze.tools.iter().any(|pattern| {
+            let pattern = Pattern::new(&pattern.as_str().to_lowercase());
+            names.iter().flatten().any(|name| pattern.covers(name))
+        })
     }
 
     /// Why whole calls cannot be compared, if they cannot.

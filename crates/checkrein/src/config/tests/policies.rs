@@ -6,7 +6,7 @@ use checkrein_core::json::{Limits, Value, read_str};
 use checkrein_core::time::Span;
 
 use crate::clock::{Clock, FakeClock};
-use crate::config::{Call, Policies, PolicyFile, Uncovered};
+use crate::config::{Call, ModelCall, ModelRequest, Policies, PolicyFile, Uncovered};
 use crate::engine::{BudgetRecord, Engine};
 
 pub(super) fn file(text: &str) -> PolicyFile {
@@ -298,6 +298,29 @@ fn what_is_frozen_does_not_run_whatever_the_mode() {
     };
     assert_eq!(message("other").unwrap(), "a kill switch is set: the tenant `other`");
     assert_eq!(message("another"), None);
+}
+
+#[test]
+fn a_frozen_model_is_frozen_by_every_name_it_is_asked_by() {
+    for pattern in ["gpt-5", "GPT-*", "openai/gpt-5", "openai/*"] {
+        let policies = policies(&format!(
+            "[defaults]\nmode = 'observe'\ndecision = 'allow'\n[freeze]\ntools = ['{pattern}']\n[models.'*']\n"
+        ));
+        let request =
+            ModelRequest::of_json(&json(r#"{"messages": [], "max_completion_tokens": 5}"#)).unwrap();
+        for (provider, model) in [
+            (Some("openai"), "gpt-5"),
+            (Some("OpenAI"), "GPT-5"),
+            (None, "openai/gpt-5"),
+            (None, "OPENAI/Gpt-5"),
+        ] {
+            let call =
+                ModelCall { tenant: "", action: Action::default(), model, provider, request: &request };
+            let reasons = policies.admit_model(&call).admission.reasons;
+            let codes: Vec<&str> = reasons.iter().map(|reason| reason.code.word()).collect();
+            assert_eq!(codes, ["frozen"], "{pattern} {provider:?} {model}");
+        }
+    }
 }
 
 #[test]
