@@ -7,7 +7,7 @@ from checkrein.acting import acting
 from checkrein.adjust import Adjusted
 from checkrein.bind import Context
 from checkrein.current import current_operation
-from checkrein.engine import Engine, Event
+from checkrein.engine import Engine
 from checkrein.errors import (
     ApprovalRequired,
     AttemptsExceeded,
@@ -40,6 +40,7 @@ from checkrein.errors import (
     ToolChanged,
     UnknownTool,
 )
+from checkrein.events import Event
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
 from checkrein.model_call import ModelCall

@@ -177,6 +177,7 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
         call.checkrein = Handle(  # type: ignore[attr-defined]
             engine, guard, target, shape.slots, reconciler=reconciler
         )
+        engine._made(call)
         return call  # type: ignore[return-value]
 
     return decorate
