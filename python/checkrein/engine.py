@@ -559,14 +559,24 @@ class Engine(_native.EngineBase):
         who = {word: getattr(scope, word, None) for word in ("user", "agent", "session", "tenant")}
         named = {word: name for word, name in who.items() if isinstance(name, str) and name}
         run = getattr(scope, "run_id", None)
-        self._emit(name, "", detail, **({"run": run} if run else {}), **named)
+        self._emit(name, "", detail, who={**({"run": run} if run else {}), **named})
 
-    def _emit(self, name: str, tool: str, detail: Mapping[str, Any] | None = None, **fields: Any) -> None:
+    def _emit(
+        self,
+        name: str,
+        tool: str,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        who: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
         """Announce an event of the catalogue, if anybody listens; never raises."""
         if not self._listening:
             return
         try:
             event = events.make(self, name, tool, detail, **fields)
+            if who:
+                event = event._replace(**who)
         except Exception:
             self.listener_errors += 1
             _log.exception("a %s of `%s` could not be announced", name, tool)

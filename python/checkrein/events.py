@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from checkrein import _native
 from checkrein.acting import actor
@@ -115,8 +116,10 @@ CATALOGUE: Final[Mapping[str, Entry]] = {
 """Every event by its stable name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class Event(NamedTuple):
     """What a listener is told.
 
     `name` is its stable name and `kind` its family, see `CATALOGUE`. A `decision` has `decision`; an `outcome` has
@@ -148,7 +151,10 @@ class Event:
     session: str = ""
     tenant: str = ""
     principal: str = ""
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, Any] = _NOTHING
+
+    def __hash__(self) -> int:
+        return hash(self[:-1])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything about it as plain JSON values."""
@@ -206,22 +212,44 @@ def _during(call: Call) -> Iterator[None]:
 
 
 def make(
-    engine: Engine, name: str, tool: str, detail: Mapping[str, Any] | None = None, **fields: Any
+    engine: Engine,
+    name: str,
+    tool: str,
+    detail: Mapping[str, Any] | None = None,
+    decision: _native.Decision | None = None,
+    outcome: str | None = None,
+    stored: bool | None = None,
+    gate: str | None = None,
+    percent: int | None = None,
 ) -> Event:
     """Make an event of the catalogue, with the time, the actor and the call of this context."""
     call = _call.get()
-    principal, user, agent, run, session = actor() if call is None else call.actor
-    who = {"user": user, "agent": agent, "run": run, "session": session, "principal": principal}
-    of_call = {} if call is None else {"model": call.model, "call": call.number}
-    tenant = (None if call is None else call.tenant) or engine.tenant
+    if call is None:
+        (principal, user, agent, run, session), tenant, model, number = actor(), engine.tenant, None, None
+    else:
+        principal, user, agent, run, session = call.actor
+        tenant, model, number = call.tenant or engine.tenant, call.model, call.number
+    # By position: every call that somebody listens to pays for this.
     return Event(
         CATALOGUE[name].kind,
         tool,
-        name=name,
-        at=engine.now(),
-        engine=engine.name,
-        detail={} if detail is None else detail,
-        **{"tenant": tenant, **who, **of_call, **fields},
+        decision,
+        outcome,
+        stored,
+        gate,
+        percent,
+        name,
+        engine.now(),
+        engine.name,
+        model,
+        number,
+        user,
+        agent,
+        run,
+        session,
+        tenant,
+        principal,
+        _NOTHING if detail is None else detail,
     )
 
 
