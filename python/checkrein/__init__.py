@@ -43,6 +43,7 @@ from checkrein.errors import (
 from checkrein.events import Event
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
+from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
 from checkrein.spec import Breaker, Budget, Once, Rate, Rule
@@ -102,7 +103,10 @@ __all__ = [
     "current_operation",
     "default_engine",
     "handle",
+    "instrument",
     "tool",
+    "uninstrument",
+    "wrap",
 ]
 
 default_engine = Engine()

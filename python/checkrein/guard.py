@@ -11,7 +11,7 @@ from checkrein.compile import describe
 from checkrein.errors import ConfigError
 from checkrein.reconcile import Reconciler
 from checkrein.target import Target, inspect_target
-from checkrein.wrap import Shape, wrapper
+from checkrein.wrapping import Shape, wrapper
 
 if TYPE_CHECKING:
     from checkrein._native import Decision
