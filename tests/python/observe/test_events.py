@@ -162,7 +162,12 @@ def test_runs_begin_and_end() -> None:
         ("run.end", "r1", "ann", "acme"),
         ("run.end", "r1", "ann", "acme"),
     ]
-    assert heard[0].detail == {"name": "answer", "parent": None, "limits": {"usd": "0.5"}}
+    assert heard[0].detail == {
+        "name": "answer",
+        "scope": "run",
+        "parent": None,
+        "limits": {"usd": "0.5"},
+    }
     assert heard[1].detail["spent"] == {"usd": "0.12", "tokens": "500"}
     assert [event.detail["status"] for event in heard[1:]] == ["success", "failed"]
     assert heard[2].detail["error"] == "KeyError"
