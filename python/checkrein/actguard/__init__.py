@@ -6,6 +6,8 @@ page of this drop-in and in SEMANTICS.md.
 
 from __future__ import annotations
 
+from checkrein.actguard.budget import BudgetGuard
+from checkrein.actguard.client import Client
 from checkrein.actguard.core.budget_context import add_cost
 from checkrein.actguard.exceptions import (
     ActGuardError,
@@ -23,6 +25,8 @@ __all__ = [
     "ActGuardPaymentRequired",
     "ActGuardToolError",
     "BudgetExceededError",
+    "BudgetGuard",
+    "Client",
     "MonitoringDegradedError",
     "__version__",
     "add_cost",

@@ -8,7 +8,7 @@ import threading
 import uuid
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from checkrein.actguard.core import opening
 from checkrein.actguard.core.amounts import Amounts
@@ -144,7 +144,8 @@ class BudgetGuard:
         self._begin()
         if self._created_root:
             self._run_open()
-        elif self._shared_root is not None and not self._shared_root.opened.is_set():
+        elif self._is_root_scope and self._shared_root is not None:
+            # Another thread is asking the gateway for the same budget.
             self._shared_root.opened.wait()
         self._checked_open()
         self._install()
@@ -156,8 +157,8 @@ class BudgetGuard:
             await self._open_elsewhere()
         elif self._created_root:
             self._run_open()
-        elif self._shared_root is not None and not self._shared_root.opened.is_set():
-            await asyncio.to_thread(self._shared_root.opened.wait)
+        elif self._is_root_scope and self._shared_root is not None and not self._shared_root.opened.is_set():
+            await self._wait_opened(self._shared_root)
         self._checked_open()
         self._install()
         return self
@@ -199,6 +200,11 @@ class BudgetGuard:
                     f"budget_guard requires {name} to be a positive integer when provided.",
                     code="usage.budget_guard_configuration",
                 )
+        if self._on_unreachable not in (None, "closed", "open"):
+            raise ActGuardUsageError(
+                'budget_guard requires on_unreachable to be "closed" or "open".',
+                code="usage.budget_guard_configuration",
+            )
         usd = self.usd_limit
         if usd is not None and (
             isinstance(usd, bool) or not isinstance(usd, int | float) or not math.isfinite(usd) or usd <= 0
@@ -300,11 +306,6 @@ class BudgetGuard:
     def _plan(self) -> opening.Plan:
         client = self._client
         choice = self._on_unreachable or ("closed" if client is None else client.on_unreachable)
-        if choice not in ("closed", "open"):
-            raise ActGuardUsageError(
-                'budget_guard requires on_unreachable to be "closed" or "open".',
-                code="usage.budget_guard_configuration",
-            )
         limited = not (self.cost_limit is None and self.token_limit is None and self.usd_limit is None)
         return opening.Plan(
             client=client,
@@ -335,6 +336,13 @@ class BudgetGuard:
             await asyncio.shield(asking)
         except asyncio.CancelledError:
             asking.add_done_callback(self._abandon)
+            raise
+
+    async def _wait_opened(self, root: SharedBudgetState) -> None:
+        try:
+            await asyncio.to_thread(root.opened.wait)
+        except asyncio.CancelledError:
+            self._close_root()
             raise
 
     def _abandon(self, asked: asyncio.Future[None]) -> None:

@@ -131,13 +131,14 @@ def settle_root(client: Client | None, root: SharedBudgetState) -> None:
     state = root.root_state
     if client is None or root.reserve_id is None or state is None:
         return
+    breakdown: list[Any] = root.usage_breakdown_payload() or _from_state(state)
     try:
         client.settle_budget(
             reserve_id=root.reserve_id,
             input_tokens=state.input_tokens,
             cached_input_tokens=state.cached_input_tokens,
             output_tokens=state.output_tokens,
-            usage_breakdown=root.usage_breakdown_payload() or _from_state(state),
+            usage_breakdown=breakdown,
         )
     except (ActGuardPaymentRequired, BudgetExceededError):
         raise

@@ -72,7 +72,9 @@ def bounds(request: Request, output: int) -> tuple[Decimal, Decimal]:
             most = sum((Decimal(held["amount"]) for held in call.held), Decimal(0))
             call.release()
     except CheckreinError as error:
-        raise UnknownPrice(f"the price book does not have `{request.model}` of `{request.provider}`") from error
+        raise UnknownPrice(
+            f"the price book does not have `{request.model}` of `{request.provider}`"
+        ) from error
     likely = of_tokens(request.provider, request.model, -(-request.input_bytes // 4), 0, output)
     return most, min(most, likely or most)
 
@@ -82,12 +84,9 @@ def cost(info: UsageInfo, response: Any = None) -> Decimal:
     exact = None if response is None else _settled(info.provider, info.model, response)
     if exact is not None:
         return exact
-    return (
-        of_tokens(
-            info.provider, info.model, info.input_tokens, info.cached_input_tokens, info.output_tokens
-        )
-        or Decimal(0)
-    )
+    return of_tokens(
+        info.provider, info.model, info.input_tokens, info.cached_input_tokens, info.output_tokens
+    ) or Decimal(0)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -121,14 +120,28 @@ def _readable(response: Any) -> Any:
         response = dump(mode="json", by_alias=True, exclude_none=True)
     if not isinstance(response, dict):
         raise TypeError("not a response of a provider")
-    names = ("usage", "usageMetadata", "model", "modelVersion", "object", "type", "service_tier", "response", "output")
+    names = (
+        "usage",
+        "usageMetadata",
+        "model",
+        "modelVersion",
+        "object",
+        "type",
+        "service_tier",
+        "response",
+        "output",
+    )
     return json.loads(json.dumps({name: response[name] for name in names if name in response}))
 
 
 def _usage(provider: str, input_tokens: int, cached: int, output: int) -> dict[str, Any]:
     cached = min(cached, input_tokens)
     if provider == "anthropic":
-        usage = {"input_tokens": input_tokens - cached, "output_tokens": output, "cache_read_input_tokens": cached}
+        usage = {
+            "input_tokens": input_tokens - cached,
+            "output_tokens": output,
+            "cache_read_input_tokens": cached,
+        }
         return {"type": "message", "usage": usage}
     if provider == "google":
         return {
