@@ -215,7 +215,8 @@ def test_amounts_are_exact_and_zeros_left_out() -> None:
 def test_events_of_the_code_are_those_of_the_catalogue() -> None:
     written = set()
     for path in (ROOT / "python/checkrein").rglob("*.py"):
-        if path.name == "events.py":
+        if path.name == "events.py" or "actguard" in path.parts:
+            # The drop-in has a catalogue of its own.
             continue
         text = path.read_text(encoding="utf-8")
         written |= set(re.findall(r'_emit(?:_run)?\(\s*"([\w.]+)"', text))
