@@ -136,10 +136,16 @@ def test_refusals_and_replays_have_names_of_their_own() -> None:
     assert {event.model for event in heard} == {None}
 
 
+class Part(SimpleNamespace):
+    """What a run says of itself."""
+
+    __hash__ = object.__hash__
+
+
 def test_runs_begin_and_end() -> None:
     engine, heard = checkrein.Engine(clock=FakeClock(), tenant="acme"), []
     nothing = {"usd": Decimal(0), "tokens": 0, "calls": 0, "cu": 0}
-    scope = SimpleNamespace(
+    scope = Part(
         name="answer",
         run_id="r1",
         user="ann",
@@ -162,6 +168,7 @@ def test_runs_begin_and_end() -> None:
         ("run.end", "r1", "ann", "acme"),
         ("run.end", "r1", "ann", "acme"),
     ]
+    assert len({event.call for event in heard}) == 1
     assert heard[0].detail == {
         "name": "answer",
         "scope": "run",
@@ -177,9 +184,9 @@ def test_runs_begin_and_end() -> None:
 def test_a_run_without_figures_ends_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     engine, heard = checkrein.Engine(clock=FakeClock()), []
     engine.on_event(heard.append)
-    engine._run_ended(SimpleNamespace(name="answer", run_id="r1"), None)
+    engine._run_ended(Part(name="answer", run_id="r1"), None)
     assert [(event.name, event.run, event.detail) for event in heard] == [
-        ("run.end", "r1", {"name": "answer"})
+        ("run.end", "r1", {"name": "answer", "scope": "run"})
     ]
     assert "no figures" in caplog.text
 
