@@ -17,6 +17,7 @@ from checkrein import _native, deadline
 from checkrein.adjust import Adjusted, adjust
 from checkrein.errors import ConfigError
 from checkrein.guard import Handle, handle, make_guard
+from checkrein.guards import GuardForms
 from checkrein.holds import BudgetHandle
 from checkrein.model_call import ModelCall
 from checkrein.options import GuardOptions, Keeping, Returning
@@ -62,7 +63,7 @@ class Event:
 Listener = Callable[[Event], object]
 
 
-class Engine(_native.EngineBase):
+class Engine(GuardForms, _native.EngineBase):
     """Decides actions, in the memory of this process, in a file of one machine, or on a server that many hosts share.
 
     store: `"memory"` (the default), `"sqlite:PATH"`, or the URL of a Redis or Valkey server, as `"redis://HOST:PORT"`.
