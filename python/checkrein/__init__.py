@@ -8,7 +8,7 @@ from checkrein.adjust import Adjusted
 from checkrein.bind import Context
 from checkrein.current import current_operation
 from checkrein.deadline import TimeoutWorkers, timeout_workers
-from checkrein.engine import Engine, Event
+from checkrein.engine import Engine
 from checkrein.errors import (
     AlreadyDone,
     ApprovalRequired,
@@ -42,9 +42,11 @@ from checkrein.errors import (
     ToolChanged,
     UnknownTool,
 )
+from checkrein.events import Event
 from checkrein.failures import FAIL_ON_DEFAULT, FailureKind, failure_kind
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
+from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
 from checkrein.spec import PER_RUN, Breaker, Budget, Once, Rate, Rule
@@ -112,11 +114,14 @@ __all__ = [
     "failure_kind",
     "handle",
     "idempotent",
+    "instrument",
     "max_attempts",
     "rate_limit",
     "timeout",
     "timeout_workers",
     "tool",
+    "uninstrument",
+    "wrap",
 ]
 
 default_engine = Engine()

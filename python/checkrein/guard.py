@@ -13,7 +13,7 @@ from checkrein.errors import ConfigError
 from checkrein.failures import FailureKind
 from checkrein.reconcile import Reconciler
 from checkrein.target import Target, inspect_target
-from checkrein.wrap import Shape, wrapper
+from checkrein.wrapping import Shape, wrapper
 
 if TYPE_CHECKING:
     from checkrein._native import Decision
@@ -202,6 +202,7 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             code=call.__code__,
             filed=filed,
         )
+        engine._made(call)
         return call  # type: ignore[return-value]
 
     return decorate
