@@ -226,7 +226,7 @@ def test_events_of_the_code_are_those_of_the_catalogue() -> None:
             # The drop-in has a catalogue of its own.
             continue
         text = path.read_text(encoding="utf-8")
-        written |= set(re.findall(r'_emit(?:_run)?\(\s*"([\w.]+)"', text))
+        written |= set(re.findall(r'(?:_emit|tell_of_run)\(\s*(?:self, )?"([\w.]+)"', text))
         written |= set(re.findall(r'Event\([^)]*name="([\w.]+)"', text))
     assert len(written) >= 5
     assert written <= set(CATALOGUE)
