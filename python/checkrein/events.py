@@ -48,6 +48,14 @@ CATALOGUE: Final[Mapping[str, Entry]] = {
     ),
     "outcome.failed_clean": Entry("outcome", "it provably had no effect, and gave back what it held"),
     "outcome.in_doubt": Entry("outcome", "nobody knows what it did: what it held stays held"),
+    "outcome.timed_out": Entry(
+        "late",
+        "a caller stopped waiting for its call, which may go on",
+        {
+            "seconds": "how long it waited",
+            "started": "whether the function was begun; if not, it never will be",
+        },
+    ),
     "outcome.late": Entry(
         "late",
         "a call that nobody waited for any more ended after all",

@@ -152,7 +152,7 @@ class Telemetry:
         span.end()
 
     def _ended(self, event: Event) -> None:
-        self._outcomes.add(1, {**_labels(event), "checkrein.outcome": event.outcome or "late"})
+        self._outcomes.add(1, {**_labels(event), "checkrein.outcome": event.name.removeprefix("outcome.")})
 
     # Calls of models.
 
@@ -305,6 +305,7 @@ _HANDLERS: Final = {
     "outcome.done": Telemetry._ended,
     "outcome.failed_clean": Telemetry._ended,
     "outcome.in_doubt": Telemetry._ended,
+    "outcome.timed_out": Telemetry._ended,
     "outcome.late": Telemetry._ended,
     "hold.taken": Telemetry._held,
     "hold.settled": Telemetry._settled,

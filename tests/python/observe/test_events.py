@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import threading
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -191,6 +193,44 @@ def test_a_run_without_figures_ends_all_the_same(caplog: pytest.LogCaptureFixtur
     assert "no figures" in caplog.text
 
 
+def test_a_call_that_is_late_is_told_twice_on_behalf_of_who_called() -> None:
+    engine, heard, go_on, told = checkrein.Engine(), [], threading.Event(), threading.Event()
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if event.name == "outcome.late":
+            told.set()
+
+    @engine.guard(name="slow", once="key", timeout="50ms")
+    def slow(key: str) -> None:
+        go_on.wait()
+        raise KeyError("sk-secret")
+
+    engine.on_event(listen)
+    with checkrein.acting(user="ann"), pytest.raises(checkrein.TimedOut):
+        slow("k")
+    go_on.set()
+    assert told.wait(10)
+    names = [event.name for event in heard]
+    assert names[:3] == ["decision.allow", "outcome.in_doubt", "outcome.timed_out"]
+    assert (names[-1], heard[-1].detail) == ("outcome.late", {"error": "KeyError"})
+    assert heard[2].detail == {"seconds": 0.05, "started": True}
+    assert {event.user for event in heard} == {"ann"}
+
+
+async def test_a_coroutine_that_is_late_is_cancelled_and_told() -> None:
+    engine, heard = checkrein.Engine(), []
+
+    @engine.guard(name="slow", rate="9/h", timeout="10ms")
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    engine.on_event(heard.append)
+    with pytest.raises(checkrein.TimedOut):
+        await slow()
+    assert [event.name for event in heard] == ["decision.allow", "outcome.timed_out"]
+
+
 def test_every_listener_hears_what_another_one_failed_on(caplog: pytest.LogCaptureFixture) -> None:
     engine, heard = checkrein.Engine(clock=FakeClock()), []
 
@@ -227,6 +267,7 @@ def test_events_of_the_code_are_those_of_the_catalogue() -> None:
             continue
         text = path.read_text(encoding="utf-8")
         written |= set(re.findall(r'(?:_emit|tell_of_run)\(\s*(?:self, )?"([\w.]+)"', text))
+        written |= set(re.findall(r'tell\("([\w.]+)"', text))
         written |= set(re.findall(r'Event\([^)]*name="([\w.]+)"', text))
     assert len(written) >= 5
     assert written <= set(CATALOGUE)
