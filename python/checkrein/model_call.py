@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from checkrein import _native
+from checkrein import _native, events
 from checkrein.acting import actor
 from checkrein.errors import ConfigError, NotExecuted, PermitError
 from checkrein.outcomes import classify
@@ -138,9 +138,10 @@ class ModelCall:
     def _admit(self) -> _native.ModelPermit:
         model, provider, request = self._given
         plain = request if isinstance(request, str | bytes | bytearray | dict) else dict(request)
-        return _native.ModelPermit._admit(
-            self._engine, model, provider, plain, {**self._said, "actor": actor()}
-        )
+        said = {**self._said, "actor": actor()}
+        if self._engine._listening:
+            return events.admit(self._engine, self._name(), model, provider, plain, said)
+        return _native.ModelPermit._admit(self._engine, model, provider, plain, said)
 
     def _check_new(self) -> None:
         if self._permit is not None:
