@@ -29,8 +29,8 @@ def wrap(
     """Compile a wrapper of `function`.
 
     `body` is the wrapper's code, one statement a line: `CALL` stands for the call of the wrapped function, `PASSED` for
-    the arguments of that call, `$name` for each of `names` and for the body's own variables, so that they are never those of a parameter. With `as_called` the
-    wrapper takes `args` and `kwargs` as they come.
+    the arguments of that call, `$name` for each of `names` and for the body's own variables, so that they are never
+    those of a parameter. With `as_called` the wrapper takes `args` and `kwargs` as they come.
     """
     parameters, arguments = _GENERIC if as_called else _signature(function)
     make = _factory(parameters, arguments, body, is_async, tuple(names))

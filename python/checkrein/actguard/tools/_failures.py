@@ -15,7 +15,7 @@ from checkrein.actguard.exceptions import ActGuardError, ToolExecutionError, Too
 from checkrein.errors import Denied
 
 
-class FailureKind(str, Enum):
+class FailureKind(str, Enum):  # noqa: UP042 - it prints as published
     """How a call of a dependency failed."""
 
     TRANSPORT = "transport"

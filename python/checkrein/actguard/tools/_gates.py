@@ -14,8 +14,8 @@ from checkrein.actguard.core.run_context import require_run_state
 from checkrein.actguard.events.context import _tool_name
 from checkrein.actguard.exceptions import ActGuardError, ActGuardToolError
 from checkrein.actguard.tools import _cache, _failures, _observability, _results
-from checkrein.actguard.tools._locals import binding, local_parameters
 from checkrein.actguard.tools._instances import number_of
+from checkrein.actguard.tools._locals import binding, local_parameters
 from checkrein.actguard.tools._names import id_of, name_of
 from checkrein.actguard.tools._refusals import Refusals, not_started
 from checkrein.actguard.tools._specs import Breaker, Once, Rate
@@ -183,11 +183,11 @@ def _scoped(instance: object, scope: object) -> str:
     return f"{number_of(instance)}\0{'__global__' if scope is None else scope}"
 
 
-def _health_of(kind: _failures.FailureKind | None, breaker: Breaker) -> int:
+def _health_of(kind: _failures.Kind | None, breaker: Breaker) -> int:
     """What an outcome says of the dependency, in the order in which the sets are asked."""
     if kind is None:
         return SUCCEEDED
-    if kind is _failures.NOT_HEARD or kind in breaker.ignore_on:
+    if isinstance(kind, _failures.NotHeard) or kind in breaker.ignore_on:
         return NEUTRAL
     if kind in breaker.fail_on:
         return FAILED
@@ -219,7 +219,14 @@ def _gate(fn: Callable[..., Any], gates: Gates) -> _native.ActGuardGate:
         replay,
         once=None
         if once is None
-        else (id_of(fn), once.ttl_s, once.on_duplicate == "return", once.clock, _results.same, _results.snapshot),
+        else (
+            id_of(fn),
+            once.ttl_s,
+            once.on_duplicate == "return",
+            once.clock,
+            _results.same,
+            _results.snapshot,
+        ),
         attempts=None if gates.attempts is None else (id_of(fn), gates.attempts),
         rate=None if rate is None else (rate.max_calls, rate.period, rate.clock),
         breaker=None

@@ -52,7 +52,7 @@ def snapshot(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 def _equal(one: Any, other: Any) -> bool:
     if one is other:
         return True
-    if type(one).__eq__ is object.__eq__ and type(other).__eq__ is object.__eq__:
+    if _is_opaque(one) and _is_opaque(other):
         return type(one) is type(other)
     try:
         return bool(one == other)
@@ -69,3 +69,8 @@ def _copy(value: Any) -> Any:
     except Exception:
         # Something in it cannot be copied: better the same object than none.
         return value
+
+
+def _is_opaque(value: object) -> bool:
+    equality: Any = type(value).__eq__
+    return equality is object.__eq__

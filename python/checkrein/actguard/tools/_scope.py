@@ -64,9 +64,7 @@ def validate_scope(fn: Callable[..., Any], arg_name: str) -> None:
         )
 
 
-def extract_arg(
-    fn: Callable[..., Any], arg_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def extract_arg(fn: Callable[..., Any], arg_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a call passes for a parameter, or its default."""
     bound = inspect.signature(fn).bind(*args, **kwargs)
     bound.apply_defaults()

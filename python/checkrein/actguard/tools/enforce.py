@@ -29,8 +29,8 @@ def no_session() -> PolicyViolationError:
 def enforce(rules: Iterable[Rule]) -> Callable[[F], F]:
     """Decorator: check the arguments of each call by rules, in order; the first one that is broken raises.
 
-    Needs a session. Raises ActGuardUsageError for something that is no rule, and for a rule that reads a parameter which
-    the function does not have.
+    Needs a session. Raises ActGuardUsageError for something that is no rule, and for a rule that reads a parameter
+    which the function does not have.
     """
     listed = tuple(rules)
 

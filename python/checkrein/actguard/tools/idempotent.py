@@ -71,7 +71,9 @@ def spec(
         raise InvalidIdempotentToolError(
             f"@idempotent: on_duplicate must be 'return' or 'raise', got {on_duplicate!r}"
         )
-    safe = safe_exceptions if isinstance(safe_exceptions, (tuple, list, set, frozenset)) else (safe_exceptions,)
+    safe = (
+        safe_exceptions if isinstance(safe_exceptions, (tuple, list, set, frozenset)) else (safe_exceptions,)
+    )
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in safe):
         raise InvalidIdempotentToolError("@idempotent: safe_exceptions must be exception classes")
     return Once(ttl_s, on_duplicate, tuple(safe), globals())

@@ -25,8 +25,8 @@ def prove(
 ) -> Callable[[F], F]:
     """Decorator: note values of what a read returns as facts of the session, for `ttl` seconds.
 
-    `extract` names a key or an attribute of each item, or is a function of the whole result. Lists, tuples, sets and what
-    generators yield are items; anything else is one. More than `max_items` values raise PolicyViolationError
+    `extract` names a key or an attribute of each item, or is a function of the whole result. Lists, tuples, sets and
+    what generators yield are items; anything else is one. More than `max_items` values raise PolicyViolationError
     TOO_MANY_RESULTS and note nothing, or only the first ones are noted with `on_too_many="truncate"`. A call outside a
     session raises NO_SESSION before the read runs. Raises ActGuardUsageError for what cannot work.
     """
@@ -98,9 +98,7 @@ class _Prover:
                 return []
             return list(found) if isinstance(found, _MANY) or inspect.isgenerator(found) else [found]
         # A named tuple with the field is one item.
-        many = isinstance(result, _MANY) and not (
-            isinstance(result, tuple) and hasattr(result, self.extract)
-        )
+        many = isinstance(result, _MANY) and not (isinstance(result, tuple) and hasattr(result, self.extract))
         items = result if many else (result,)
         return [value for item in items for value in self._of_item(item)]
 

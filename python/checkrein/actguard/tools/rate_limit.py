@@ -44,8 +44,6 @@ def rate_limit(
 
 def spec(*, max_calls: int = 10, period: float = 60.0, scope: str | None = None) -> Rate:
     """Return the limit as data; raises ActGuardUsageError."""
-    if isinstance(max_calls, float) and max_calls.is_integer():
-        max_calls = int(max_calls)
     if isinstance(max_calls, bool) or not isinstance(max_calls, int) or max_calls < 0:
         raise _usage(f"rate_limit: max_calls must be an integer >= 0, got {max_calls!r}")
     if isinstance(period, bool) or not isinstance(period, (int, float)) or not period > 0:
