@@ -7,8 +7,10 @@ from checkrein.acting import acting
 from checkrein.adjust import Adjusted
 from checkrein.bind import Context
 from checkrein.current import current_operation
+from checkrein.deadline import TimeoutWorkers, timeout_workers
 from checkrein.engine import Engine
 from checkrein.errors import (
+    AlreadyDone,
     ApprovalRequired,
     AttemptsExceeded,
     BudgetExceeded,
@@ -41,15 +43,19 @@ from checkrein.errors import (
     UnknownTool,
 )
 from checkrein.events import Event
+from checkrein.failures import FAIL_ON_DEFAULT, FailureKind, failure_kind
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
 from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
-from checkrein.spec import Breaker, Budget, Once, Rate, Rule
+from checkrein.spec import PER_RUN, Breaker, Budget, Once, Rate, Rule
 
 __all__ = [
+    "FAIL_ON_DEFAULT",
+    "PER_RUN",
     "Adjusted",
+    "AlreadyDone",
     "ApprovalRequired",
     "AttemptsExceeded",
     "Breaker",
@@ -66,6 +72,7 @@ __all__ = [
     "Done",
     "Engine",
     "Event",
+    "FailureKind",
     "ForkedError",
     "Frozen",
     "Handle",
@@ -96,14 +103,22 @@ __all__ = [
     "SecretUnavailable",
     "StoreError",
     "TimedOut",
+    "TimeoutWorkers",
     "ToolChanged",
     "UnknownTool",
     "__version__",
     "acting",
+    "circuit_breaker",
     "current_operation",
     "default_engine",
+    "failure_kind",
     "handle",
+    "idempotent",
     "instrument",
+    "max_attempts",
+    "rate_limit",
+    "timeout",
+    "timeout_workers",
     "tool",
     "uninstrument",
     "wrap",
@@ -115,3 +130,9 @@ default_engine = Engine()
 
 tool = default_engine.guard
 """`default_engine.guard`: puts gates before a function."""
+
+rate_limit = default_engine.rate_limit
+circuit_breaker = default_engine.circuit_breaker
+timeout = default_engine.timeout
+max_attempts = default_engine.max_attempts
+idempotent = default_engine.idempotent

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from checkrein.integrations import responses, stainless
+from checkrein.integrations import openai_runner, responses, stainless
 from checkrein.integrations.metered import Asked, Attempt
 from checkrein.integrations.openai_replies import SHAPES, BodyReading, StreamReading
 from checkrein.integrations.responses import Lookup
@@ -57,10 +57,15 @@ _OWN_MODELS: Final = re.compile(
 )
 
 _instrumented: stainless.Instrumented | None = None
+_wraps = False
+"""Whether any client was wrapped: it stays so until the process ends."""
 
 
 def wrap(client: Any, engine: Engine | None) -> Any:
     """Meter one client."""
+    global _wraps
+    _wraps = True
+    openai_runner.install()
     sync, asynchronous = _bases()
     return stainless.wrap(client, sync, asynchronous, read, engine)
 
@@ -70,6 +75,7 @@ def instrument(engine: Engine | None) -> None:
     global _instrumented
     if _instrumented is None:
         _instrumented = stainless.Instrumented(read)
+    openai_runner.install()
     _instrumented.install(*_bases(), engine)
 
 
@@ -77,6 +83,8 @@ def uninstrument() -> None:
     """Stop metering clients that were not wrapped."""
     if _instrumented is not None:
         _instrumented.remove()
+    if not _wraps:
+        openai_runner.remove()
 
 
 def is_client(value: object) -> bool:
@@ -160,6 +168,7 @@ class Endpoint:
         self._in_background = body.get("background") is True
         self.asked = Asked(
             json.dumps({**body, **self._changes}, ensure_ascii=False, separators=(",", ":"), default=_plain),
+            model=model if isinstance(model := body.get("model"), str) else None,
             provider=provider,
             # What only reads gives no tokens: nothing has to be reserved for them.
             max_output=0 if self.path == "embeddings" else None,
