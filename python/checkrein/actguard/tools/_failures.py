@@ -86,7 +86,8 @@ def _of_own(error: ActGuardError) -> Kind:
     """Ours: a time-out of the tool is one; whatever else a guard, a run or a budget raised is no outcome."""
     if isinstance(error, ToolTimeoutError):
         # Where the tool never got a thread it is us who are slow.
-        return NOT_HEARD if hasattr(error, "_not_started") else FailureKind.TIMEOUT
+        never_ran = getattr(error, "_not_started", None) is not None
+        return NOT_HEARD if never_ran else FailureKind.TIMEOUT
     return FailureKind.UNKNOWN if isinstance(error, ToolExecutionError) else NOT_HEARD
 
 
