@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import pickle
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
+import pydantic
 import pytest
 from conftest import Books
 from fake_google import USAGE, FakeGoogle, chunks_of, reply
@@ -126,10 +128,8 @@ def test_usage_that_cannot_be_believed_is_charged_at_the_hold(
     said = reply(usage=usage)
     google.then(Reply(events=[said]) if way is streamed else Reply(said))
     # The SDK itself stumbles over some of these: what it raises is its own business.
-    try:
+    with contextlib.suppress(pydantic.ValidationError):
         way(client)
-    except ValueError as error:
-        assert not isinstance(error, checkrein.CheckreinError)
     gc.collect()
     assert priced(outputs=4_096) < books.spent
     assert books.held == 0
