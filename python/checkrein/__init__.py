@@ -44,6 +44,7 @@ from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
+from checkrein.scopes import Run, Scope, ScopeHold, Spend, current_run, current_scope
 from checkrein.spec import Breaker, Budget, Once, Rate, Rule
 
 __all__ = [
@@ -91,17 +92,29 @@ __all__ = [
     "ResultPruned",
     "Rule",
     "RuleViolated",
+    "Run",
+    "Scope",
+    "ScopeHold",
     "SecretUnavailable",
+    "Spend",
     "StoreError",
     "TimedOut",
     "ToolChanged",
     "UnknownTool",
     "__version__",
     "acting",
+    "add_cost",
     "current_operation",
+    "current_run",
+    "current_scope",
     "default_engine",
     "handle",
+    "record_usage",
+    "run",
+    "scope",
+    "session",
     "tool",
+    "totals",
 ]
 
 default_engine = Engine()
@@ -110,3 +123,21 @@ default_engine = Engine()
 
 tool = default_engine.guard
 """`default_engine.guard`: puts gates before a function."""
+
+run = default_engine.run
+"""`default_engine.run`: a run, and what it may spend."""
+
+scope = default_engine.scope
+"""`default_engine.scope`: a part of a run with limits of its own."""
+
+session = default_engine.session
+"""`default_engine.session`: a conversation, and what it may spend."""
+
+totals = default_engine.totals
+"""`default_engine.totals`: what a user, agent, session, run or tenant has spent."""
+
+record_usage = default_engine.record_usage
+"""`default_engine.record_usage`: counts a call of a model that nothing here saw."""
+
+add_cost = default_engine.add_cost
+"""`default_engine.add_cost`: counts what something else cost."""
