@@ -7,7 +7,7 @@ from checkrein.acting import acting
 from checkrein.adjust import Adjusted
 from checkrein.bind import Context
 from checkrein.current import current_operation
-from checkrein.engine import Engine, Event
+from checkrein.engine import Engine
 from checkrein.errors import (
     ApprovalRequired,
     AttemptsExceeded,
@@ -40,8 +40,10 @@ from checkrein.errors import (
     ToolChanged,
     UnknownTool,
 )
+from checkrein.events import Event
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
+from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
 from checkrein.scopes import Run, Scope, ScopeHold, Spend, current_run, current_scope
@@ -109,12 +111,15 @@ __all__ = [
     "current_scope",
     "default_engine",
     "handle",
+    "instrument",
     "record_usage",
     "run",
     "scope",
     "session",
     "tool",
     "totals",
+    "uninstrument",
+    "wrap",
 ]
 
 default_engine = Engine()

@@ -9,14 +9,15 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, Self, Unpack, overload
 
-from checkrein import _native, deadline
+from checkrein import _native, deadline, events
+from checkrein.acting import actor
 from checkrein.adjust import Adjusted, adjust
 from checkrein.errors import ConfigError
+from checkrein.events import Event, Listener
 from checkrein.guard import Handle, handle, make_guard
 from checkrein.holds import BudgetHandle
 from checkrein.model_call import ModelCall, record_usage
@@ -27,41 +28,6 @@ from checkrein.scopes import UNITS, Run, Scope, Spend, add_cost, current_scope, 
 from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Reconcile, Rule, span_ns
 
 _log = logging.getLogger("checkrein")
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a listener is told.
-
-    `kind` is `decision` (then `decision` is set), `outcome` (then `outcome` is `done`, `failed_clean` or
-    `in_doubt`; only calls that have something to settle have one) or `threshold` (then `percent` of the limit of the
-    budget `gate` are spent and held, and were not before this call). `stored` says of a `done` call with a once key
-    whether its result is kept for repetitions.
-    """
-
-    kind: Literal["decision", "outcome", "threshold"]
-    tool: str
-    decision: _native.Decision | None = None
-    outcome: str | None = None
-    stored: bool | None = None
-    gate: str | None = None
-    percent: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything about it as plain JSON values."""
-        decision = None if self.decision is None else self.decision.to_dict()
-        return {
-            "kind": self.kind,
-            "tool": self.tool,
-            "decision": decision,
-            "outcome": self.outcome,
-            "stored": self.stored,
-            "gate": self.gate,
-            "percent": self.percent,
-        }
-
-
-Listener = Callable[[Event], object]
 
 
 class Engine(_native.EngineBase):
@@ -114,6 +80,9 @@ class Engine(_native.EngineBase):
         self.listener_errors = 0
         self.failed_open = 0
         self._listeners: tuple[Listener, ...] = ()
+        # Guarded functions, and what puts something around them while somebody traces this engine.
+        self._guarded: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._dress: Callable[[Any], None] | None = None
         self._names: dict[str, int] = {}
         # Where names outlive the process: which function has which.
         self._owners: dict[str, str] = {}
@@ -582,17 +551,26 @@ class Engine(_native.EngineBase):
             )
         return self._list(kind, limit)
 
-    def add_listener(self, listener: Listener) -> Callable[[], None]:
-        """Have every decision and outcome announced; returns what removes the listener again.
+    def on_event(self, listener: Listener) -> Callable[[], None]:
+        """Have every event announced to a listener; returns what removes it again.
 
-        A listener that raises is logged and counted in `listener_errors`, and the call goes on.
+        docs/reference/events.md has the catalogue. Listeners are called one after the other, in the thread that
+        decided, and outside every lock. One that raises is logged and counted in `listener_errors`: the others hear of
+        the event all the same, and the call goes on.
         """
         if not callable(listener):
             raise ConfigError("a listener is a callable of one event", "listener", "give a function")
+        attached = getattr(listener, "_attached", None)
+        if callable(attached):
+            attached(self)
         with self._lock:
             self._listeners = (*self._listeners, listener)
             self._listening = True
         return lambda: self.remove_listener(listener)
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Do the same as `on_event`."""
+        return self.on_event(listener)
 
     def remove_listener(self, listener: Listener) -> None:
         """Stop announcing to a listener; nothing happens if it is none."""
@@ -658,15 +636,14 @@ class Engine(_native.EngineBase):
     # What the native half calls.
 
     def _announce(self, tool: str, decision: _native.Decision) -> None:
-        self._tell(Event("decision", tool, decision=decision))
+        self._emit(f"decision.{decision.verdict}", tool, decision=decision)
 
     def _ended(self, tool: str, outcome: str, stored: bool | None) -> None:
-        self._tell(Event("outcome", tool, outcome=outcome, stored=stored))
+        self._emit(f"outcome.{outcome}", tool, outcome=outcome, stored=stored)
 
     def _crossed(self, tool: str, gate: str, percent: int) -> None:
         _log.warning("`%s` brought budget `%s` to %d %% of its limit", tool, gate, percent)
-        if self._listening:
-            self._tell(Event("threshold", tool, gate=gate, percent=percent))
+        self._emit("budget.threshold", tool, gate=gate, percent=percent)
 
     def _around(self) -> tuple[str | None, str | None]:
         """Say why the run around a call was stopped, and its tenant, if it is not the engine's."""
@@ -683,19 +660,102 @@ class Engine(_native.EngineBase):
         if any(reason.kind == "store" for reason in reasons):
             self.failed_open += 1
             _log.warning("`%s` was let through without a store: %s", tool, "; ".join(map(str, reasons)))
+            self._emit("store.failed_open", tool)
             return
         _log.info("`%s` would have been refused: %s", tool, "; ".join(map(str, reasons)))
 
     def _warn(self, tool: str, text: str) -> None:
         _log.warning("`%s`: %s", tool, text)
 
-    def _tell(self, event: Event) -> None:
+    # What this package calls.
+
+    def _made(self, guarded: Any) -> None:
+        """Remember a guarded function, for whoever traces this engine now or later."""
+        with self._lock:
+            self._guarded.add(guarded)
+            dress = self._dress
+        if dress is not None:
+            dress(guarded)
+
+    def _dress_guards(self, dress: Callable[[Any], None]) -> None:
+        """Have `dress` called for every guarded function there is and will be."""
+        with self._lock:
+            if self._dress is not None:
+                hint = "keep what otel() returned, and remove() it first"
+                raise ConfigError(f"engine `{self.name}` is traced already", "otel", hint)
+            self._dress = dress
+            guarded = list(self._guarded)
+        for function in guarded:
+            dress(function)
+
+    def _undress_guards(self) -> Sequence[Any]:
+        """Stop that, and return every guarded function there is."""
+        with self._lock:
+            self._dress = None
+            return list(self._guarded)
+
+    def _who(self) -> Mapping[str, str]:
+        """Return who acts in this context, as events say it."""
+        _, user, agent, run, session = actor()
+        return {"user": user, "agent": agent, "run": run, "session": session, "tenant": self.tenant}
+
+    def _run_started(self, scope: Any) -> None:
+        """Announce that a run, a session or a scope began."""
+        self._emit_run("run.start", scope)
+
+    def _run_stopped(self, scope: Any) -> None:
+        """Announce that one was stopped."""
+        self._emit_run("run.stopped", scope)
+
+    def _run_ended(self, scope: Any, error: BaseException | None = None) -> None:
+        """Announce that one ended, and how."""
+        self._emit_run("run.end", scope, error)
+
+    def _emit_run(self, name: str, scope: Any, error: BaseException | None = None) -> None:
+        if not self._listening:
+            return
+        try:
+            detail = events.of_run(scope, name, error)
+        except Exception:
+            # Its sums are on a store that may be gone; that must not replace what the run raised.
+            _log.exception("a %s of `%s` has no figures", name, scope.name)
+            detail = {"name": scope.name}
+        who = {word: getattr(scope, word, None) for word in ("user", "agent", "session", "tenant")}
+        named = {word: name for word, name in who.items() if isinstance(name, str) and name}
+        run = getattr(scope, "run_id", None)
+        self._emit(name, "", detail, who={**({"run": run} if run else {}), **named})
+
+    def _emit(
+        self,
+        name: str,
+        tool: str,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        who: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        """Announce an event of the catalogue, if anybody listens; never raises."""
+        if not self._listening:
+            return
+        try:
+            event = events.make(self, name, tool, detail, **fields)
+            if who:
+                event = event._replace(**who)
+        except Exception:
+            self.listener_errors += 1
+            _log.exception("a %s of `%s` could not be announced", name, tool)
+            return
+        self._tell(event)
+
+    def _tell(self, event: Event, *, without: object = None) -> None:
         for listener in self._listeners:
+            if listener is without:
+                continue
             try:
                 listener(event)
             except Exception:
                 self.listener_errors += 1
-                _log.exception("a listener failed on a %s of `%s`", event.kind, event.tool)
+                _log.exception("a listener failed on a %s of `%s`", event.name, event.tool)
 
 
 def _known(found: Sequence[_native.Operation | None]) -> Sequence[_native.Operation]:

@@ -11,7 +11,7 @@ from checkrein.compile import describe
 from checkrein.errors import ConfigError
 from checkrein.reconcile import Reconciler
 from checkrein.target import Target, inspect_target
-from checkrein.wrap import Shape, wrapper
+from checkrein.wrapping import Shape, wrapper
 
 if TYPE_CHECKING:
     from checkrein._native import Decision
@@ -177,6 +177,7 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
         call.checkrein = Handle(  # type: ignore[attr-defined]
             engine, guard, target, shape.slots, reconciler=reconciler
         )
+        engine._made(call)
         return call  # type: ignore[return-value]
 
     return decorate

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from checkrein import _native
+from checkrein import _native, events
 from checkrein.acting import actor
 from checkrein.errors import ConfigError, NotExecuted, PermitError
 from checkrein.outcomes import classify
@@ -178,9 +178,10 @@ class ModelCall:
         plain = request if isinstance(request, str | bytes | bytearray | dict) else dict(request)
         tenant = self._said["tenant"]
         scopes = spending_scopes(self._engine, tenant if isinstance(tenant, str) else None, self._name())
-        return _native.ModelPermit._admit(
-            self._engine, model, provider, plain, {**self._said, "actor": actor(), "scopes": scopes}
-        )
+        said = {**self._said, "actor": actor(), "scopes": scopes}
+        if self._engine._listening:
+            return events.admit(self._engine, self._name(), model, provider, plain, said)
+        return _native.ModelPermit._admit(self._engine, model, provider, plain, said)
 
     def admit(self) -> ModelCall:
         """Decide and hold, as `with` does on entry; for those who end the call themselves."""

@@ -340,6 +340,8 @@ def test_listeners_hear_of_calls(engine: checkrein.Engine) -> None:
         # 0.01157 of 1 usd is held.
         ("threshold", "claude-opus-5", None),
         ("decision", "claude-opus-5", "allow"),
+        ("hold", "claude-opus-5", None),
         ("outcome", "claude-opus-5", "done"),
+        ("hold", "claude-opus-5", None),
         ("decision", "claude-opus-5", "block"),
     ]

@@ -356,7 +356,8 @@ def test_a_store_that_is_held_by_somebody_else_refuses_in_time(
         assert limited() == "let through"
     assert "let through without a store" in caplog.text
     assert engine.failed_open == 1
-    (event,) = events
+    opened, event = events
+    assert (opened.name, opened.tool) == ("store.failed_open", "limited")
     assert event.decision is not None
     assert event.decision.allowed
     assert [reason.code for reason in event.decision.observed] == ["store_error"]

@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Sequence
 
-PUBLISHED = {"actiongate", "actiongate_openai", "auditgate", "budgetgate", "rulegate"}
+PUBLISHED = {"actguard", "actiongate", "actiongate_openai", "auditgate", "budgetgate", "rulegate"}
 
 
 class Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -1,0 +1,1 @@
+"""Runs and budgets: who is running, and what is left to spend."""

@@ -1,0 +1,99 @@
+"""Lets threads and thread pools that are started inside a run work in that run.
+
+A new thread has an empty context, so without this a run would end at the edge of its thread. What is inherited is
+looked up only where the thread has no run of its own, and never after the run has ended: there is no run of "the
+process".
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+
+class Source(Protocol):
+    """What a thread inherits from the one that started it."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        ...
+
+
+_sources: dict[str, Callable[[], Source | None]] = {}
+_for_task: ContextVar[dict[str, Source] | None] = ContextVar("_for_task", default=None)
+_submitting = threading.local()
+_installing = threading.Lock()
+_installed = False
+
+
+def inherit(kind: str, source: Callable[[], Source | None]) -> None:
+    """Let threads inherit what `source` says is current where they are started."""
+    _sources[kind] = source
+
+
+def inherited(kind: str) -> Any:
+    """Return what this thread was started with, unless it has ended, or `None`."""
+    of_task = _for_task.get()
+    if of_task is None:
+        of_task = getattr(threading.current_thread(), "_actguard_inherited", None)
+    found = of_task.get(kind) if of_task else None
+    return None if found is None or found.ended else found
+
+
+def install() -> None:
+    """Begin to hand runs on. Idempotent; costs threads that are started outside runs one look each."""
+    global _installed
+    with _installing:
+        if _installed:
+            return
+        threading.Thread.start = _starting(threading.Thread.start)  # type: ignore[method-assign]
+        ThreadPoolExecutor.submit = _submit(ThreadPoolExecutor.submit)  # type: ignore[method-assign]
+        _installed = True
+
+
+def _current() -> dict[str, Source]:
+    found = {kind: source() for kind, source in _sources.items()}
+    return {kind: source for kind, source in found.items() if source is not None}
+
+
+def _starting(start: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(start)
+    def start_in_run(self: threading.Thread) -> None:
+        # The threads of a pool outlive the run that happened to need one more: their tasks inherit, they do not.
+        if not getattr(_submitting, "now", False):
+            current = _current()
+            if current:
+                self._actguard_inherited = current  # type: ignore[attr-defined]
+        start(self)
+
+    return start_in_run
+
+
+def _submit(submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+    @functools.wraps(submit)
+    def submit_in_run(self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        before = getattr(_submitting, "now", False)
+        _submitting.now = True
+        try:
+            current = _current()
+            return submit(self, _task(fn, current) if current else fn, *args, **kwargs)
+        finally:
+            _submitting.now = before
+
+    return submit_in_run
+
+
+def _task(fn: Callable[..., Any], current: dict[str, Source]) -> Callable[..., Any]:
+    def task(*args: Any, **kwargs: Any) -> Any:
+        token = _for_task.set(current)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            _for_task.reset(token)
+
+    return task

@@ -1,0 +1,1 @@
+"""Counts what calls of provider SDKs use, and holds before they are made."""

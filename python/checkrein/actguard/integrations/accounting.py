@@ -1,0 +1,280 @@
+"""Holds before a call of a model, counts after it, and refuses where nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from checkrein.actguard import budget_events
+from checkrein.actguard.core.amounts import ZERO, Amounts, Limits
+from checkrein.actguard.core.budget_context import (
+    BudgetExecutionContext,
+    BudgetLimitViolation,
+    current_execution_key,
+    record_in,
+    violation_in,
+)
+from checkrein.actguard.core.budget_state import BudgetState
+from checkrein.actguard.exceptions import BudgetExceededError
+from checkrein.actguard.integrations import pricing
+from checkrein.actguard.integrations.usage import UsageInfo, field
+
+WAIT_S: Final = 60.0
+"""How long a call waits for others to settle before it is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a call may use, as far as its request says."""
+
+    provider: str
+    model: str
+    body: Any = None
+    input_bytes: int = 0
+    max_output: int | None = None
+    """The most tokens that may come back; `None` where the request does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a call wants to hold."""
+
+    most: Amounts
+    likely: Amounts
+    bounded: bool
+
+
+class CallHold:
+    """What one call holds in every active scope, until it is settled. Settled once, by whoever is first."""
+
+    def __init__(self, context: BudgetExecutionContext, request: Request) -> None:
+        self.context = context
+        self.request = request
+        self._owner = current_execution_key()
+        self._held: list[tuple[BudgetState, Amounts]] = []
+        self._lock = threading.Lock()
+        self._open = True
+
+    def release(self) -> None:
+        """Give back what is held: nothing was used."""
+        with self._lock:
+            was_open, self._open = self._open, False
+        if was_open:
+            _give_back(self)
+
+    def settle(self, info: UsageInfo | None, response: Any = None) -> None:
+        """Count what was used and give back what is held. Without a report of it, what is held is counted."""
+        with self._lock:
+            was_open, self._open = self._open, False
+        if not was_open:
+            return
+        try:
+            if info is not None:
+                record_info(self.context, info, response)
+        finally:
+            _give_back(self)
+
+
+def _room(context: BudgetExecutionContext) -> Any:
+    root = context.shared_root
+    return None if root is None else root.room
+
+
+def hold(context: BudgetExecutionContext, request: Request) -> CallHold:
+    """Hold what a call may use, waiting for other calls where that helps; raises BudgetExceededError."""
+    call = CallHold(context, request)
+    ask = _ask(context, request)
+    room = _room(context)
+    if ask is None or room is None:
+        check_limits(context)
+        return call
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        with room.lock:
+            bell = None if _try(call, ask, deadline, may_wait=not _on_a_loop()) else room.bell()
+        if bell is None:
+            return call
+        bell.wait(max(0.0, deadline - time.monotonic()))
+        room.leave(bell.set)
+
+
+async def ahold(context: BudgetExecutionContext, request: Request) -> CallHold:
+    """Do the same without blocking the event loop."""
+    call = CallHold(context, request)
+    ask = _ask(context, request)
+    room = _room(context)
+    if ask is None or room is None:
+        check_limits(context)
+        return call
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        with room.lock:
+            future = None if _try(call, ask, deadline, may_wait=True) else room.future()
+        if future is None:
+            return call
+        await asyncio.wait([future], timeout=max(0.0, deadline - time.monotonic()))
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _ask(context: BudgetExecutionContext, request: Request) -> Ask | None:
+    """Return what the call wants to hold; `None` where no scope has a limit."""
+    limits = [scope.limits for scope in context.scope_stack if scope.limits]
+    if not limits:
+        return None
+    needs_usd = any(limit.usd is not None for limit in limits)
+    output = pricing.RESERVE_OUTPUT if request.max_output is None else request.max_output
+    most, likely = request.input_bytes, -(-request.input_bytes // 4)
+    tariff = next((scope.tariff for scope in reversed(context.scope_stack) if scope.tariff), None)
+    of_usd = pricing.bounds(request, output) if needs_usd else (ZERO, ZERO)
+
+    def amounts(tokens: int, usd: Decimal) -> Amounts:
+        cost = 0
+        if tariff is not None:
+            cost = tariff.llm_cost(
+                provider=request.provider,
+                provider_model_id=request.model,
+                input_tokens=tokens,
+                output_tokens=output,
+            )
+        return Amounts(tokens + output, cost, usd)
+
+    return Ask(amounts(most, of_usd[0]), amounts(likely, of_usd[1]), request.max_output is not None)
+
+
+def _try(call: CallHold, ask: Ask, deadline: float, *, may_wait: bool) -> bool:
+    """Hold if there is room; False means to wait. With the lock of the budget held."""
+    context = call.context
+    violation = violation_in(context)
+    if violation is not None:
+        raise blocked(violation)
+    left, free = Limits(), Limits()
+    for scope in context.scope_stack:
+        left = left.within(scope.limits.left(scope.counted))
+        free = free.within(scope.limits.left(scope.counted, scope.held))
+    if free.short(ask.most) is None:
+        _take(call, ask.most)
+        return True
+    if ask.bounded and left.short(ask.likely) is not None:
+        # Even if everything that others hold came back, it would not do.
+        raise _too_much(context, ask.likely)
+    others = [one for one in _holders(context) if one is not call._owner and one != call._owner]
+    if others and may_wait:
+        if time.monotonic() < deadline:
+            return False
+        raise _too_much(context, ask.likely)
+    if ask.bounded and free.short(ask.likely) is not None:
+        raise _too_much(context, ask.likely)
+    # Nobody else is at it: the call may begin with what is there, and the next one waits for it.
+    _take(call, ask.most.least(free))
+    return True
+
+
+def _holders(context: BudgetExecutionContext) -> list[Any]:
+    root = context.shared_root
+    return [] if root is None else [call._owner for call in root.room.calls]
+
+
+def _take(call: CallHold, amounts: Amounts) -> None:
+    for scope in call.context.scope_stack:
+        scope.held += amounts
+        call._held.append((scope, amounts))
+    root = call.context.shared_root
+    if root is not None:
+        root.room.calls.append(call)
+
+
+def _give_back(call: CallHold) -> None:
+    room = _room(call.context)
+    if room is None:
+        return
+    with room.lock:
+        for scope, amounts in call._held:
+            scope.held -= amounts
+        call._held.clear()
+        if call in room.calls:
+            room.calls.remove(call)
+    room.changed()
+
+
+def record_info(context: BudgetExecutionContext, info: UsageInfo, response: Any = None) -> bool:
+    """Count what a response used, once per response, and return whether it was counted now."""
+    root = context.shared_root
+    if root is not None and not root.first_sight(_response_id(response)):
+        return False
+    record_in(
+        context,
+        provider=info.provider,
+        provider_model_id=info.model,
+        input_tokens=info.input_tokens,
+        output_tokens=info.output_tokens,
+        cached_input_tokens=info.cached_input_tokens,
+        usd=pricing.cost(info, response),
+    )
+    return True
+
+
+def _response_id(response: Any) -> str | None:
+    found = field(response, "id")
+    return found if isinstance(found, str) else None
+
+
+def check_limits(context: BudgetExecutionContext) -> None:
+    """Raise BudgetExceededError, after an event, where nothing is left in a scope."""
+    violation = violation_in(context)
+    if violation is not None:
+        raise blocked(violation)
+
+
+def blocked(violation: BudgetLimitViolation) -> BudgetExceededError:
+    """Send the event of a scope that is spent, and return the error."""
+    budget_events.emit_budget_blocked(violation.blocked_scope)
+    return _error(violation.blocked_scope, violation.limit_type)
+
+
+def _too_much(context: BudgetExecutionContext, asked: Amounts) -> BudgetExceededError:
+    """Send the event, and return the error, of a call for which a scope has too little left."""
+    for scope in reversed(context.scope_stack):
+        short = scope.limits.left(scope.counted, scope.held).short(asked)
+        if short is not None:
+            budget_events.emit_budget_blocked(scope)
+            may_cost = {
+                "cost": f"{asked.cost} CU",
+                "token": f"{asked.tokens} tokens",
+                "usd": f"${asked.usd:.6f}",
+            }
+            return _error(scope, short, f", and the call may take {may_cost[short]}")
+    return _error(context.scope_stack[-1], "cost")
+
+
+def _error(scope: BudgetState, limit_type: str, more: str = "") -> BudgetExceededError:
+    counted = scope.counted
+    error = BudgetExceededError(
+        user_id=scope.user_id,
+        tokens_used=counted.tokens,
+        cost_used=counted.cost,
+        cost_limit=scope.cost_limit,
+        usd_used=float(counted.usd),
+        usd_limit=scope.usd_limit,
+        token_limit=scope.token_limit,
+        limit_type=limit_type,
+        scope_id=scope.scope_id,
+        scope_name=scope.scope_name,
+        scope_kind=scope.scope_kind,
+        parent_scope_id=scope.parent_scope_id,
+        root_scope_id=scope.root_scope_id,
+    )
+    if more:
+        error.message += more
+        error.args = (error.message,)
+    return error

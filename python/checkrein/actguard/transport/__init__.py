@@ -1,0 +1,1 @@
+"""How the gateway is asked: urllib, bounded in time, never redirected."""

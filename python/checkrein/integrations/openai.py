@@ -1,0 +1,231 @@
+"""The `openai` package, 2.x on httpx and 3.x on httpx2: which of its requests cost what, and what bounds them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from checkrein.integrations import responses, stainless
+from checkrein.integrations.metered import Asked, Attempt
+from checkrein.integrations.openai_replies import SHAPES, BodyReading, StreamReading
+from checkrein.integrations.responses import Lookup
+from checkrein.integrations.streams import Reading
+
+if TYPE_CHECKING:
+    from checkrein.engine import Engine
+
+MODULE: Final = "openai"
+"""The package whose clients are meant."""
+
+_PATHS: Final = re.compile(
+    r"(?:^|/)(chat/completions|completions|responses|responses/compact|embeddings)/?$", re.ASCII
+)
+_LOOKED_UP: Final = re.compile(r"(?:^|/)responses/([A-Za-z0-9_\-]+)(?:/cancel)?/?$", re.ASCII)
+_MAXIMA: Final = {
+    "chat/completions": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+}
+"""How each endpoint is told the most output tokens; the first is sent where the caller names none."""
+_ANSWERS: Final = ("n", "best_of")
+
+# Who is behind a host that speaks this dialect. Any other host is not known: what it charges, the model's name says.
+_PROVIDERS: Final = (
+    ("api.openai.com", "openai"),
+    (".openai.azure.com", "azure"),
+    (".services.ai.azure.com", "azure"),
+    (".cognitiveservices.azure.com", "azure"),
+    ("openrouter.ai", "openrouter"),
+    ("api.groq.com", "groq"),
+    ("api.deepseek.com", "deepseek"),
+    ("api.mistral.ai", "mistral"),
+    ("api.together.xyz", "together"),
+    ("api.fireworks.ai", "fireworks"),
+    ("api.x.ai", "x-ai"),
+    ("api.perplexity.ai", "perplexity"),
+    ("api.cerebras.ai", "cerebras"),
+    ("api.moonshot.ai", "moonshotai"),
+    ("api.anthropic.com", "anthropic"),
+    ("generativelanguage.googleapis.com", "google"),
+)
+_OWN_MODELS: Final = re.compile(
+    r"(?:ft:)?(?:gpt-|chatgpt-|o\d|text-embedding-|davinci|babbage|codex|computer-use)"
+)
+
+_instrumented: stainless.Instrumented | None = None
+
+
+def wrap(client: Any, engine: Engine | None) -> Any:
+    """Meter one client."""
+    sync, asynchronous = _bases()
+    return stainless.wrap(client, sync, asynchronous, read, engine)
+
+
+def instrument(engine: Engine | None) -> None:
+    """Meter all clients of the process, those that exist too."""
+    global _instrumented
+    if _instrumented is None:
+        _instrumented = stainless.Instrumented(read)
+    _instrumented.install(*_bases(), engine)
+
+
+def uninstrument() -> None:
+    """Stop metering clients that were not wrapped."""
+    if _instrumented is not None:
+        _instrumented.remove()
+
+
+def is_client(value: object) -> bool:
+    """Whether it is a client of this package."""
+    return isinstance(value, _bases())
+
+
+def _bases() -> tuple[type, type]:
+    from openai import _base_client
+
+    return _base_client.SyncAPIClient, _base_client.AsyncAPIClient
+
+
+def read(client: Any, options: Any) -> Endpoint | None:
+    """Read a request; `None` for one that costs nothing, or is not paid for by tokens."""
+    method, path = options.method.lower(), urlsplit(options.url).path
+    looked_up = _LOOKED_UP.search(path)
+    if looked_up is not None and looked_up[1] not in ("compact", "input_tokens"):
+        # Reads, cancels and deletes are never refused; but a reply that is waited for may come with them.
+        known = method in ("get", "post") and responses.is_expected(looked_up[1])
+        return Endpoint("responses", None, response_id=looked_up[1]) if known else None
+    found = _PATHS.search(path)
+    if method != "post" or found is None:
+        return None
+    body = _body_of(options)
+    return Endpoint(found[1], body, provider=_provider(client, body.get("model")))
+
+
+def _body_of(options: Any) -> dict[str, Any]:
+    """Return what is sent, from the places where the SDK keeps it."""
+    body: dict[str, Any] = {}
+    content = getattr(options, "content", None)
+    if isinstance(content, bytes | bytearray):
+        parsed = json.loads(content)
+        body.update(parsed if isinstance(parsed, dict) else {})
+    for part in (options.json_data, options.extra_json):
+        if isinstance(part, Mapping):
+            body.update(part)
+    return body
+
+
+def _provider(client: Any, model: object) -> str | None:
+    host = str(getattr(client.base_url, "host", "") or "").lower()
+    for known, provider in _PROVIDERS:
+        if host == known.lstrip(".") or host.endswith(known if known[0] == "." else f".{known}"):
+            return provider
+    # A gateway of somebody's own: OpenAI's models are OpenAI's behind it too.
+    return "openai" if isinstance(model, str) and _OWN_MODELS.match(model) else None
+
+
+class Endpoint:
+    """One request to the API, and how its replies are read."""
+
+    def __init__(
+        self,
+        path: str,
+        body: dict[str, Any] | None,
+        *,
+        provider: str | None = None,
+        response_id: str | None = None,
+    ) -> None:
+        self.path = path
+        self.response_id = response_id
+        self._hides_usage = False
+        self._changes: dict[str, Any] = {}
+        self._answers = 1
+        self._in_background = False
+        self.asked: Asked | None = None
+        if body is not None:
+            self._ask(body, provider)
+
+    def _ask(self, body: dict[str, Any], provider: str | None) -> None:
+        if body.get("stream") and self.path in ("chat/completions", "completions"):
+            wanted = body.get("stream_options")
+            wanted = dict(wanted) if isinstance(wanted, Mapping) else {}
+            self._hides_usage = wanted.get("include_usage") is not True
+            if self._hides_usage:
+                self._changes["stream_options"] = {**wanted, "include_usage": True}
+        counts = [body.get(name) for name in _ANSWERS]
+        self._answers = max([1, *(count for count in counts if isinstance(count, int))])
+        self._in_background = body.get("background") is True
+        self.asked = Asked(
+            json.dumps({**body, **self._changes}, ensure_ascii=False, separators=(",", ":"), default=_plain),
+            provider=provider,
+            # What only reads gives no tokens: nothing has to be reserved for them.
+            max_output=0 if self.path == "embeddings" else None,
+            at_most=_server_tools(body),
+        )
+
+    def sent(self, options: Any, attempt: Attempt) -> Any:
+        """Return the options as they are sent: with the maximum that was held for, and with usage asked for."""
+        changes = dict(self._changes)
+        names = _MAXIMA.get(self.path, ())
+        body = _body_of(options)
+        if names and attempt.max_output is not None and all(body.get(name) is None for name in names):
+            changes[names[0]] = attempt.max_output
+        if not changes:
+            return options
+        changed = copy.copy(options)
+        if isinstance(getattr(options, "content", None), bytes | bytearray):
+            changed.content = json.dumps({**body, **changes}, ensure_ascii=False).encode()
+        else:
+            changed.json_data = {**(options.json_data or {}), **changes}
+            if options.extra_json:
+                # What the caller adds at last would stand in its place.
+                kept = {name: value for name, value in options.extra_json.items() if name not in changes}
+                changed.extra_json = kept
+        return changed
+
+    def whole(self, attempt: Attempt, body: bytes) -> Reading:
+        """Read a reply that is there."""
+        reading = BodyReading(self._in_background, is_lookup=isinstance(attempt, Lookup))
+        reading.feed(body)
+        reading.rest()
+        return reading
+
+    def reading(self, attempt: Attempt, content_type: str) -> Reading:
+        """Begin to read a reply that comes in pieces."""
+        if not content_type.lower().startswith("text/event-stream"):
+            return BodyReading(self._in_background, is_lookup=isinstance(attempt, Lookup))
+        most = attempt.max_output
+        return StreamReading(
+            SHAPES[self.path],
+            most=None if most is None or self.path not in _MAXIMA else most * self._answers,
+            hides_usage=self._hides_usage,
+            in_background=self._in_background,
+        )
+
+
+def _server_tools(body: Mapping[str, Any]) -> dict[str, int] | None:
+    """Return how often the provider's own tools can run, where the request says so."""
+    most = body.get("max_tool_calls")
+    if type(most) is not int or most < 0:
+        return None
+    tools = body.get("tools")
+    kinds = (
+        [tool.get("type") for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+    )
+    searches = any(isinstance(kind, str) and kind.startswith("web_search") for kind in kinds)
+    return {"web_searches": most} if searches else None
+
+
+def _plain(value: object) -> object:
+    """Write what an SDK can send and JSON does not know: models, and whatever can be iterated."""
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        return dump(mode="json", by_alias=True, exclude_unset=True)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, bytes | bytearray):
+        return "." * len(value)
+    return str(value)
