@@ -357,16 +357,11 @@ class Engine(_native.EngineBase):
         if len(asked) > 1:
             hint = "ask for one user, agent, session or run; each has meters of its own"
             raise ConfigError("totals of several at once", "totals", hint)
-        gates, keys = ([(f"@{asked[0][0]}", {})], [[asked[0][1]]]) if asked else ([], [])
-        scopes = scopes_of(
-            self,
-            gates,
-            keys,
-            (None, None, None),
-            self.tenant if tenant is None else tenant,
-            (*UNITS, "cu"),
-        )
-        return spent_in(scopes, f"@{asked[0][0]}" if asked else "@tenant")
+        gate, key = (f"@{asked[0][0]}", asked[0][1]) if asked else ("@tenant", "")
+        gates: list[tuple[str, dict[str, str]]] = [(gate, {})] if asked else []
+        keys = [[key]] if asked else []
+        whose = self.tenant if tenant is None else tenant
+        return spent_in(scopes_of(self, gates, keys, (None, None, None), whose, (*UNITS, "cu")), gate)
 
     def record_usage(
         self,
@@ -615,9 +610,11 @@ class Engine(_native.EngineBase):
     def _claim(self, explicit: str | None, derived: str, owner: str = "") -> str:
         """Give a guard its name: an explicit one is shared, a derived one is made unique."""
         if explicit is not None:
-            if not isinstance(explicit, str) or not explicit or len(explicit) > 200:
+            if not isinstance(explicit, str) or not explicit or len(explicit) > 200 or explicit[0] == "@":
                 raise ConfigError(
-                    "a name is text of 1 to 200 characters", "name", "leave it out to use the function's"
+                    "a name is text of 1 to 200 characters that does not begin with @",
+                    "name",
+                    "leave it out to use the function's",
                 )
             return explicit
         if self._waits or self._policy is not None:

@@ -118,7 +118,7 @@ class ModelCall:
         self.ended = True
 
     def doubt(self) -> None:
-        """Nobody knows whether it was made: it stays held for an hour and is charged then, unless it is settled before."""
+        """Nobody knows whether it was made: it stays held for an hour, and is charged then unless it is settled."""
         self._entered().doubt("neutral")
         self.ended = True
 
@@ -259,7 +259,7 @@ def record_usage(
     if model is None:
         raise ConfigError("nobody says of which model the usage is", "model", 'say so: model="gpt-5.4"')
     scopes = spending_scopes(engine, None, model)
-    said = {
+    said: dict[str, Any] = {
         "max_output": None,
         "unseen_tokens": None,
         "at_most": [],

@@ -68,7 +68,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything about it as plain JSON values."""
-        whole = {"name": self.name, "stopped": self.stopped}
+        whole: dict[str, Any] = {"name": self.name, "stopped": self.stopped}
         for what in ("spent", "held", "overrun", "forced"):
             whole[what] = getattr(self, what).to_dict()
         for what in ("limits", "remaining"):
@@ -659,9 +659,7 @@ def _budget(budget: object) -> tuple[str, str]:
 
 def _whole(what: str, count: object, *, least: int) -> int:
     if not isinstance(count, int) or isinstance(count, bool) or not least <= count < 2**53:
-        raise ConfigError(
-            f"`{what}` is no whole number of {least} or more", what, f"give a number of {what}"
-        )
+        raise ConfigError(f"`{what}` is no whole number of {least} or more", what, f"give a number of {what}")
     return count
 
 

@@ -1,7 +1,7 @@
 """Threads and thread pools that begin inside a run are inside it.
 
-Tasks inherit the context they are made in; threads begin with an empty one (until Python 3.14 lets them inherit too), and
-a call in one would slip out of the run's limits unseen. Entering the first run therefore puts a thin layer over
+Tasks inherit the context they are made in; threads begin with an empty one (until Python 3.14 lets them inherit too),
+and a call in one would slip out of the run's limits unseen. Entering the first run therefore puts a thin layer over
 `threading.Thread.start` and `ThreadPoolExecutor.submit`, which carries the run along and nothing else.
 """
 
