@@ -7,8 +7,10 @@ from checkrein.acting import acting
 from checkrein.adjust import Adjusted
 from checkrein.bind import Context
 from checkrein.current import current_operation
+from checkrein.deadline import TimeoutWorkers, timeout_workers
 from checkrein.engine import Engine
 from checkrein.errors import (
+    AlreadyDone,
     ApprovalRequired,
     AttemptsExceeded,
     BudgetExceeded,
@@ -41,16 +43,20 @@ from checkrein.errors import (
     UnknownTool,
 )
 from checkrein.events import Event
+from checkrein.failures import FAIL_ON_DEFAULT, FailureKind, failure_kind
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
 from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
 from checkrein.scopes import Run, Scope, ScopeHold, Spend, current_run, current_scope
-from checkrein.spec import Breaker, Budget, Once, Rate, Rule
+from checkrein.spec import PER_RUN, Breaker, Budget, Once, Rate, Rule
 
 __all__ = [
+    "FAIL_ON_DEFAULT",
+    "PER_RUN",
     "Adjusted",
+    "AlreadyDone",
     "ApprovalRequired",
     "AttemptsExceeded",
     "Breaker",
@@ -67,6 +73,7 @@ __all__ = [
     "Done",
     "Engine",
     "Event",
+    "FailureKind",
     "ForkedError",
     "Frozen",
     "Handle",
@@ -101,21 +108,29 @@ __all__ = [
     "Spend",
     "StoreError",
     "TimedOut",
+    "TimeoutWorkers",
     "ToolChanged",
     "UnknownTool",
     "__version__",
     "acting",
     "add_cost",
+    "circuit_breaker",
     "current_operation",
     "current_run",
     "current_scope",
     "default_engine",
+    "failure_kind",
     "handle",
+    "idempotent",
     "instrument",
+    "max_attempts",
+    "rate_limit",
     "record_usage",
     "run",
     "scope",
     "session",
+    "timeout",
+    "timeout_workers",
     "tool",
     "totals",
     "uninstrument",
@@ -146,3 +161,8 @@ record_usage = default_engine.record_usage
 
 add_cost = default_engine.add_cost
 """`default_engine.add_cost`: counts what something else cost."""
+rate_limit = default_engine.rate_limit
+circuit_breaker = default_engine.circuit_breaker
+timeout = default_engine.timeout
+max_attempts = default_engine.max_attempts
+idempotent = default_engine.idempotent

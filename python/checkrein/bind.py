@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from checkrein import _native
+from checkrein.acting import actor
 from checkrein.errors import ConfigError, a_type
-from checkrein.spec import UNITS, Rule
+from checkrein.spec import UNITS, PerRun, Rule
 from checkrein.target import Target, kind_of
 
 Source = tuple[Any, ...]
@@ -55,7 +56,9 @@ class Binder:
         return self.slots.index(name)
 
     def key(self, key: object, what: str) -> Source:
-        """Bind a key: a name, a path, a callable, CEL text or a tuple of these."""
+        """Bind a key: a name, a path, a callable, CEL text, `PER_RUN` or a tuple of these."""
+        if isinstance(key, PerRun):
+            return ("run", actor)
         if isinstance(key, tuple):
             if not 1 <= len(key) <= 8 or any(isinstance(part, tuple) for part in key):
                 raise ConfigError(
@@ -217,6 +220,8 @@ def label_of(key: object) -> str:
         return ",".join(label_of(part) for part in key)
     if isinstance(key, str):
         return key
+    if isinstance(key, PerRun):
+        return "run"
     return str(getattr(key, "__name__", type(key).__name__))
 
 

@@ -11,7 +11,7 @@ from checkrein.acting import actor
 from checkrein.bind import NOTHING, Binder, Source, label_of
 from checkrein.errors import ConfigError
 from checkrein.outcomes import classifier
-from checkrein.spec import INHERITED, Budget, Gates, Once, Rate, Window, span_ns
+from checkrein.spec import INHERITED, Breaker, Budget, Gates, Once, Rate, Window, span_ns
 from checkrein.target import Target
 
 HOUR_NS: Final = 3_600 * 10**9
@@ -75,10 +75,12 @@ def describe(
     opens: bool = False,
     filed: bool = False,
     exclude: tuple[str, ...] = (),
+    refused: Callable[[BaseException], bool] | None = None,
 ) -> tuple[Description, dict[str, Any]]:
     """Describe a guard. Returns the description and what `_native.Guard` takes.
 
-    `filed` says that a policy file has its say too: its gates read all arguments but those in `exclude`.
+    `filed` says that a policy file has its say too: its gates read all arguments but those in `exclude`. `refused` says
+    whether an exception is a refusal by another guard of the same function.
 
     Raises ConfigError for whatever cannot be bound to the signature.
     """
@@ -89,8 +91,7 @@ def describe(
         made.gate("rule", made.rules[-1][2], verdict=number - 1)
     if gates.once is not None:
         _once(made, gates.once, target)
-    if gates.breaker is not None:
-        breaker = gates.breaker
+    if (breaker := gates.breaker) is not None:
         made.share(breaker.name, breaker.key)
         made.gate(
             "breaker",
@@ -114,7 +115,9 @@ def describe(
         told = (actor, _all_arguments(made, exclude), keeps, list(exclude), _object(target, exclude))
     elif ledger is not None:
         told = (actor, _told_arguments(made, gates.once) if keeps else None, keeps, [], None)
-    hook = gates.breaker.classify if gates.breaker is not None else None
+    breaker = gates.breaker if gates.breaker is not None else Breaker()
+    fail_on, ignore_on = breaker.read_kinds()
+    classify = classifier(breaker.classify, safe_errors, fail_on, ignore_on, refused)
     description = {
         "tool": name,
         "tenant": None if tenant is None else binder.key(tenant, "the tenant"),
@@ -132,7 +135,8 @@ def describe(
         "open": opens,
         "filed": filed,
         "is_generator": target.kind in ("generator", "async_generator"),
-        "hooks": (made.holds, classifier(hook, safe_errors), made.codec),
+        "replays": gates.once is None or gates.once.on_duplicate == "return",
+        "hooks": (made.holds, classify, made.codec),
     }
     return made, description
 
@@ -216,7 +220,8 @@ def _once(made: Description, once: Once, target: Target) -> None:
     scope = once.scope or made.name
     name = once.scope or f"{made.name}.once"
     binder.copies = binder.copies or bool(covered)
-    made.once = (source, tuple((arg, binder.slot(arg)) for arg in covered), scope, name)
+    arguments = tuple((arg, binder.slot(arg)) for arg in covered)
+    made.once = (source, arguments, scope, name, actor if once.per_run else None)
     made.codec = None if once.codec == "json" else once.codec
     keep = span_ns("keep_result", once.keep_result)
     made.gate("once", name, keep_result=keep, keep_key=max(keep, span_ns("keep_key", once.keep_key)))

@@ -6,6 +6,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -20,12 +21,37 @@ MAX_THREADS: Final = 256
 """Worker threads at once, hung ones included; beyond it a call is not started."""
 
 
-def timed(tool: str, seconds: float, *, is_async: bool) -> Callable[..., Any]:
-    """Make what a wrapper calls instead of its function: `timed(permit, function, *args, **kwargs)`."""
+@dataclass(frozen=True, slots=True)
+class TimeoutWorkers:
+    """The threads behind `timeout=` of functions that are not async.
 
-    def expired(permit: Any) -> TimedOut:
-        if permit is not None:
-            permit.in_doubt()
+    `running` have a caller that waits, `hung` have one that gave up, `idle` wait for work. `abandoned` counts the
+    calls that ever outlived their callers' patience, `not_started` those that were never begun because of it.
+    """
+
+    running: int
+    hung: int
+    idle: int
+    abandoned: int
+    not_started: int
+
+
+def timeout_workers() -> TimeoutWorkers:
+    """Return how many threads `timeout=` keeps in this process, and how many of them hang."""
+    return _workers.status()
+
+
+def timed(tool: str, seconds: float, *, is_async: bool, fails: bool = True) -> Callable[..., Any]:
+    """Make what a wrapper calls instead of its function: `timed(permit, function, *args, **kwargs)`.
+
+    `fails` says whether a breaker counts the end of the time as a failure.
+    """
+
+    def expired(permit: Any, started: bool = True) -> TimedOut:
+        if permit is not None and started:
+            permit.in_doubt(fails)
+        elif permit is not None:
+            permit.not_started()
         return TimedOut(_native.timeout_decision(tool, seconds))
 
     def run(permit: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -34,11 +60,11 @@ def timed(tool: str, seconds: float, *, is_async: bool) -> Callable[..., Any]:
         try:
             in_time = call.ended.wait(seconds)
         except BaseException:  # Ctrl-C: the worker goes on without us
-            call.abandon(lambda: permit is not None and permit.in_doubt())
+            call.abandon(lambda started: permit is not None and expired(permit, started))
             raise
         if not in_time:
             error: list[TimedOut] = []
-            if call.abandon(lambda: error.append(expired(permit))):
+            if call.abandon(lambda started: error.append(expired(permit, started))):
                 raise error[0]
         return call.outcome()
 
@@ -57,7 +83,7 @@ def timed(tool: str, seconds: float, *, is_async: bool) -> Callable[..., Any]:
     return run_async if is_async else run
 
 
-def timed_by_file(tool: str, own: float | None, *, is_async: bool) -> Callable[..., Any]:
+def timed_by_file(tool: str, own: float | None, *, is_async: bool, fails: bool = True) -> Callable[..., Any]:
     """Make the same for a function whose timeout a policy file may set or change: the shorter one counts."""
     made: dict[float, Callable[..., Any]] = {}
 
@@ -67,7 +93,7 @@ def timed_by_file(tool: str, own: float | None, *, is_async: bool) -> Callable[.
         if seconds is None:
             return None
         if seconds not in made:
-            made[seconds] = timed(tool, seconds, is_async=is_async)
+            made[seconds] = timed(tool, seconds, is_async=is_async, fails=fails)
         return made[seconds]
 
     def run(permit: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -94,13 +120,18 @@ class _Call:
         self.context = contextvars.copy_context()
         self.ended = threading.Event()
         self.lock = threading.Lock()
+        self.started = False
         self.abandoned = False
         self.result: Any = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Run in the worker; if the caller is gone, record the late outcome."""
+        """Run in the worker unless the caller is gone; if it went meanwhile, record the late outcome."""
         function, args, kwargs = self.work
+        with self.lock:
+            if self.abandoned:
+                return
+            self.started = True
         try:
             result, error = self.context.run(function, *args, **kwargs), None
         except BaseException as raised:
@@ -115,13 +146,17 @@ class _Call:
             else:
                 self.permit.late_failed(error)
 
-    def abandon(self, first: Callable[[], object]) -> bool:
-        """Leave the call to its worker unless it has just ended; `first` runs before a late outcome can."""
+    def abandon(self, first: Callable[[bool], object]) -> bool:
+        """Leave the call to its worker unless it has just ended; `first` runs before a late outcome can.
+
+        `first` is told whether the function was begun; if it was not, it never will be.
+        """
         with self.lock:
             if self.ended.is_set():
                 return False
-            first()
             self.abandoned = True
+            _workers.note_abandoned(self.started)
+            first(self.started)
             return True
 
     def outcome(self) -> Any:
@@ -142,6 +177,9 @@ class _Workers:
         self.lock = threading.Lock()
         self.idle: list[SimpleQueue[_Call | None]] = []
         self.count = 0
+        self.hung = 0
+        self.abandoned = 0
+        self.not_started = 0
 
     def start(self, call: _Call) -> None:
         """Give the call to an idle worker or to a new one."""
@@ -165,14 +203,29 @@ class _Workers:
                     raise NotExecuted(f"no thread for a call with a timeout: {error}") from error
         inbox.put(call)
 
+    def status(self) -> TimeoutWorkers:
+        """Count them."""
+        with self.lock:
+            running = self.count - self.hung - len(self.idle)
+            return TimeoutWorkers(running, self.hung, len(self.idle), self.abandoned, self.not_started)
+
+    def note_abandoned(self, started: bool) -> None:
+        """Count a call whose caller gave up."""
+        with self.lock:
+            self.abandoned += 1
+            self.hung += started
+            self.not_started += not started
+
     def _work(self, inbox: SimpleQueue[_Call | None]) -> None:
         while (call := inbox.get()) is not None:
             try:
                 call.run()
             except BaseException:  # Ctrl-C or exit in a hook of a late outcome: nobody is there to hear of it
                 _log.exception("the late outcome of a call was not recorded")
+            was_hung = call.started and call.abandoned
             del call
             with self.lock:
+                self.hung -= was_hung
                 if len(self.idle) >= MAX_IDLE:
                     self.count -= 1
                     return

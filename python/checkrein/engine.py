@@ -19,6 +19,7 @@ from checkrein.adjust import Adjusted, adjust
 from checkrein.errors import ConfigError
 from checkrein.events import Event, Listener
 from checkrein.guard import Handle, handle, make_guard
+from checkrein.guards import GuardForms
 from checkrein.holds import BudgetHandle
 from checkrein.model_call import ModelCall, record_usage
 from checkrein.options import GuardOptions, Keeping, Returning
@@ -30,7 +31,7 @@ from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rat
 _log = logging.getLogger("checkrein")
 
 
-class Engine(_native.EngineBase):
+class Engine(GuardForms, _native.EngineBase):
     """Decides actions, in the memory of this process, in a file of one machine, or on a server that many hosts share.
 
     store: `"memory"` (the default), `"sqlite:PATH"`, or the URL of a Redis or Valkey server, as `"redis://HOST:PORT"`.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from checkrein._native import Decision
 
 __all__ = [
+    "AlreadyDone",
     "ApprovalRequired",
     "AttemptsExceeded",
     "BudgetExceeded",
@@ -123,6 +124,10 @@ class InDoubt(Denied):
 
 class ResultPruned(Denied):
     """The operation is done, but its result is no longer kept."""
+
+
+class AlreadyDone(Denied):
+    """The operation is done, and its guard refuses repetitions instead of answering them."""
 
 
 class ApprovalRequired(Denied):

@@ -32,6 +32,8 @@ class Entry:
 
 _SUMS: Final = "sums as text by unit: `usd`, `tokens`, `calls`, `cu`"
 
+_SCOPE: Final = "`run`, `session` or `scope`"
+
 CATALOGUE: Final[Mapping[str, Entry]] = {
     "decision.allow": Entry(
         "decision", "a call was admitted; what gates in observe mode say is in `observed`"
@@ -75,6 +77,11 @@ CATALOGUE: Final[Mapping[str, Entry]] = {
     "hold.in_doubt": Entry(
         "hold", "nobody knows whether the call was made: everything stays held for an hour"
     ),
+    "stream.cut": Entry(
+        "hold",
+        "a stream brought more than was held for it, and was ended",
+        {"streamed": "how many output tokens had come, at the least", "held": "how many were held for"},
+    ),
     "cost.recorded": Entry(
         "cost",
         "something was spent that nobody had asked for before",
@@ -84,13 +91,14 @@ CATALOGUE: Final[Mapping[str, Entry]] = {
     "run.start": Entry(
         "run",
         "a run, a session or a scope began",
-        {"name": "its name", "parent": "the run it is a part of", "limits": _SUMS},
+        {"name": "its name", "scope": _SCOPE, "parent": "the run it is a part of", "limits": _SUMS},
     ),
     "run.end": Entry(
         "run",
         "it ended",
         {
             "name": "its name",
+            "scope": _SCOPE,
             "status": "`success`, `blocked` (a refusal ended it) or `failed`",
             "error": "the type of the exception that ended it",
             "code": "the code of the refusal that ended it",
@@ -99,7 +107,9 @@ CATALOGUE: Final[Mapping[str, Entry]] = {
             "forced": "what was recorded without asking, by unit",
         },
     ),
-    "run.stopped": Entry("run", "it was stopped: every later call in it is refused", {"name": "its name"}),
+    "run.stopped": Entry(
+        "run", "it was stopped: every later call in it is refused", {"name": "its name", "scope": _SCOPE}
+    ),
     "store.failed_open": Entry(
         "failed_open", "the store was gone, and a rate limit let the call through as its owner wants"
     ),
@@ -386,18 +396,18 @@ def _model_of(reply: object) -> str | None:
 
 def of_run(scope: Any, name: str, error: BaseException | None = None) -> dict[str, Any]:
     """Return what `run.start` and `run.end` say of a scope."""
+    about = {"name": scope.name, "scope": getattr(scope, "kind", "run")}
     if name == "run.start":
         parent = getattr(scope, "parent", None)
-        limits = getattr(scope, "limits", None)
         of = getattr(parent, "run_id", None) or getattr(parent, "name", None)
-        return {"name": scope.name, "parent": of, "limits": sums(limits)}
+        return {**about, "parent": of, "limits": sums(getattr(scope, "limits", None))}
     if name == "run.stopped":
-        return {"name": scope.name}
+        return about
     from checkrein.errors import Denied
 
     refused = isinstance(error, Denied)
     return {
-        "name": scope.name,
+        **about,
         "status": "success" if error is None else "blocked" if refused else "failed",
         "error": None if error is None else type(error).__qualname__,
         "code": getattr(error, "code", None) if refused else None,

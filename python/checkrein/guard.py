@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from inspect import Signature
+from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from checkrein import _native, current, deadline, loops, spec, wait
-from checkrein.compile import describe
+from checkrein import _native, current, deadline, loops, spec, stacking, wait
+from checkrein.compile import Description, describe
 from checkrein.errors import ConfigError
+from checkrein.failures import FailureKind
 from checkrein.reconcile import Reconciler
 from checkrein.target import Target, inspect_target
 from checkrein.wrapping import Shape, wrapper
@@ -33,6 +35,8 @@ class Handle:
         slots: Sequence[str],
         bound_to: tuple[object, ...] = (),
         reconciler: Reconciler | None = None,
+        code: CodeType | None = None,
+        filed: bool = False,
     ) -> None:
         self.engine = engine
         self.guard = guard
@@ -40,6 +44,9 @@ class Handle:
         self._slots = tuple(slots)
         self._bound_to = bound_to
         self._reconciler = reconciler
+        # Of the wrapper that it belongs to, and whether a policy file has its say in it.
+        self._code = code
+        self._filed = filed
 
     @property
     def name(self) -> str:
@@ -94,32 +101,44 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             "mode is neither `enforce` nor `observe`", "mode", 'use mode="enforce" or mode="observe"'
         )
 
-    filed = engine._policy_name is not None
+    has_file = engine._policy_name is not None
+    fails = gates.breaker is None or FailureKind.TIMEOUT in gates.breaker.read_kinds()[0]
     excluded = (options["exclude"],) if isinstance(options["exclude"], str) else tuple(options["exclude"])
 
     def decorate(function: F) -> F:
         target = inspect_target(function)
         if gates.once is not None and gates.once.key_param is not None:
             target = target.inject(gates.once.key_param)
-        owner = f"{target.module}.{target.qualname}"
-        name = engine._claim(options["name"], target.name, owner)
-        made, description = describe(
-            target,
-            gates,
-            name=name,
-            key=options["key"],
-            tenant=options["tenant"],
-            cost=options["cost"],
-            actual=options["actual"],
-            observe=options["mode"] == "observe",
-            raises=on_block == "raise" and reconcile is None,
-            safe_errors=safe_errors,
-            on_loop=target.kind in ("async", "async_generator"),
-            ledger=engine._ledger_arguments if engine._keeps_ledger else None,
-            opens=options["on_store_error"] == "open",
-            filed=filed,
-            exclude=excluded,
-        )
+        below = stacking.handles_below(function)
+        # Of several guards of one function the innermost brings the policy file's gates: they count once.
+        filed = has_file and not any(handle.engine is engine and handle._filed for handle in below)
+
+        def described(name: str) -> tuple[Description, dict[str, Any]]:
+            return describe(
+                target,
+                gates,
+                name=name,
+                key=options["key"],
+                tenant=options["tenant"],
+                cost=options["cost"],
+                actual=options["actual"],
+                observe=options["mode"] == "observe",
+                raises=on_block == "raise" and reconcile is None,
+                safe_errors=safe_errors,
+                on_loop=target.kind in ("async", "async_generator"),
+                ledger=engine._ledger_arguments if engine._keeps_ledger else None,
+                opens=options["on_store_error"] == "open",
+                filed=filed,
+                exclude=excluded,
+                refused=stacking.refusals_of(below),
+            )
+
+        if options["name"] is None and any(handle.engine is engine for handle in below):
+            name, (made, description) = stacking.name_above(engine, below, described)
+        else:
+            owner = f"{target.module}.{target.qualname}"
+            name = engine._claim(options["name"], target.name, owner)
+            made, description = described(name)
         _check_opening(options, made.gates)
         for gate, parts in made.shared.items():
             engine._claim_key(gate, parts)
@@ -170,12 +189,18 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
         }
         own = None if timeout_ns is None else timeout_ns / 1e9
         if filed and is_timed:
-            handles["timed"] = deadline.timed_by_file(name, own, is_async=target.kind == "async")
+            handles["timed"] = deadline.timed_by_file(name, own, is_async=target.kind == "async", fails=fails)
         elif own is not None:
-            handles["timed"] = deadline.timed(name, own, is_async=target.kind == "async")
+            handles["timed"] = deadline.timed(name, own, is_async=target.kind == "async", fails=fails)
         call = wrapper(target, shape, handles, name)
         call.checkrein = Handle(  # type: ignore[attr-defined]
-            engine, guard, target, shape.slots, reconciler=reconciler
+            engine,
+            guard,
+            target,
+            shape.slots,
+            reconciler=reconciler,
+            code=call.__code__,
+            filed=filed,
         )
         engine._made(call)
         return call  # type: ignore[return-value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -12,12 +12,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 from checkrein import _native
 from checkrein.errors import ConfigError, TimedOut, a_type
+from checkrein.failures import FAIL_ON_DEFAULT, FailureKind
 
 Duration: TypeAlias = str | int | float | timedelta
 """A length of time: text such as `"2s"` or `"10 min"`, a number of seconds, or a `timedelta`."""
 
-Key: TypeAlias = str | Callable[..., Any] | tuple["Key", ...]
-"""Whom a gate counts for: an argument, a path (`"user.id"`), a callable, CEL text, or a tuple of these."""
+Key: TypeAlias = "str | Callable[..., Any] | PerRun | tuple[Key, ...]"
+"""Whom a gate counts for: an argument, a path (`"user.id"`), a callable, CEL text, `PER_RUN` or a tuple of these."""
 
 Quantity: TypeAlias = str | int | Decimal
 """An amount: text with its unit (`"0.30 usd"`), or an exact number in the unit of the budget. Never a float."""
@@ -45,6 +46,17 @@ class _Inherited:
 
 
 INHERITED: Final = _Inherited()
+
+
+class PerRun:
+    """Stands for the run that a call belongs to."""
+
+    def __repr__(self) -> str:
+        return "PER_RUN"
+
+
+PER_RUN: Final = PerRun()
+"""As a key: everything is counted once for each run, and once for all calls that belong to none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +147,10 @@ class Budget:
 class Breaker:
     """Stops calls to a dependency after `max_fails` failures in a row, for `reset`; then `probes` calls may try.
 
-    It is shared by name. `classify(exception)` returns `"failure"`, `"success"`, `"neutral"` or `"not_executed"`, or
-    `None` to leave the answer to the built-in list of network errors and timeouts.
+    It is shared by name. The kinds of exceptions in `fail_on` count as failures, whatever is unknown says nothing. With
+    `ignore_on` only its kinds say nothing too, and one in neither proves that the dependency is well, as a result does.
+    `classify(exception)` is asked first: it returns `"failure"`, `"success"`, `"neutral"` or `"not_executed"`, or
+    `None` to leave the answer to the kinds.
     """
 
     name: str | None = None
@@ -146,12 +160,25 @@ class Breaker:
     probe_lease: Duration = "60s"
     key: Key | None = None
     classify: Callable[[BaseException], str | None] | None = None
+    fail_on: Collection[FailureKind | str] = FAIL_ON_DEFAULT
+    ignore_on: Collection[FailureKind | str] | None = None
 
     def __post_init__(self) -> None:
         _whole("max_fails", self.max_fails, least=1)
         _whole("probes", self.probes, least=1)
         span_ns("reset", self.reset)
         span_ns("probe_lease", self.probe_lease)
+        both = self.read_kinds()
+        if both[1] is not None and both[0] & both[1]:
+            kinds = ", ".join(sorted(both[0] & both[1]))
+            raise ConfigError(
+                f"fail_on and ignore_on both have {kinds}", "ignore_on", "keep each in one of them"
+            )
+
+    def read_kinds(self) -> tuple[frozenset[FailureKind], frozenset[FailureKind] | None]:
+        """The kinds of failures that count, and those that say nothing, read."""
+        ignored = None if self.ignore_on is None else _kinds("ignore_on", self.ignore_on)
+        return _kinds("fail_on", self.fail_on), ignored
 
 
 @dataclass(frozen=True)
@@ -180,6 +207,9 @@ class Once:
     returns `Done(result)`, `NotExecuted` (only if the earlier attempt can no longer take effect), or `None` when it
     still does not know. `key_param` names the parameter that gets the operation's idempotency key; callers do not pass
     it and do not see it in the signature.
+
+    With `per_run` a key is another operation in every run, and one outside of all of them. `on_duplicate="raise"`
+    refuses repetitions of an operation that is done with `AlreadyDone`, instead of returning its result.
     """
 
     key: Key | Literal[True] = True
@@ -190,10 +220,15 @@ class Once:
     scope: str | None = None
     reconcile: Reconcile | None = None
     key_param: str | None = None
+    per_run: bool = False
+    on_duplicate: Literal["return", "raise"] = "return"
 
     def __post_init__(self) -> None:
         span_ns("keep_result", self.keep_result)
         span_ns("keep_key", self.keep_key)
+        if self.on_duplicate not in ("return", "raise"):
+            hint = 'use on_duplicate="return" or "raise"'
+            raise ConfigError("on_duplicate is neither `return` nor `raise`", "on_duplicate", hint)
         pair = isinstance(self.codec, tuple) and len(self.codec) == 2 and all(map(callable, self.codec))
         if self.codec != "json" and not pair:
             raise ConfigError(
@@ -341,6 +376,16 @@ def several(what: str, value: object, read: Callable[[object], Any]) -> list[Any
     if len(items) > 32:
         raise ConfigError(f"{len(items)} entries for `{what}`", "too_many", "at most 32 are allowed")
     return [read(item) for item in items]
+
+
+def _kinds(what: str, kinds: object) -> frozenset[FailureKind]:
+    hint = f"give a set of: {', '.join(FailureKind)}"
+    if isinstance(kinds, (str, bytes)) or not isinstance(kinds, Collection):
+        raise ConfigError(f"{what} is {a_type(kinds)}", what, hint)
+    for kind in kinds:
+        if not isinstance(kind, str) or kind not in frozenset(FailureKind):
+            raise ConfigError(f"`{_short(kind)}` in {what} is no kind of failure", what, hint)
+    return frozenset(map(FailureKind, kinds))
 
 
 def _split_window(text: str) -> tuple[str | None, Calendar | None, str]:

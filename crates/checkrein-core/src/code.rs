@@ -30,6 +30,8 @@ pub enum Code {
     InDoubt,
     /// The operation is done, but its result is no longer kept.
     ResultPruned,
+    /// The operation is done, and a repetition is refused instead of answered.
+    AlreadyDone,
     /// A person has to approve.
     ApprovalRequired,
     /// A person said no.
@@ -126,6 +128,9 @@ table! {
     ResultPruned "result_pruned" 410 "ResultPruned" "the operation is done, but its result is no longer kept"
         "This operation was already done. Do not repeat it."
         "the effect happened once; look its result up where it took place";
+    AlreadyDone "already_done" 409 "AlreadyDone" "the operation is done, and a repetition is not answered"
+        "This operation was already done. Do not repeat it."
+        "use a new key for a new operation";
     ApprovalRequired "approval_required" 403 "ApprovalRequired" "a person has to approve this action"
         "A person has to approve this. Stop and wait for the approval." "ask an approver";
     ApprovalDenied "approval_denied" 403 "ApprovalRequired" "a person refused this action"

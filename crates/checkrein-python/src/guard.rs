@@ -8,7 +8,7 @@ use checkrein::engine::Admitted;
 use checkrein::store::{OwnedInputs, PermitId, Step};
 use checkrein_core::admission::{Admission, Crossed, Inputs, KeyValue, Verdict};
 use checkrein_core::code::Code;
-use checkrein_core::decision::Reason;
+use checkrein_core::decision::{Detail, GateKind, Reason, Retry};
 use checkrein_core::key::{Key, KeyRef};
 use checkrein_core::time::Span;
 use pyo3::exceptions::PyRuntimeError;
@@ -57,6 +57,8 @@ pub(crate) struct Guard {
     durability: &'static str,
     /// It waits, and its calls run on event loops: whatever need not be waited for is not.
     pub(crate) on_loop: bool,
+    /// A repetition of an operation that is done gets its result, else it is refused.
+    replays: bool,
     /// A store that cannot answer lets calls through: its code is a single rate limit whose owner wants that.
     open: bool,
 }
@@ -118,6 +120,7 @@ impl Guard {
             waits,
             durability: base.engine.durability(),
             on_loop: waits && described.on_loop,
+            replays: described.replays,
             open: described.open,
             owner: owner.unbind(),
         })
@@ -301,6 +304,20 @@ impl Guard {
     /// A refusal of a call of this guard.
     pub(crate) fn block(&self, reasons: Vec<Reason>) -> Decision {
         Decision::block(&self.reader.tool, reasons).durable(self.durability)
+    }
+
+    /// The refusal of a repetition.
+    #[cold]
+    fn already_done(&self) -> Reason {
+        let once = self.gates.current().and_then(|current| Some(current.once()?.1));
+        let gate = once.unwrap_or_else(|| Arc::clone(&self.reader.tool));
+        Reason {
+            code: Code::AlreadyDone,
+            kind: GateKind::Once,
+            gate,
+            retry: Retry::Never,
+            detail: Detail::None,
+        }
     }
 
     /// The gates that count for one call.
@@ -502,7 +519,8 @@ impl Guard {
                 let taken = Taken { observed, ..taken };
                 Ok(Decided::Allowed(admitted.permit, copied()?, taken))
             }
-            Verdict::Replay(result) => Ok(Decided::Replay(result)),
+            Verdict::Replay(result) if self.replays => Ok(Decided::Replay(result)),
+            Verdict::Replay(_) => Ok(Decided::Blocked(Box::new(self.block(vec![self.already_done()])))),
             Verdict::Block => {
                 let decision =
                     Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());

@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 use crate::convert::{self, MAX_NODES, Unusable};
 use crate::operation::NAMESPACE;
 use crate::reason;
-use crate::source::{Answer, Rule, Slots, Source};
+use crate::source::{Answer, Rule, Slots, Source, run_of};
 
 /// What one budget takes for a call.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub(crate) struct OnceSource {
     /// The name of the tool in the digest.
     scope: String,
     gate: Arc<str>,
+    /// Says who acts, where a key names another operation in every run.
+    per_run: Option<Py<PyAny>>,
 }
 
 /// Everything that the gates of a guard read of a call.
@@ -168,12 +170,13 @@ fn counted(number: i128, unit: Unit) -> Result<Amount, Unusable> {
 }
 
 impl OnceSource {
-    /// Reads `(key source or None, ((name, slot), ...), scope, gate)`.
+    /// Reads `(key source or None, ((name, slot), ...), scope, gate, actor or None)`.
     pub(crate) fn read(spec: &Bound<'_, PyAny>) -> PyResult<Self> {
-        type Parts<'py> = (Option<Bound<'py, PyAny>>, Vec<(String, usize)>, String, String);
-        let (key, covered, scope, gate): Parts<'_> = spec.extract()?;
+        type Parts<'py> =
+            (Option<Bound<'py, PyAny>>, Vec<(String, usize)>, String, String, Option<Py<PyAny>>);
+        let (key, covered, scope, gate, per_run): Parts<'_> = spec.extract()?;
         let key = key.map(|key| Source::read(&key)).transpose()?;
-        Ok(Self { key, covered, scope, gate: gate.into() })
+        Ok(Self { key, covered, scope, gate: gate.into(), per_run })
     }
 
     fn digest(&self, slots: &Slots<'_, '_>, tenant: &str) -> Result<RequestDigest, Unusable> {
@@ -391,8 +394,9 @@ impl Reader {
         if let Some(told) = &self.told {
             visit.call(&told.actor)?;
         }
-        if let Some(OnceSource { key: Some(source), .. }) = &self.once {
-            source.traverse(visit)?;
+        if let Some(once) = &self.once {
+            once.key.as_ref().map_or(Ok(()), |source| source.traverse(visit))?;
+            once.per_run.as_ref().map_or(Ok(()), |actor| visit.call(actor))?;
         }
         self.rules.iter().try_for_each(|rule| rule.traverse(visit))
     }
@@ -448,6 +452,12 @@ impl<'a> Reading<'a> {
         let mut encoded: SmallVec<[Vec<u8>; 2]> = SmallVec::new();
         for part in parts {
             let mut bytes = Vec::new();
+            if let Source::Run(actor) = part {
+                // Empty outside of a run: what is counted there is counted for all of them together.
+                bytes.extend_from_slice(run_of(actor.bind(py))?.to_str()?.as_bytes());
+                encoded.push(bytes);
+                continue;
+            }
             let found = part.value(py, slots).and_then(|value| match value {
                 Some(value) => convert::key_bytes(&value, &mut bytes).map(|()| true),
                 None => Ok(false),
@@ -489,8 +499,23 @@ impl<'a> Reading<'a> {
                 Held::Scratch(start..self.scratch.len())
             }
         };
+        let held = match &once.per_run {
+            Some(actor) => self.scoped(py, actor, held)?,
+            None => held,
+        };
         self.once = Some((held, digest));
         Ok(())
+    }
+
+    /// A key of the current run. It has two parts outside of one too, so that no text is the key of a run.
+    fn scoped(&mut self, py: Python<'_>, actor: &Py<PyAny>, held: Held<'a>) -> PyResult<Held<'a>> {
+        let mut scoped = Vec::new();
+        let KeyValue::Bytes(key) = self.key(&held) else { return Ok(held) };
+        let run = run_of(actor.bind(py))?;
+        encode_parts([run.to_str()?.as_bytes(), key], &mut scoped);
+        let start = self.scratch.len();
+        self.scratch.extend_from_slice(&scoped);
+        Ok(Held::Scratch(start..self.scratch.len()))
     }
 
     #[cold]

@@ -496,9 +496,17 @@ impl Permit {
         Ok(())
     }
 
-    /// The caller stopped waiting; a late outcome may still be recorded.
-    fn in_doubt(&self, py: Python<'_>) {
-        let _ = self.end(py, Outcome::InDoubt, Health::Failure, &[]);
+    /// The caller stopped waiting; a late outcome may still be recorded. `fails` says whether the breaker hears of it.
+    #[pyo3(signature = (fails = true))]
+    fn in_doubt(&self, py: Python<'_>, fails: bool) {
+        let health = if fails { Health::Failure } else { Health::Neutral };
+        let _ = self.end(py, Outcome::InDoubt, health, &[]);
+        self.late.store(true, Ordering::Release);
+    }
+
+    /// The function was never called: nobody had begun it when its caller stopped waiting.
+    fn not_started(&self, py: Python<'_>) {
+        let _ = self.end(py, Outcome::FailedClean, Health::Neutral, &[]);
         self.late.store(true, Ordering::Release);
     }
 

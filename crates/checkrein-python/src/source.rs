@@ -37,9 +37,19 @@ pub(crate) enum Source {
     Call(Binding, String),
     /// What an expression evaluates to.
     Cel(BoundExpression, String),
+    /// The run that the call belongs to, from whatever says who acts; empty outside of one.
+    Run(Py<PyAny>),
     /// Several values that are one key.
     Parts(Vec<Source>),
 }
+
+/// The run of the current context: the fourth of what `actor` returns.
+pub(crate) fn run_of<'py>(actor: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
+    Ok(actor.call0()?.cast_into::<PyTuple>()?.get_item(RUN)?.cast_into::<PyString>()?)
+}
+
+/// Where the run stands among principal, user, agent, run and session.
+const RUN: usize = 3;
 
 impl Binding {
     /// Reads `(callable, positional slots, ((keyword, slot), ...), context maker or None)`.
@@ -154,6 +164,7 @@ impl Source {
                 let pairs: Vec<(usize, usize)> = spec.get_item(2)?.extract()?;
                 Ok(Self::Cel(BoundExpression::new(spec.get_item(1)?.extract()?, &pairs), label()?))
             }
+            "run" => Ok(Self::Run(spec.get_item(1)?.unbind())),
             "parts" => {
                 let parts = spec.get_item(1)?;
                 parts.try_iter()?.map(|part| Self::read(&part?)).collect::<PyResult<_>>().map(Self::Parts)
@@ -175,6 +186,7 @@ impl Source {
     pub(crate) fn label(&self) -> &str {
         match self {
             Self::Nothing => "",
+            Self::Run(_) => "run",
             Self::Slot(_, label) | Self::Path(_, _, label) | Self::Call(_, label) | Self::Cel(_, label) => {
                 label
             }
@@ -204,6 +216,7 @@ impl Source {
                 Ok(present(value))
             }
             Self::Cel(expression, _) => expression.value(py, slots),
+            Self::Run(actor) => Ok(Some(run_of(actor.bind(py))?.into_any())),
             Self::Call(binding, label) => match binding.call(py, slots) {
                 Ok(value) => reject_awaitable(value, label).map(present),
                 Err(error) => Err(raised(py, error, label)),
@@ -222,6 +235,7 @@ impl Source {
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::Call(binding, _) => binding.traverse(visit),
+            Self::Run(actor) => visit.call(actor),
             Self::Parts(parts) => parts.iter().try_for_each(|part| part.traverse(visit)),
             Self::Nothing | Self::Slot(..) | Self::Path(..) | Self::Cel(..) => Ok(()),
         }

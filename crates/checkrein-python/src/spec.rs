@@ -25,6 +25,7 @@ pub(crate) struct Described {
     pub(crate) open: bool,
     pub(crate) is_generator: bool,
     pub(crate) filed: bool,
+    pub(crate) replays: bool,
     reader: Option<Reader>,
 }
 
@@ -81,6 +82,7 @@ pub(crate) fn read(from: &Bound<'_, PyAny>) -> PyResult<Described> {
         open: item(from, "open")?,
         is_generator: item(from, "is_generator")?,
         filed: item(from, "filed")?,
+        replays: item(from, "replays")?,
         hooks: Hooks::read(&from.get_item("hooks")?)?,
         reader: Some(reader),
     })

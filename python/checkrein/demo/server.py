@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,28 +44,35 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             request = json.loads(body)
             messages, model, stream = request["messages"], request["model"], request.get("stream", False)
-        except (ValueError, KeyError, TypeError):
+            wants_usage = bool(stream) and (request.get("stream_options") or {}).get("include_usage") is True
+        except (ValueError, KeyError, TypeError, AttributeError):
             self._error(400, "a JSON object with `model` and `messages` is needed")
             return
-        if stream:
-            self._error(400, "this server does not stream")
-            return
         message = self.server.model(messages)
+        usage = _usage(messages, message)
+        head = {"id": f"chatcmpl-{len(messages)}", "created": int(time.time()), "model": model}
+        if stream:
+            self._stream(head, message, usage if wants_usage else None)
+            return
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": None, **message},
             "finish_reason": "tool_calls" if message.get("tool_calls") else "stop",
             "logprobs": None,
         }
-        answer = {
-            "id": f"chatcmpl-{len(messages)}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": model,
-            "choices": [choice],
-            "usage": _usage(messages, message),
-        }
-        self._send(200, answer)
+        self._send(200, {"object": "chat.completion", **head, "choices": [choice], "usage": usage})
+
+    def _stream(self, head: dict[str, Any], message: dict[str, Any], usage: dict[str, int] | None) -> None:
+        """Send an answer word by word, and at its end what it used if that was asked for."""
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for chunk in _chunks(head, message, usage):
+            data = b"data: " + (chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode()) + b"\n\n"
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
 
     def _error(self, status: int, message: str) -> None:
         self._send(status, {"error": {"message": message, "type": "invalid_request_error", "code": None}})
@@ -93,6 +101,20 @@ def _usage(messages: list[dict[str, Any]], answer: dict[str, Any]) -> dict[str, 
     """Token counts at four bytes a token, as a rough scripted model would report them."""
     prompt, completion = (len(json.dumps(part)) // 4 for part in (messages, answer))
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _chunks(
+    head: dict[str, Any], message: dict[str, Any], usage: dict[str, int] | None
+) -> Iterator[dict[str, Any] | bytes]:
+    """The pieces of a streamed answer."""
+    head = {"object": "chat.completion.chunk", **head}
+    for word in re.findall(r"\S+\s*", message.get("content") or ""):
+        delta = {"role": "assistant", "content": word}
+        yield {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None, "logprobs": None}]}
+    yield {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "logprobs": None}]}
+    if usage is not None:
+        yield {**head, "choices": [], "usage": usage}
+    yield b"[DONE]"
 
 
 @contextmanager

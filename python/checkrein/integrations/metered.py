@@ -350,6 +350,8 @@ def refusal_of_stream(attempt: Attempt, streamed: int, most: int) -> Denied:
     """Make the exception that ends a stream which has brought more than was held for it."""
     from checkrein._native import Decision, Reason
 
+    about = {"streamed": streamed, "held": most}
+    attempt.engine._emit("stream.cut", attempt._call._name(), about)
     held = attempt.held
     gate = str(held[0]["budget"]) if held else "stream"
     text = f"the stream brought at least {streamed} tokens, and {most} were held for it"

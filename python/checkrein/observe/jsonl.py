@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import weakref
+from contextvars import Context
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,7 +128,8 @@ class JsonlSink:
                 return
             thread = threading.Thread(target=self._work, name="checkrein-jsonl", daemon=True)
             try:
-                thread.start()
+                # In a context of its own: it outlives the run in which the first event happened to come.
+                Context().run(thread.start)
             except RuntimeError:
                 # The interpreter is on its way out, or there are no threads left: the callers write themselves.
                 self._direct = True

@@ -55,7 +55,12 @@ def post(url: str, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
         ("/chat/completions", b'{"model": "m"}', "k", 400),
         ("/chat/completions", b"[]", "k", 400),
         ("/chat/completions", b"\xff", "k", 400),
-        ("/chat/completions", b'{"model": "m", "messages": [], "stream": true}', "k", 400),
+        (
+            "/chat/completions",
+            b'{"model": "m", "messages": [], "stream": true, "stream_options": 7}',
+            "k",
+            400,
+        ),
         ("/models", b"{}", "k", 404),
         ("/chat/completions", b"", "k", 413),
     ],

@@ -162,7 +162,12 @@ def test_runs_begin_and_end() -> None:
         ("run.end", "r1", "ann", "acme"),
         ("run.end", "r1", "ann", "acme"),
     ]
-    assert heard[0].detail == {"name": "answer", "parent": None, "limits": {"usd": "0.5"}}
+    assert heard[0].detail == {
+        "name": "answer",
+        "scope": "run",
+        "parent": None,
+        "limits": {"usd": "0.5"},
+    }
     assert heard[1].detail["spent"] == {"usd": "0.12", "tokens": "500"}
     assert [event.detail["status"] for event in heard[1:]] == ["success", "failed"]
     assert heard[2].detail["error"] == "KeyError"
@@ -210,7 +215,8 @@ def test_amounts_are_exact_and_zeros_left_out() -> None:
 def test_events_of_the_code_are_those_of_the_catalogue() -> None:
     written = set()
     for path in (ROOT / "python/checkrein").rglob("*.py"):
-        if path.name == "events.py":
+        if path.name == "events.py" or "actguard" in path.parts:
+            # The drop-in has a catalogue of its own.
             continue
         text = path.read_text(encoding="utf-8")
         written |= set(re.findall(r'_emit(?:_run)?\(\s*"([\w.]+)"', text))

@@ -42,6 +42,19 @@ async def stream_async(n: int) -> AsyncIterator[int]:
     yield n
 
 
+@engine.rate_limit(max_calls=3, period="1m", scope="user")
+@engine.circuit_breaker("api", fail_on={checkrein.FailureKind.TIMEOUT})
+def notify(user: str, *, loud: bool = False) -> int:
+    return len(user) + loud
+
+
+@checkrein.idempotent("key")
+@checkrein.max_attempts(3)
+@checkrein.timeout("2s")
+async def book(key: str) -> list[int]:
+    return [len(key)]
+
+
 class Shop:
     @engine.guard(rate="1/s")
     def buy(self, item: str) -> float:
@@ -61,6 +74,9 @@ def check() -> None:
     assert_type(maybe(1), str | checkrein.Decision)
     assert_type(stream(1), Iterator[int])
     assert_type(stream_async(1), AsyncIterator[int])
+    assert_type(notify("ada", loud=True), int)
+    notify(3)  # type: ignore[arg-type]
+    engine.rate_limit("3")  # type: ignore[arg-type]
     assert_type(Shop().buy("x"), float)
     assert_type(Shop.ping(), bool)
     assert_type(engine.peek(search, "a"), checkrein.Decision)
@@ -75,6 +91,7 @@ def check() -> None:
 
 async def check_async() -> None:
     assert_type(await pay("k"), int)
+    assert_type(await book("k"), list[int])
     assert_type(await maybe_later(1), str | checkrein.Decision)
     async with engine.budget("1 usd").hold("0.1 usd") as hold:
         hold.settle("0.05 usd")
