@@ -153,7 +153,7 @@ impl ModelPermit {
         self.timeout_s
     }
 
-    /// What is held: a dict of `budget`, `amount`, `unit` and `bound` for each budget.
+    /// What is held: a dict of `budget`, `amount`, `unit` and `bound` for each budget that has a limit.
     #[getter]
     fn held<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let row = |held: &checkrein::config::Held| {
@@ -165,7 +165,7 @@ impl ModelPermit {
             dict.set_item("bound", if is_proven { "proven" } else { "estimated" })?;
             Ok(dict)
         };
-        self.permit.held().iter().map(row).collect()
+        self.permit.held().iter().filter(|held| held.is_limited).map(row).collect()
     }
 
     /// Settles by a reply, a dict or JSON; `whole` is what an error carries, when nobody can be told.
@@ -274,7 +274,7 @@ impl ModelSettlement {
     /// What was settled: pairs of a budget and an amount with its unit.
     #[getter]
     fn charged(&self) -> Vec<(String, String)> {
-        let pairs = self.held.iter().zip(&self.settled.charged);
+        let pairs = self.held.iter().zip(&self.settled.charged).filter(|(held, _)| held.is_limited);
         pairs.map(|(held, amount)| (held.budget.to_string(), format!("{amount} {}", held.unit))).collect()
     }
 

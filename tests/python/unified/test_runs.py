@@ -513,6 +513,6 @@ def test_a_policy_file_and_a_run_are_one_admission(tmp_path: Path) -> None:
         assert [reason.gate for reason in refused.value.decision.reasons] == ["@run"]
         assert engine.list() == [], "a refusal of one takes nothing of the other"
     with engine.run(budget="1 usd") as run, engine.model_call(request=REQUEST) as call:
-        assert {held["budget"] for held in call.held} == {"@run", "@tenant", "run"}
+        assert {held["budget"] for held in call.held} == {"@run", "run"}
         call.settle(REPLY)
     assert run.spent.tokens == 1100

@@ -53,6 +53,8 @@ pub struct Held {
     pub amount: Amount,
     /// Whether the call can cost more.
     pub bound: Bound,
+    /// Whether there is a limit: what only counts for a total is held all the same.
+    pub is_limited: bool,
 }
 
 /// The answer to a call.
@@ -268,11 +270,11 @@ impl Policies {
         };
         let shape = scopes.map(Scopes::shape);
         let needs = |unit| policy.counts(unit) || shape.is_some_and(|shape| shape.limits(unit));
+        // Where only the file counts, it says itself what to reserve.
         let reserve = || {
             let gives = !quote.as_ref().is_ok_and(|quote| has_no_output(quote, now));
-            shape
-                .filter(|_| gives && (needs(Unit::Usd) || needs(Unit::Tokens)))
-                .map(ScopeShape::reserve_output)
+            let bounds = |shape: &&ScopeShape| shape.limits(Unit::Usd) || shape.limits(Unit::Tokens);
+            shape.filter(bounds).filter(|_| gives).map(ScopeShape::reserve_output)
         };
         let max_output = call.request.max_output.or(policy.reserve_output).or_else(reserve);
         let wants = |unit| needs(unit) || shape.is_some_and(|shape| shape.counts(unit));
@@ -352,7 +354,8 @@ fn held(admission: &Admission, prepared: &Prepared) -> Vec<Held> {
             } else {
                 costs.of(hold.unit)
             };
-            Held { budget: Arc::clone(&hold.budget), unit: hold.unit, amount, bound }
+            let (budget, unit, is_limited) = (Arc::clone(&hold.budget), hold.unit, hold.is_limited);
+            Held { budget, unit, amount, bound, is_limited }
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use checkrein_core::amount::Unit;
+use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::policy::{Charge, Check, Mode};
 use checkrein_core::time::Span;
 use parking_lot::Mutex;
@@ -44,6 +44,7 @@ pub(super) struct ModelHold {
     pub(super) unit: Unit,
     /// It is a meter of a scope around the call, not a budget of the file.
     pub(super) is_scope: bool,
+    pub(super) is_limited: bool,
 }
 
 impl ModelPolicy {
@@ -270,11 +271,15 @@ fn gates_of(
         .compile_with(gates, &options)
         .map_err(|problem| PolicyError::Tool { tool: format!("model {name}"), problem })?;
     let budgets = compiled.policy().gates().iter().filter_map(|gate| match &gate.check {
-        Check::Budget(budget) => Some((Arc::clone(&gate.name), budget.unit)),
+        Check::Budget(budget) => Some((Arc::clone(&gate.name), budget.unit, budget.limit != Amount::MAX)),
         _ => None,
     });
-    let hold =
-        |(at, (budget, unit)): (usize, (Arc<str>, Unit))| ModelHold { budget, unit, is_scope: at < scopes };
+    let hold = |(at, (budget, unit, is_limited)): (usize, (Arc<str>, Unit, bool))| ModelHold {
+        budget,
+        unit,
+        is_scope: at < scopes,
+        is_limited,
+    };
     let holds = budgets.enumerate().map(hold).collect();
     Ok(ModelGates { compiled, holds })
 }
