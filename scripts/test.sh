@@ -41,6 +41,13 @@ install_wheel() {
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl &&
         .venv/bin/checkrein --version
 }
+openai_2() {
+    # Beside the environment: its version 3 is in there, and both are supported.
+    local version=2.54.0
+    [ -d "build/openai2/openai-$version.dist-info" ] ||
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+            --target build/openai2 "openai==$version"
+}
 python_tests() {
     # From the installed wheel, not from the source tree: tests/python/conftest.py refuses to run otherwise.
     env -u PYTHONPATH CHECKREIN_TEST_INSTALLED=1 .venv/bin/python -m pytest -q -rs tests/python
@@ -66,6 +73,7 @@ if [ "$what" = all ]; then
     step "wheel" install_wheel
     step "stubs" .venv/bin/python -m mypy.stubtest checkrein._native \
         --mypy-config-file pyproject.toml --allowlist tests/python/stubtest-allowlist.txt
+    step "openai 2" openai_2
     step "python tests" python_tests
 fi
 

@@ -11,6 +11,7 @@ from fake_openai import fake_openai
 from fakes import FakeProvider
 
 import checkrein
+from checkrein.testing import FakeClock
 
 POLICY = """
 version = 1
@@ -26,14 +27,17 @@ reserve_output = 4096
 class Books:
     """An engine with one budget, and where that stands."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, store: str | None = None) -> None:
         self._file = place / "checkrein.toml"
+        self._store = store
         self.limit("1 usd")
 
     def limit(self, limit: str) -> None:
         """Begin with another limit."""
         self._file.write_text(POLICY.replace("1 usd", limit))
-        self.engine = checkrein.Engine.from_policy(self._file, tenant="acme")
+        self.clock = FakeClock(1_795_262_400.0)
+        options = {"tenant": "acme", "clock": self.clock, "store": self._store}
+        self.engine = checkrein.Engine.from_policy(self._file, **options)
 
     @property
     def spent(self) -> Decimal:
@@ -54,6 +58,12 @@ class Books:
 def books(tmp_path: Path) -> Books:
     """An engine that has a dollar."""
     return Books(tmp_path)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Books:
+    """The same in a file: whoever decides waits for the disk."""
+    return Books(tmp_path, f"sqlite:{tmp_path / 'store.db'}")
 
 
 @pytest.fixture

@@ -96,22 +96,37 @@ def events(
 ) -> Iterator[Any]:
     """Yield a streamed response."""
     empty = {**response(status="in_progress"), **(begun or {})}
-    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-    where = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    if last is None:
+        last = {**response("".join(texts)), "id": empty["id"]}
     listed: list[dict[str, Any]] = [
         {"type": "response.created", "response": empty},
         {"type": "response.in_progress", "response": empty},
-        {"type": "response.output_item.added", "output_index": 0, "item": item},
-        {"type": "response.content_part.added", **where, "part": part},
-        *({"type": "response.output_text.delta", **where, "delta": text, "logprobs": []} for text in texts),
     ]
-    if last is None:
-        last = {**response("".join(texts)), "id": empty["id"]}
+    for index, item in enumerate(last.get("output") or response()["output"]):
+        at = {"output_index": index, "item_id": item["id"]}
+        begun_item = {**item, "status": "in_progress", **({"content": []} if "content" in item else {})}
+        listed.append({"type": "response.output_item.added", "output_index": index, "item": begun_item})
+        if item["type"] == "message":
+            listed += _said({**at, "content_index": 0}, texts or (item["content"][0]["text"],))
+        else:
+            said = {**at, "arguments": item["arguments"], "name": item["name"]}
+            listed.append({"type": "response.function_call_arguments.done", **said})
+        listed.append({"type": "response.output_item.done", "output_index": index, "item": item})
     if last:
         listed.append({"type": f"response.{last['status']}", "response": last})
     for number, event in enumerate(listed):
         yield event["type"], {**event, "sequence_number": number}
+
+
+def _said(at: dict[str, Any], texts: tuple[str, ...]) -> list[dict[str, Any]]:
+    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+    text = "".join(texts)
+    return [
+        {"type": "response.content_part.added", **at, "part": part},
+        *({"type": "response.output_text.delta", **at, "delta": piece, "logprobs": []} for piece in texts),
+        {"type": "response.output_text.done", **at, "text": text, "logprobs": []},
+        {"type": "response.content_part.done", **at, "part": {**part, "text": text}},
+    ]
 
 
 def embedding(**more: Any) -> dict[str, Any]:

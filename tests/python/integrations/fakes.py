@@ -124,7 +124,7 @@ class FakeProvider:
         handler.end_headers()
         try:
             for event in reply.events or ():
-                data = event if isinstance(event, bytes) else _written(event)
+                data = event if isinstance(event, bytes) else written(event)
                 handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
                 handler.wfile.flush()
             if reply.hangs:
@@ -146,7 +146,8 @@ class FakeProvider:
         self._server.server_close()
 
 
-def _written(event: Any) -> bytes:
+def written(event: Any) -> bytes:
+    """Return an event as it is sent."""
     if isinstance(event, str):
         return event.encode()
     name, value = event if isinstance(event, tuple) else (None, event)

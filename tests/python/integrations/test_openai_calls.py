@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 from conftest import Books
-from fake_openai import COST, MODEL
-from fakes import FakeProvider
+from fake_openai import COST, MODEL, events, response
+from fakes import FakeProvider, Reply
 
 import checkrein
 
 openai = pytest.importorskip("openai")
 SAID = [{"role": "user", "content": "hi"}]
-HELD = Decimal("0.0052")
-"""About what 4,096 tokens of output and a short prompt may cost."""
 
 Client = Any
 
@@ -96,3 +94,69 @@ def test_every_way_is_refused_before_anything_is_sent(
     assert "sk-secret" not in str(refused.value) + repr(refused.value.decision.to_dict())
     assert fake.requests == []
     assert (books.spent, books.held) == (0, 0)
+
+
+def called(name: str) -> dict[str, Any]:
+    """A response that calls a function."""
+    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": name, "arguments": "{}"}
+    return response(output=[{**call, "status": "completed"}])
+
+
+def runner(steps: list[str]) -> Any:
+    """The tool runner that openai has since its version 3."""
+    runners = pytest.importorskip("openai.lib.responses_tool_runner")
+    tool = {
+        "type": "function",
+        "name": "look",
+        "description": "Look.",
+        "parameters": {"type": "object", "properties": {}, "required": [], "additionalProperties": False},
+        "strict": True,
+    }
+
+    def execute(_: object) -> str:
+        steps.append("look")
+        return "seen"
+
+    return runners.ResponsesToolRunner(functions=[runners.RegisteredFunction(tool, execute)])
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_each_step_of_the_tool_runner_is_a_call(
+    streams: bool, client: Client, books: Books, fake: FakeProvider
+) -> None:
+    steps: list[str] = []
+    made = runner(steps)
+    replies = [called("look"), response("done")]
+    fake.then(*(Reply(events=events(last=of)) if streams else Reply(of) for of in replies))
+    reply = made.run(client, {"model": MODEL, "input": "hi"}, stream=streams)
+    assert reply.output_text == "done"
+    assert steps == ["look"]
+    assert (books.spent, books.held) == (2 * Decimal(COST), 0)
+
+
+def test_a_budget_ends_the_tool_runner_between_two_steps(
+    client: Client, books: Books, fake: FakeProvider
+) -> None:
+    steps: list[str] = []
+    made = runner(steps)
+    books.limit("0.0055 usd")
+    checkrein.wrap(client, books.engine)
+    fake.then(Reply(called("look")))
+    with pytest.raises(checkrein.BudgetExceeded):
+        made.run(client, {"model": MODEL, "input": "hi"})
+    assert steps == ["look"]
+    assert len(fake.requests) == 1
+    assert (books.spent, books.held) == (Decimal(COST), 0)
+
+
+async def test_a_budget_ends_the_runner_on_an_event_loop(books: Books, fake: FakeProvider) -> None:
+    runners = pytest.importorskip("openai.lib.responses_tool_runner")
+    books.limit("0.001 usd")
+    async with openai.AsyncOpenAI(api_key="x", base_url=f"{fake.url}/v1") as aclient:
+        checkrein.wrap(aclient, books.engine)
+        made = runners.AsyncResponsesToolRunner(functions=[])
+        with pytest.raises(checkrein.BudgetExceeded):
+            await made.run(aclient, {"model": MODEL, "input": "hi"})
+    assert fake.requests == []
+    with pytest.raises(runners.ToolRunnerError):
+        await made.run(openai.AsyncOpenAI(api_key="x", base_url="http://127.0.0.1:9"), {"model": MODEL})

@@ -1,0 +1,48 @@
+"""What the tests of the `openai` package share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from conftest import Books
+from fakes import FakeProvider
+
+import checkrein
+
+openai = pytest.importorskip("openai")
+
+SAID: Any = [{"role": "user", "content": "hi"}]
+FEW = Decimal("0.00002")
+"""More than a short prompt may cost, and less than the output that is held for."""
+
+
+def is_hold(amount: Decimal, tokens: int = 4_096) -> bool:
+    """Whether an amount is what so much output and a short prompt may cost."""
+    output = Decimal(tokens) * Decimal("1.25") / 1_000_000
+    return output < amount < output + 2 * FEW
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the SDK sleep next to nothing between its attempts."""
+    from openai import _base_client
+
+    monkeypatch.setattr(_base_client, "INITIAL_RETRY_DELAY", 0.001)
+    monkeypatch.setattr(_base_client, "MAX_RETRY_DELAY", 0.001)
+
+
+@pytest.fixture
+def client(books: Books, fake: FakeProvider) -> Iterator[Any]:
+    """A client that is wrapped."""
+    with openai.OpenAI(api_key="sk-secret", base_url=f"{fake.url}/v1") as made:
+        yield checkrein.wrap(made, books.engine)
+
+
+@pytest.fixture
+async def aclient(books: Books, fake: FakeProvider) -> Any:
+    """An asynchronous one."""
+    async with openai.AsyncOpenAI(api_key="sk-secret", base_url=f"{fake.url}/v1") as made:
+        yield checkrein.wrap(made, books.engine)

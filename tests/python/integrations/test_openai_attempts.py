@@ -1,0 +1,237 @@
+"""What the SDK of openai sends again: a hold for each attempt, given back, charged or left in doubt by its end."""
+
+from __future__ import annotations
+
+import socket
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from conftest import Books
+from fake_openai import COST, MODEL, completion
+from fakes import FakeProvider, Reply
+from openai_kit import SAID, _impatient, aclient, client, is_hold, openai
+
+import checkrein
+
+__all__ = ["_impatient", "aclient", "client"]
+
+PAID = Decimal(COST)
+
+
+def create(client: Any, **more: Any) -> Any:
+    return client.chat.completions.create(model=MODEL, messages=SAID, **more)
+
+
+@pytest.mark.parametrize(
+    ("first", "is_charged"),
+    [
+        (Reply(status=429, body={"error": {"message": "slow down"}}), False),
+        (Reply(status=409, body={}), False),
+        (Reply(status=408, body={}), True),
+        (Reply(status=500, body={}), True),
+        (Reply(status=503, body={}), True),
+        (Reply(drops=True), True),
+        (Reply(hangs=True), True),
+    ],
+    ids=["429", "409", "408", "500", "503", "connection lost", "timeout"],
+)
+def test_each_attempt_has_a_hold_of_its_own(
+    first: Reply, is_charged: bool, client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(first)
+    create(client, timeout=0.5 if first.hangs else 30)
+    assert len(fake.requests) == 2
+    assert books.spent == PAID
+    assert is_hold(books.held) if is_charged else books.held == 0
+
+
+async def test_it_is_the_same_on_an_event_loop(aclient: Any, books: Books, fake: FakeProvider) -> None:
+    fake.then(Reply(status=429, body={}), Reply(drops=True))
+    await create(aclient)
+    assert len(fake.requests) == 3
+    assert books.spent == PAID
+    assert is_hold(books.held)
+
+
+def test_a_refusal_before_a_retry_is_ours_and_nothing_more_is_sent(books: Books, fake: FakeProvider) -> None:
+    books.limit("0.006 usd")
+    client = checkrein.wrap(openai.OpenAI(api_key="sk-secret", base_url=f"{fake.url}/v1"), books.engine)
+    fake.then(Reply(status=500, body={}))
+    with pytest.raises(checkrein.BudgetExceeded) as refused:
+        create(client.with_options(max_retries=5))
+    assert refused.value.decision.reasons[0].detail["held"] == str(books.held)
+    assert refused.value.__cause__ is None
+    assert len(fake.requests) == 1
+
+
+async def test_a_refusal_before_a_retry_on_an_event_loop(books: Books, fake: FakeProvider) -> None:
+    books.limit("0.006 usd")
+    client = checkrein.wrap(openai.AsyncOpenAI(api_key="sk-secret", base_url=f"{fake.url}/v1"), books.engine)
+    fake.then(Reply(status=500, body={}))
+    with pytest.raises(checkrein.BudgetExceeded):
+        await create(client.with_options(max_retries=5))
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429])
+def test_what_a_provider_does_not_take_costs_nothing(
+    status: int, client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(status=status, body={"error": {"message": "no"}}))
+    with pytest.raises(openai.APIStatusError):
+        create(client.with_options(max_retries=0))
+    assert (books.spent, books.held) == (0, 0)
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_a_streamed_call_that_is_answered_with_an_error(
+    status: int, client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(status=status, body={"error": {"message": "no"}}))
+    with pytest.raises(openai.APIStatusError):
+        create(client.with_options(max_retries=0), stream=True)
+    assert books.spent == 0
+    assert is_hold(books.held) if status == 500 else books.held == 0
+
+
+def test_a_refused_connection_costs_nothing(books: Books) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    client = checkrein.wrap(openai.OpenAI(api_key="x", base_url=f"http://127.0.0.1:{port}"), books.engine)
+    with pytest.raises(openai.APIConnectionError):
+        create(client)
+    assert (books.spent, books.held) == (0, 0)
+
+
+def test_a_call_that_is_never_sent_gives_its_hold_back(client: Any, books: Books, fake: FakeProvider) -> None:
+    with pytest.raises(TypeError):
+        create(client, extra_body={"object": object()})
+    client.close()
+    with pytest.raises(openai.APIConnectionError if openai.__version__ < "3" else RuntimeError):
+        create(client.with_options(max_retries=0))
+    assert (books.spent, books.held, fake.requests) == (0, 0, [])
+
+
+def test_a_call_in_doubt_is_charged_when_its_lease_ends(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(status=500, body={}))
+    with pytest.raises(openai.InternalServerError):
+        create(client.with_options(max_retries=0))
+    held = books.held
+    books.clock.advance(3_601)
+    books.engine.collect()
+    assert (books.spent, books.held) == (held, 0)
+
+
+def test_the_maximum_of_the_caller_stands_and_another_is_sent(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    create(client)
+    create(client, max_completion_tokens=7)
+    create(client, max_tokens=8)
+    create(client, extra_body={"max_completion_tokens": 9})
+    client.responses.create(model=MODEL, input="hi")
+    client.responses.create(model=MODEL, input="hi", max_output_tokens=16)
+    client.completions.create(model=MODEL, prompt="hi")
+    client.embeddings.create(model="text-embedding-3-small", input="hi")
+    names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+    said = [{name: of.body[name] for name in names if name in of.body} for of in fake.requests]
+    assert said == [
+        {"max_completion_tokens": 4_096},
+        {"max_completion_tokens": 7},
+        {"max_tokens": 8},
+        {"max_completion_tokens": 9},
+        {"max_output_tokens": 4_096},
+        {"max_output_tokens": 16},
+        {"max_tokens": 4_096},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("usage", "is_full"),
+    [
+        (None, True),
+        ({}, True),
+        ({"prompt_tokens": -1, "completion_tokens": 5, "total_tokens": 4}, True),
+        ({"prompt_tokens": "many", "completion_tokens": 5}, True),
+        ({"prompt_tokens": 10, "completion_tokens": 2.5, "total_tokens": 12}, True),
+        ({"prompt_tokens": 2**70, "completion_tokens": 5, "total_tokens": 5}, True),
+        ({"prompt_tokens": 1_000, "completion_tokens": 400, "total_tokens": 1_400}, False),
+    ],
+    ids=["absent", "empty", "negative", "text", "a fraction", "huge", "good"],
+)
+def test_usage_that_cannot_be_believed_is_charged_at_the_full_hold(
+    usage: Any, is_full: bool, client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(completion(usage=usage)))
+    create(client)
+    assert is_hold(books.spent) if is_full else books.spent == PAID
+    assert books.held == 0
+
+
+def test_usage_beyond_the_hold_is_charged_all_the_same(client: Any, books: Books, fake: FakeProvider) -> None:
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 100_000, "total_tokens": 1_100_000}
+    fake.then(Reply(completion(usage=usage)))
+    create(client)
+    assert books.spent == Decimal("0.325")
+
+
+def test_another_model_than_asked_is_charged_at_its_price(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(completion(model="gpt-5.4")))
+    create(client)
+    assert books.spent > PAID
+
+
+def test_a_body_that_is_no_json_is_charged_at_the_full_hold(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(b"<html>a proxy</html>"))
+    client.chat.completions.with_raw_response.create(model=MODEL, messages=SAID)
+    assert is_hold(books.spent)
+
+
+def test_an_answer_is_asked_for_more_than_once(client: Any, books: Books, fake: FakeProvider) -> None:
+    fake.then(Reply(completion(usage=None)))
+    create(client, n=3)
+    assert is_hold(books.spent, 3 * 4_096)
+
+
+def test_reads_are_never_refused_and_cost_nothing(books: Books, fake: FakeProvider) -> None:
+    books.limit("0.0001 usd")
+    client = checkrein.wrap(openai.OpenAI(api_key="x", base_url=f"{fake.url}/v1"), books.engine)
+    with pytest.raises(checkrein.BudgetExceeded):
+        create(client)
+    client.responses.retrieve("resp_9")
+    client.responses.cancel("resp_9")
+    client.responses.delete("resp_9")
+    list(client.models.list())
+    assert len(fake.requests) == 4
+    assert (books.spent, books.held) == (0, 0)
+
+
+def test_an_unknown_model_is_refused(client: Any, fake: FakeProvider) -> None:
+    with pytest.raises(checkrein.BudgetExceeded) as refused:
+        client.chat.completions.create(model="llama-of-my-own", messages=SAID)
+    assert refused.value.code == "unknown_price"
+    assert fake.requests == []
+
+
+def test_what_is_no_text_is_held_at_an_estimate_or_refused(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    counted = {"input_tokens": 50, "output_tokens": 4_160, "total_tokens": 4_210}
+    fake.then(Reply({"created": 1, "data": [{"b64_json": "aGk="}], "usage": counted}))
+    client.images.generate(model="gpt-image-1", prompt="a rein")
+    assert books.held == 0
+    assert Decimal("0.1") < books.spent < Decimal("0.4")
+    spent = books.spent
+    with pytest.raises(checkrein.BudgetExceeded, match="price"):
+        client.images.generate(model="dall-e-9", prompt="a rein")
+    with pytest.raises(checkrein.InvalidAction, match="refers to what it does not contain"):
+        client.audio.transcriptions.create(model="gpt-4o-transcribe", file=("a.wav", b"RIFF"))
+    assert (books.spent, books.held, len(fake.requests)) == (spent, 0, 1)
