@@ -1,4 +1,4 @@
-"""Guarded functions are tools: each framework builds the schema of the plain function, and the gate is there when it runs.
+"""Guarded functions are tools: each framework builds the schema of the plain function, and runs the gate.
 
 A framework that is not installed is skipped here; the project's own checks have all of them.
 """
