@@ -93,7 +93,7 @@ def said_of(interaction: object) -> dict[str, Any] | None:
 
 
 def _searches(tools: object) -> int | None:
-    """Count the searches of an interaction; nothing where it used what has no price here, or does not say it clearly."""
+    """Count the searches of an interaction; nothing where it used what has no price here, or does not say."""
     searches = 0
     for tool in tools if isinstance(tools, list) else [None]:
         if not isinstance(tool, Mapping):
