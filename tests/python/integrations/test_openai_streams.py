@@ -238,6 +238,18 @@ def test_a_stream_is_cut_when_its_hold_is_spent(client: Any, books: Books, fake:
     assert books.held == 0
 
 
+def test_usage_with_every_piece_does_not_keep_a_stream_from_being_cut(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 11, "total_tokens": 1_011}
+    fake.then(Reply(events=(chunk("hello ", usage=usage) for _ in repeat(None))))
+    pieces: list[Any] = []
+    with pytest.raises(checkrein.BudgetExceeded):
+        pieces.extend(stream(client, max_completion_tokens=10))
+    assert text_of(pieces) == "hello " * 11
+    assert books.spent == Decimal("0.00021375")
+
+
 async def test_a_stream_is_cut_on_an_event_loop(aclient: Any, books: Books, fake: FakeProvider) -> None:
     fake.then(Reply(events=endless()))
     manager = aclient.chat.completions.stream(model=MODEL, messages=SAID, max_completion_tokens=10)
