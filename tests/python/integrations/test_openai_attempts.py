@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Books
-from fake_openai import COST, MODEL, completion
+from fake_openai import COST, MODEL, USAGE, completion
 from fakes import FakeProvider, Reply
 from openai_kit import SAID, _impatient, aclient, client, is_hold, openai
 
@@ -253,3 +253,17 @@ def test_a_request_without_a_model_has_no_price(client: Any, fake: FakeProvider)
         client.responses.create(input="hi", prompt={"id": "pmpt_1"}, model=None)
     assert {reason.code for reason in refused.value.decision.reasons} <= {"unknown_price", "invalid_action"}
     assert fake.requests == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_cannot_be_recorded_is_said_and_not_asked_again(
+    streams: bool, client: Any, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object, response: object) -> None:
+        raise checkrein.OutcomeNotRecorded("the disk is full", "store_error", response)
+
+    monkeypatch.setattr(checkrein.ModelCall, "settle", gone)
+    with pytest.raises(checkrein.OutcomeNotRecorded) as told:
+        list(create(client, stream=streams))
+    assert told.value.result["usage"] == USAGE
+    assert len(fake.requests) == 1

@@ -212,6 +212,15 @@ async def test_of_twenty_tasks_exactly_those_reach_the_provider_that_the_limit_p
         assert (books.spent, books.held) == (5 * PAID, 0)
 
 
+def test_the_first_calls_of_many_threads_are_metered_once_each(books: Books, fake: FakeProvider) -> None:
+    for _ in range(20):
+        with plain(fake) as client, ThreadPoolExecutor(4) as pool:
+            checkrein.wrap(client, books.engine)
+            list(pool.map(lambda _, client=client: create(client), range(4)))
+            assert client._client.send.args[1] is None
+    assert (books.spent, books.held) == (80 * PAID, 0)
+
+
 def test_nothing_is_left_behind_by_many_calls(books: Books, fake: FakeProvider) -> None:
     import gc
 

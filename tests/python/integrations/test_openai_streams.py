@@ -93,6 +93,17 @@ def test_a_compressed_stream_is_read_as_well(client: Any, books: Books, fake: Fa
     assert (books.spent, books.held) == (2 * PAID, 0)
 
 
+def test_a_stream_that_something_has_collected_is_read_as_well(books: Books) -> None:
+    http = pytest.importorskip("httpx2" if openai.__version__ >= "3" else "httpx")
+    whole = b"".join(bytes_of(event) for event in chunks("hel", "lo"))
+    headers = {"content-type": "text/event-stream"}
+    transport = http.MockTransport(lambda _: http.Response(200, headers=headers, content=whole))
+    client = openai.OpenAI(api_key="x", http_client=http.Client(transport=transport))
+    pieces = list(stream(checkrein.wrap(client, books.engine)))
+    assert [piece.usage for piece in pieces] == [None] * 3
+    assert (books.spent, books.held) == (PAID, 0)
+
+
 @pytest.mark.parametrize("way", ["break", "close", "with", "next", "raise", "dropped"])
 def test_a_stream_that_is_left_early_is_charged_its_hold(
     way: str, client: Any, books: Books, fake: FakeProvider, caplog: pytest.LogCaptureFixture
