@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -13,9 +12,9 @@ from typing import Any
 
 import pytest
 from conftest import Books
-from fake_openai import COST, MODEL, answer, completion
-from fakes import FakeProvider, Reply, Request
-from openai_kit import SAID, _impatient, openai
+from fake_openai import COST, MODEL, completion
+from fakes import FakeProvider, Reply
+from openai_kit import SAID, Crowd, _impatient, openai
 
 import checkrein
 
@@ -142,25 +141,6 @@ def test_a_client_of_ones_own_that_sends_elsewhere_is_charged_in_full(
     assert books.spent > PAID
     assert books.held == 0
     assert "sent past its meter" in caplog.text
-
-
-class Crowd:
-    """A provider that answers nobody before so many callers were refused."""
-
-    def __init__(self, refused: int) -> None:
-        self._left = refused
-        self._lock = threading.Lock()
-        self.gate = threading.Event()
-
-    def answer(self, request: Request) -> Reply:
-        self.gate.wait(30)
-        return answer(request)
-
-    def refuse(self) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left == 0:
-                self.gate.set()
 
 
 def test_of_twenty_threads_exactly_those_reach_the_provider_that_the_limit_pays_for(books: Books) -> None:
