@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from checkrein import _native, threads
-from checkrein.acting import _acting, actor
+from checkrein.acting import ScopeNames, _acting, actor
 from checkrein.errors import ConfigError, Frozen, PermitError, a_type
 
 if TYPE_CHECKING:
@@ -294,8 +294,9 @@ class Scope:
         self.parent = parent
         self._scopes = self._chain()
         names = (principal, self.user or "", self.agent or "", self.run_id or "", self.session or "")
+        self._names = ScopeNames.inside(names, actor())
         threads.inherit()
-        self._tokens = (_current.set(self), _acting.set(names))
+        self._tokens = (_current.set(self), _acting.set(self._names))
         self._state = "open"
         if self._surrounds:
             self.engine._surround(True)
@@ -317,6 +318,7 @@ class Scope:
             # Left in another context than it was entered in, as a generator may be: whoever still sees it there
             # stands in what is around it.
             self._state = "left"
+            self._names.left = True
         for counted in (self._surrounds, self._stopped is not None):
             if counted:
                 self.engine._surround(False)

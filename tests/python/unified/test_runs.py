@@ -20,6 +20,7 @@ import pytest
 
 import checkrein
 from checkrein import BudgetExceeded, ConfigError, Engine, Frozen, PermitError, current_run, current_scope
+from checkrein.acting import actor
 from checkrein.testing import FakeClock
 
 REPLY = {"model": "gpt-5", "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}}
@@ -443,6 +444,7 @@ def test_a_run_left_in_another_context_leaves_nothing_behind() -> None:
     thread.start()
     thread.join()
     assert current_scope() is None
+    assert actor() == ("", "", "", "", "")
     spent = engine.model_call(request=REQUEST).admit()
     spent.release()
 
