@@ -90,7 +90,6 @@ def _adopt(plan: Plan, root: SharedBudgetState, answer: Any) -> None:
     root.reserve_id = reserve_id
     root.estimated_usd_micros = _count(said.get("estimated_usd_micros"))
     state = root.root_state
-    assert state is not None
     state.reserve_id = reserve_id
     limit = _count(said.get("cost_limit"))
     if plan.cost_limit is None and limit:
@@ -105,10 +104,8 @@ def _adopt(plan: Plan, root: SharedBudgetState, answer: Any) -> None:
 
 
 def _install(root: SharedBudgetState, found: CuTariff | None) -> None:
-    state = root.root_state
-    if found is not None and state is not None:
+    if found is not None:
         root.install_tariff(found)
-        state.tariff, state.tariff_version = found, found.tariff_version
 
 
 def _count(value: object) -> int | None:
@@ -129,7 +126,7 @@ def _unreachable(plan: Plan, operation: str, path: str, error: Exception, *, lim
 def settle_root(client: Client | None, root: SharedBudgetState) -> None:
     """Tell the gateway what was used; a gateway that cannot be told is a warning, for it is used all the same."""
     state = root.root_state
-    if client is None or root.reserve_id is None or state is None:
+    if client is None or root.reserve_id is None:
         return
     breakdown: list[Any] = root.usage_breakdown_payload() or _from_state(state)
     try:

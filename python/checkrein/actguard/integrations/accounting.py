@@ -233,12 +233,12 @@ def record_info(context: BudgetExecutionContext, info: UsageInfo, response: Any 
         return False
     record_in(
         context,
-        provider=info.provider,
-        provider_model_id=info.model,
-        input_tokens=info.input_tokens,
-        output_tokens=info.output_tokens,
-        cached_input_tokens=info.cached_input_tokens,
-        usd=pricing.cost(info, response),
+        info.provider,
+        info.model,
+        info.input_tokens,
+        info.cached_input_tokens,
+        info.output_tokens,
+        pricing.cost(info, response),
     )
     return True
 
