@@ -435,6 +435,65 @@ class ActionGateGuard:
     def check_async(self) -> action_core.Decision: ...
 
 @disjoint_base
+class ActGuardMemory:
+    """Base of `checkrein.actguard.tools._cache.InMemoryCache`: the circuits of a process, by name."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def circuit(self, name: str) -> str: ...
+
+@final
+class ActGuardGate:
+    """The guards of one tool, decided together."""
+
+    def __new__(
+        cls,
+        cache: dict[str, Any],
+        refuse: Callable[[str, Any, Any, Any, str | None], BaseException],
+        judge: Callable[[BaseException], int],
+        judge_result: Callable[[Any], int],
+        keep: Callable[[Any], Any],
+        replay: Callable[[Any, Any], Any],
+        *,
+        once: tuple[
+            str,
+            float,
+            bool,
+            dict[str, Any],
+            Callable[[tuple[Any, ...], tuple[Any, ...]], bool],
+            Callable[[tuple[Any, ...]], tuple[Any, ...]],
+        ]
+        | None = None,
+        attempts: tuple[str, int] | None = None,
+        rate: tuple[int, float, dict[str, Any]] | None = None,
+        breaker: tuple[str, int, float, dict[str, Any]] | None = None,
+    ) -> Self: ...
+    def admit(
+        self, run: Any, key: Any, arguments: Any, scope: Any, /
+    ) -> ActGuardCall | ActGuardStored | None: ...
+    @property
+    def windows(self) -> int: ...
+
+@final
+class ActGuardCall:
+    """An admitted call, until it ends."""
+
+    def done(self, result: Any) -> None: ...
+    def failed(self, error: BaseException) -> None: ...
+
+@final
+class ActGuardStored:
+    """The answer of an earlier call with the same key."""
+
+    @property
+    def result(self) -> Any: ...
+
+@final
+class ActGuardKeys:
+    """The calls of one tool in one run, by key."""
+
+    def __len__(self) -> int: ...
+
+@disjoint_base
 class BudgetGateLedger:
     """Whose spend is limited."""
 

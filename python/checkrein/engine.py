@@ -538,29 +538,15 @@ class Engine(GuardForms, _native.EngineBase):
 
     def _run_started(self, scope: Any) -> None:
         """Announce that a run, a session or a scope began."""
-        self._emit_run("run.start", scope)
+        events.tell_of_run(self, "run.start", scope)
 
     def _run_stopped(self, scope: Any) -> None:
         """Announce that one was stopped."""
-        self._emit_run("run.stopped", scope)
+        events.tell_of_run(self, "run.stopped", scope)
 
     def _run_ended(self, scope: Any, error: BaseException | None = None) -> None:
         """Announce that one ended, and how."""
-        self._emit_run("run.end", scope, error)
-
-    def _emit_run(self, name: str, scope: Any, error: BaseException | None = None) -> None:
-        if not self._listening:
-            return
-        try:
-            detail = events.of_run(scope, name, error)
-        except Exception:
-            # Its sums are on a store that may be gone; that must not replace what the run raised.
-            _log.exception("a %s of `%s` has no figures", name, scope.name)
-            detail = {"name": scope.name}
-        who = {word: getattr(scope, word, None) for word in ("user", "agent", "session", "tenant")}
-        named = {word: name for word, name in who.items() if isinstance(name, str) and name}
-        run = getattr(scope, "run_id", None)
-        self._emit(name, "", detail, who={**({"run": run} if run else {}), **named})
+        events.tell_of_run(self, "run.end", scope, error)
 
     def _emit(
         self,
