@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -47,8 +46,6 @@ _NO_BUDGET = "No active budget context. Wrap work with client.budget_guard(...).
 
 _new: Final = tuple.__new__
 
-ExecutionKey = tuple[int, int | None]
-
 
 @dataclass(eq=False)
 class BudgetExecutionContext:
@@ -56,8 +53,10 @@ class BudgetExecutionContext:
 
     shared_root: SharedBudgetState | None
     scope_stack: tuple[BudgetState, ...]
-    owner_key: ExecutionKey = field(default_factory=lambda: current_execution_key())
+    owner_key: inherit.ExecutionKey = field(default_factory=inherit.execution_key)
     tallies: tuple[LocalTally, ...] = ()
+    abandoned: bool = False
+    """Whether it was left in another context than it was entered in, so that the first one still names it."""
 
     @property
     def active_scope(self) -> BudgetState | None:
@@ -66,8 +65,8 @@ class BudgetExecutionContext:
 
     @property
     def ended(self) -> bool:
-        """Whether the budget was closed: threads that it left behind have none any more."""
-        return bool(self.scope_stack) and self.scope_stack[-1].closed
+        """Whether the budget was closed: threads that it left behind have none any more, tasks stay below it."""
+        return bool(self.scope_stack) and self.scope_stack[0].closed
 
 
 @dataclass(frozen=True)
@@ -85,17 +84,10 @@ _active_budget_contexts: dict[int, BudgetExecutionContext] = {}
 _active_budget_states_lock = threading.Lock()
 
 
-def current_execution_key() -> ExecutionKey:
-    """Return what identifies this path of execution: the thread, and the task if there is one."""
-    loop = asyncio._get_running_loop()
-    task = None if loop is None else asyncio.current_task(loop)
-    return (threading.get_ident(), None if task is None else id(task))
-
-
 def get_budget_context() -> BudgetExecutionContext | None:
     """Return the active budgets, or `None`."""
     context = _budget_context.get()
-    if context is not None:
+    if context is not None and not context.abandoned:
         return context
     found: BudgetExecutionContext | None = inherit.inherited("budget")
     return found
@@ -103,7 +95,8 @@ def get_budget_context() -> BudgetExecutionContext | None:
 
 def own_budget_context() -> BudgetExecutionContext | None:
     """Return the budgets of this context, without those that only the starter of this thread had."""
-    return _budget_context.get()
+    context = _budget_context.get()
+    return None if context is None or context.ended else context
 
 
 def get_budget_stack() -> tuple[BudgetState, ...]:
@@ -151,9 +144,9 @@ def reset_budget_context(
     try:
         _budget_context.reset(token)
     except ValueError:
-        # Left in another context than it was entered in, as a generator that another task finishes.
-        if _budget_context.get() is context:
-            _budget_context.set(None)
+        # As with a generator that another thread or task finishes.
+        if context is not None:
+            context.abandoned = True
 
 
 def set_budget_state(state: BudgetState) -> Token[BudgetExecutionContext | None]:
@@ -175,7 +168,7 @@ def record_usage(
     cached_input_tokens: int = 0,
 ) -> None:
     """Count the usage of one call of a model in every active scope; raises MissingRuntimeContextError."""
-    context = _budget_context.get() or get_budget_context()
+    context = get_budget_context()
     if context is None or not context.scope_stack:
         raise MissingRuntimeContextError(_NO_BUDGET)
     if input_tokens < 0 or output_tokens < 0 or cached_input_tokens < 0:
@@ -218,7 +211,7 @@ def record_in(
 
 
 def _tally(context: BudgetExecutionContext, usage: Usage) -> None:
-    if context.tallies and context.owner_key == current_execution_key():
+    if context.tallies and context.owner_key == inherit.execution_key():
         for tally in context.tallies:
             tally.log.append(usage)
 
