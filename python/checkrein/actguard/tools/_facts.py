@@ -58,10 +58,10 @@ def prune() -> None:
 
 def _clear(now: float, at_most: int) -> None:
     global _minted
-    if not _FACTS:
-        _ending.clear()
-        return
     for _ in range(at_most):
+        if not _FACTS:
+            # The last one has gone, or somebody has emptied the table.
+            _ending.clear()
         if not _ending or _ending[0][0] > now:
             return
         _, _, key = heapq.heappop(_ending)

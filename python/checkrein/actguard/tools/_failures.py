@@ -1,37 +1,21 @@
-"""What an outcome says of a dependency: the kinds of failure, and what is of which kind."""
+"""What an outcome says of a dependency: what the contract of this drop-in says first, then what Checkrein knows."""
 
 from __future__ import annotations
 
 import errno
-import http.client
-import socket
-import ssl
-import urllib.error
 from collections.abc import Iterator
-from enum import Enum
 from typing import Any, Final
 
 from checkrein.actguard.exceptions import ActGuardError, ToolExecutionError, ToolTimeoutError
 from checkrein.errors import Denied
-
-
-class FailureKind(str, Enum):  # noqa: UP042 - it prints as published
-    """How a call of a dependency failed."""
-
-    TRANSPORT = "transport"
-    TIMEOUT = "timeout"
-    OVERLOADED = "overloaded"
-    THROTTLED = "throttled"
-    AUTH = "auth"
-    INVALID = "invalid"
-    NOT_FOUND = "not_found"
-    CONFLICT = "conflict"
-    UNKNOWN = "unknown"
+from checkrein.failures import FailureKind, failure_kind
 
 
 class NotHeard:
     """The kind of an outcome in which the dependency had no part: a refusal, a cancellation, Ctrl-C."""
 
+
+__all__ = ["NOT_HEARD", "FailureKind", "Kind", "NotHeard", "kind_of", "kind_of_result"]
 
 NOT_HEARD: Final = NotHeard()
 Kind = FailureKind | NotHeard
@@ -65,11 +49,6 @@ _BY_SQLSTATE: Final = {
     "42703": FailureKind.INVALID,
     "53300": FailureKind.OVERLOADED,
 }
-_BY_SQLSTATE_CLASS: Final = {
-    "08": FailureKind.TRANSPORT,
-    "53": FailureKind.OVERLOADED,
-    "57P": FailureKind.TRANSPORT,
-}
 _BY_DATABASE_TEXT: Final = (
     (("deadlock", "could not serialize access"), FailureKind.CONFLICT),
     (("too many connections", "remaining connection slots"), FailureKind.OVERLOADED),
@@ -77,42 +56,6 @@ _BY_DATABASE_TEXT: Final = (
 _INVALID_SQL: Final = ("syntax error", "undefined table", "undefined column")
 _LOST: Final = frozenset(
     {errno.ECONNRESET, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT}
-)
-
-# Classes of clients that are not imported here, by module and name, anywhere in an exception's ancestry. Time-outs come
-# first: in every one of these packages they derive from the connection errors or stand beside them.
-_TIMEOUTS: Final = frozenset(
-    {
-        ("httpx", "TimeoutException"),
-        ("httpx2", "TimeoutException"),
-        ("httpcore", "TimeoutException"),
-        ("requests", "Timeout"),
-        ("urllib3", "TimeoutError"),
-        ("aiohttp", "ServerTimeoutError"),
-        ("botocore", "ConnectTimeoutError"),
-        ("botocore", "ReadTimeoutError"),
-        ("openai", "APITimeoutError"),
-        ("anthropic", "APITimeoutError"),
-        ("redis", "TimeoutError"),
-    }
-)
-_TRANSPORTS: Final = frozenset(
-    {
-        ("httpx", "TransportError"),
-        ("httpx2", "TransportError"),
-        ("httpcore", "NetworkError"),
-        ("requests", "ConnectionError"),
-        ("requests", "ChunkedEncodingError"),
-        ("urllib3", "ProtocolError"),
-        ("urllib3", "NewConnectionError"),
-        ("urllib3", "MaxRetryError"),
-        ("aiohttp", "ClientConnectionError"),
-        ("aiohttp", "ClientPayloadError"),
-        ("botocore", "HTTPClientError"),
-        ("openai", "APIConnectionError"),
-        ("anthropic", "APIConnectionError"),
-        ("redis", "ConnectionError"),
-    }
 )
 
 
@@ -128,7 +71,7 @@ def kind_of(error: BaseException) -> Kind:
         return NOT_HEARD
     if isinstance(error, ActGuardError):
         return _of_own(error)
-    for look in (_of_http, _of_grpc, _of_cloud, _of_builtin, _of_database, _of_client):
+    for look in (_of_http, _of_grpc, _of_cloud, _of_builtin, _of_database):
         try:
             kind = look(error)
         except Exception:
@@ -136,14 +79,15 @@ def kind_of(error: BaseException) -> Kind:
             kind = None
         if kind is not None:
             return kind
-    return FailureKind.UNKNOWN
+    return failure_kind(error)
 
 
 def _of_own(error: ActGuardError) -> Kind:
     """Ours: a time-out of the tool is one; whatever else a guard, a run or a budget raised is no outcome."""
     if isinstance(error, ToolTimeoutError):
         # Where the tool never got a thread it is us who are slow.
-        return NOT_HEARD if hasattr(error, "_not_started") else FailureKind.TIMEOUT
+        never_ran = getattr(error, "_not_started", None) is not None
+        return NOT_HEARD if never_ran else FailureKind.TIMEOUT
     return FailureKind.UNKNOWN if isinstance(error, ToolExecutionError) else NOT_HEARD
 
 
@@ -166,8 +110,6 @@ def _of_http(error: Exception) -> FailureKind | None:
         about = response.get("ResponseMetadata")
         candidates.append(about.get("HTTPStatusCode") if isinstance(about, dict) else None)
         candidates.append(response.get("status_code"))
-    if isinstance(error, urllib.error.HTTPError):
-        candidates.append(error.code)
     status = next((one for one in candidates if _is_status(one)), None)
     return None if status is None else _of_status(status)
 
@@ -191,10 +133,7 @@ def _of_cloud(error: Exception) -> FailureKind | None:
 def _of_builtin(error: Exception) -> FailureKind | None:
     if isinstance(error, TimeoutError):
         return FailureKind.TIMEOUT
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
-        return _of_builtin(error.reason) or FailureKind.TRANSPORT
-    lost = (ConnectionError, socket.gaierror, socket.herror, ssl.SSLError, http.client.IncompleteRead)
-    if isinstance(error, (*lost, http.client.BadStatusLine, urllib.error.URLError)):
+    if isinstance(error, ConnectionError):
         return FailureKind.TRANSPORT
     return FailureKind.TRANSPORT if isinstance(error, OSError) and error.errno in _LOST else None
 
@@ -204,9 +143,6 @@ def _of_database(error: Exception) -> FailureKind | None:
         kind = _BY_SQLSTATE.get(state)
         if kind is not None:
             return kind
-        for beginning, kind in _BY_SQLSTATE_CLASS.items():
-            if state.startswith(beginning):
-                return kind
     text = str(error).lower()
     for words, kind in _BY_DATABASE_TEXT:
         if any(word in text for word in words):
@@ -223,10 +159,3 @@ def _sqlstates(error: Exception) -> Iterator[str]:
             state = getattr(one, attribute, None)
             if isinstance(state, str):
                 yield state.upper()
-
-
-def _of_client(error: Exception) -> FailureKind | None:
-    names = {(cls.__module__.partition(".")[0], cls.__name__) for cls in type(error).__mro__}
-    if names & _TIMEOUTS:
-        return FailureKind.TIMEOUT
-    return FailureKind.TRANSPORT if names & _TRANSPORTS else None

@@ -30,14 +30,12 @@ class Pool(Executor):
         self._running: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run `fn` in a thread that is idle, or in a new one; in the run that is active here."""
-        current = inherit._current()
-        work = inherit._task(fn, current) if current else fn
+        """Run `fn` in a thread that is idle, or in a new one."""
         future: Future[Any] = Future()
         with self._changed:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._waiting.append((future, work, args, kwargs))
+            self._waiting.append((future, fn, args, kwargs))
             if self._idle >= len(self._waiting):
                 self._changed.notify()
             elif self._threads < MAX_THREADS:

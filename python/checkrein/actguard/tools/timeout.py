@@ -12,6 +12,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from checkrein._wrap import wrap
+from checkrein.actguard.core import inherit
 from checkrein.actguard.core.run_context import get_run_state
 from checkrein.actguard.exceptions import TimeoutUsageError, ToolTimeoutError
 from checkrein.actguard.tools import _observability
@@ -80,6 +81,10 @@ def _timed(fn: Callable[..., Any], seconds: float, executor: Executor | None) ->
     def run(*args: Any, **kwargs: Any) -> Any:
         pool = _get_executor() if executor is None else executor
         context = contextvars.copy_context()
+        inherited = inherit._current()
+        if inherited:
+            # What this thread inherited is not in its context; the tool's thread needs it, too.
+            context.run(inherit._for_task.set, inherited)
         future = pool.submit(context.run, fn, *args, **kwargs)
         result = _wait(pool, future, seconds, expired)
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
