@@ -93,7 +93,7 @@ class CallHold:
             return
         try:
             if info is not None:
-                record_info(self.context, info, response)
+                record_info(self.context, info, response, is_new=True)
         finally:
             _give_back(self)
 
@@ -238,10 +238,15 @@ def _give_back(call: CallHold) -> None:
     room.changed()
 
 
-def record_info(context: BudgetExecutionContext, info: UsageInfo, response: Any = None) -> bool:
-    """Count what a response used, once per response, and return whether it was counted now."""
+def record_info(
+    context: BudgetExecutionContext, info: UsageInfo, response: Any = None, *, is_new: bool = False
+) -> bool:
+    """Count what a response used, once per response, and return whether it was counted now.
+
+    is_new: it is the answer to a call that was just made; some servers give all of them one id.
+    """
     root = context.shared_root
-    if root is not None and not root.first_sight(_response_id(response)):
+    if root is not None and not root.first_sight(_response_id(response)) and not is_new:
         return False
     record_in(
         context,
