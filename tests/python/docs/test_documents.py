@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def run(document: Path, line: int, source: str, namespace: dict[str, Any]) -> No
     exec(compile(padded, name, "exec"), namespace)
 
 
+@pytest.fixture
+def openai_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """OpenAI's API on the loopback interface."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "python" / "integrations"))
+    from fake_openai import fake_openai
+
+    with fake_openai() as fake:
+        yield f"{fake.url}/v1"
+
+
 def test_the_readme_has_examples() -> None:
     assert ROOT / "README.md" in DOCUMENTS
     assert len(blocks(ROOT / "README.md")) >= 2
@@ -49,9 +60,12 @@ def test_the_readme_has_examples() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_run(
-    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: Server
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: Server, openai_server: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # Its reader has a key, and a provider that answers.
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-documents")
+    monkeypatch.setenv("OPENAI_BASE_URL", openai_server)
     # Where a document uses Redis, its reader's server is here.
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     redis_server.client().flushall()

@@ -264,6 +264,58 @@ def test_a_refused_round_ends_automatic_function_calling(
     assert (books.spent, books.held) == (Decimal(ALL) * Decimal("0.00000075") + COST / 2, 0)
 
 
+@pytest.mark.parametrize("way", ["generate", "stream", "async"])
+def test_a_run_that_a_function_stops_ends_at_the_next_round(way: str, google: FakeGoogle) -> None:
+    client = checkrein.wrap(made(google))
+
+    def weather(city: str) -> str:
+        """Tell the weather."""
+        checkrein.current_run().stop("that is enough")
+        raise ValueError("the loop tells the model of this, and would go on")
+
+    said = call_of("weather", {"city": "Rome"})
+    google.then(Reply(events=[said]) if way == "stream" else Reply(said))
+    settings = config(tools=[weather])
+
+    async def agenerate() -> None:
+        async with checkrein.run(budget="$1"):
+            await client.aio.models.generate_content(**ASKED, config=settings)
+
+    def generate() -> None:
+        with checkrein.run(budget="$1"):
+            client.models.generate_content(**ASKED, config=settings)
+
+    def stream() -> None:
+        with checkrein.run(budget="$1"):
+            list(client.models.generate_content_stream(**ASKED, config=settings))
+
+    ways = {"generate": generate, "stream": stream, "async": lambda: asyncio.run(agenerate())}
+    with pytest.raises(checkrein.Frozen, match="that is enough"):
+        ways[way]()
+    assert len(google.generated()) == 1
+
+
+def test_runs_and_their_limits_hold_over_all_of_it(google: FakeGoogle) -> None:
+    client = checkrein.wrap(made(google))
+    with checkrein.run(user="ann", budget="$0.05", calls=3) as run:
+        client.models.generate_content(**ASKED)
+        list(client.models.generate_content_stream(**ASKED))
+        with checkrein.scope(calls=1) as inner:
+            asyncio.run(agenerated(client))
+            with pytest.raises(checkrein.BudgetExceeded):
+                client.models.generate_content(**ASKED)
+        with pytest.raises(checkrein.BudgetExceeded, match="cannot be bounded"):
+            client.interactions.create(model=MODEL, input="hi")
+        run.stop("over")
+        with pytest.raises(checkrein.Frozen):
+            client.interactions.create(model=MODEL, input="hi")
+    assert (run.spent.usd, run.spent.calls, run.spent.tokens) == (3 * COST, 3, 720)
+    assert (inner.spent.calls, run.held.usd, len(google.requests)) == (1, 0, 3)
+    with checkrein.run():
+        google.then(Reply({"id": "i1", "status": "completed", "model": MODEL, "object": "interaction"}))
+        assert client.interactions.create(model=MODEL, input="hi").id == "i1"
+
+
 def test_each_attempt_has_a_hold_of_its_own(client: Client, books: Books, google: FakeGoogle) -> None:
     google.then(refusal(429, "RESOURCE_EXHAUSTED"))
     client.models.generate_content(**ASKED, config=config(http_options=retries()))
