@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -314,6 +317,33 @@ def test_generators_of_both_kinds_are_spans_until_they_end(watched: Watched) -> 
         *[("execute_tool later", None)] * 2,
         ("execute_tool later", "ValueError"),
     ]
+
+
+def test_without_the_package_it_says_what_to_install() -> None:
+    program = """
+        import sys
+
+        class Without:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "opentelemetry":
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Without())
+        import checkrein
+        from checkrein import observe
+        try:
+            observe.otel(checkrein.Engine())
+        except checkrein.ConfigError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "pip install opentelemetry-api" in done.stdout, done.stderr
 
 
 def test_one_engine_is_traced_once_and_any_number_of_times_after(watched: Watched) -> None:
