@@ -328,7 +328,17 @@ def _reply(response: object) -> object:
         return response
     if not any(name in response for name in ("usage", "usageMetadata", "response")):
         return dict(response)
-    return {name: _plain(response[name]) for name in response if name in _READ}
+    said = {name: _plain(response[name]) for name in response if name in _READ}
+    if isinstance(response.get("candidates"), list):
+        said["candidates"] = [_searched(_plain(candidate)) for candidate in response["candidates"]]
+    return said
+
+
+def _searched(candidate: object) -> dict[str, object]:
+    """Keep of an answer of Gemini that it searched: its text is nobody's business, a search has a price."""
+    grounding = candidate.get("groundingMetadata") if isinstance(candidate, Mapping) else None
+    queries = grounding.get("webSearchQueries") if isinstance(grounding, Mapping) else None
+    return {"groundingMetadata": {"webSearchQueries": queries}} if isinstance(queries, list) else {}
 
 
 def _plain(value: object) -> object:

@@ -44,13 +44,25 @@ def run(document: Path, line: int, source: str, namespace: dict[str, Any]) -> No
 
 
 @pytest.fixture
-def openai_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """OpenAI's API on the loopback interface."""
+def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a reader has who has keys: providers that answer, here on the loopback interface."""
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "python" / "integrations"))
+    from fake_anthropic import FakeAnthropic
+    from fake_google import FakeGoogle
     from fake_openai import fake_openai
 
-    with fake_openai() as fake:
-        yield f"{fake.url}/v1"
+    with fake_openai() as openai, FakeAnthropic() as anthropic, FakeGoogle() as google:
+        # Asked with tools, they use one.
+        anthropic.calls = google.calls = {"city": "Rome"}
+        for name, url in (
+            ("OPENAI_BASE_URL", f"{openai.url}/v1"),
+            ("ANTHROPIC_BASE_URL", anthropic.url),
+            ("GOOGLE_GEMINI_BASE_URL", google.url),
+        ):
+            monkeypatch.setenv(name, url)
+        for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+            monkeypatch.setenv(name, "sk-documents")
+        yield
 
 
 def test_the_readme_has_examples() -> None:
@@ -60,12 +72,9 @@ def test_the_readme_has_examples() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_run(
-    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: Server, openai_server: str
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: Server, providers: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # Its reader has a key, and a provider that answers.
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-documents")
-    monkeypatch.setenv("OPENAI_BASE_URL", openai_server)
     # Where a document uses Redis, its reader's server is here.
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     redis_server.client().flushall()
