@@ -210,6 +210,10 @@ Listener = Callable[[Event], object]
 _numbers = itertools.count(1)
 
 
+attempted: ContextVar[str | None] = ContextVar("checkrein_attempted_call", default=None)
+"""The call whose attempt is being admitted: all that an SDK makes for one call of its user have the same number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """Which call of a model is being decided or settled, and on whose behalf it was made."""
@@ -219,7 +223,7 @@ class Call:
     provider: str | None = None
     actor: tuple[str, str, str, str, str] = field(default_factory=actor)
     # Unique within what one reads together: processes that write one file have different ids.
-    number: str = field(default_factory=lambda: f"{os.getpid():x}-{next(_numbers):x}")
+    number: str = field(default_factory=lambda: attempted.get() or f"{os.getpid():x}-{next(_numbers):x}")
 
 
 _scopes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
