@@ -323,6 +323,7 @@ class SharedBudgetState:
         token_limit: int | None = None,
         usd_limit: float | None = None,
         before: Amounts | None = None,
+        room: Room | None = None,
     ) -> None:
         self.user_id = user_id
         self.run_id = run_id
@@ -339,7 +340,8 @@ class SharedBudgetState:
         self.registry_version: str | None = None
         self.cu_per_usd: int | None = None
         self.estimated_usd_micros: int | None = None
-        self.room = Room()
+        # Budgets that hold together are held under one lock.
+        self.room = room or Room()
         self.opened = threading.Event()
         self.failure: BaseException | None = None
         self._attachments = 0
