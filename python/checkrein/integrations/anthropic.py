@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from checkrein.integrations import stainless
+from checkrein.integrations import limits, stainless
 from checkrein.integrations.anthropic_messages import Endpoint, endpoint_of
 from checkrein.integrations.metered import engine_for
 
@@ -29,7 +29,7 @@ def wrap(client: Any, engine: Engine | None) -> Any:
     are metered themselves.
     """
     if not hasattr(client, "with_middleware"):
-        return stainless.wrap(client, *_bases(), _dialect, engine)
+        return stainless.wrap(client, *_bases(), _dialect(lambda: engine), engine)
     from checkrein.integrations.anthropic_gate import GateMiddleware
 
     gate = GateMiddleware(lambda: engine, provider=provider_of(client))
@@ -97,10 +97,19 @@ def _gated(original: Callable[..., Any], given: Callable[[], Engine | None]) -> 
     return request
 
 
-def _dialect(client: Any, options: Any) -> Endpoint | None:
-    """Read a request of a version without middleware."""
-    body = {**(options.json_data or {}), **(getattr(options, "extra_json", None) or {})}
-    return endpoint_of(options.method, str(options.url), body, provider_of(client), engine_for(_state.engine))
+def _dialect(given: Callable[[], Engine | None]) -> stainless.Dialect:
+    """Make what reads the requests of a version without middleware, which have one hold each."""
+
+    def read(client: Any, options: Any) -> Endpoint | None:
+        body = {**(options.json_data or {}), **(getattr(options, "extra_json", None) or {})}
+        engine = engine_for(given())
+        endpoint = endpoint_of(options.method, str(options.url), body, provider_of(client), engine)
+        if endpoint is not None and endpoint.is_batch:
+            limits.refuse_unmetered(engine, "a batch, with a version of the SDK that has no middleware,")
+            return None
+        return endpoint
+
+    return read
 
 
 def _bases() -> tuple[type, type]:
@@ -124,7 +133,7 @@ class _State:
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.originals: list[tuple[type, Any]] = []
-        self.older = stainless.Instrumented(_dialect)
+        self.older = stainless.Instrumented(_dialect(lambda: self.engine))
 
 
 _state = _State()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from anthropic import Middleware
 
@@ -14,9 +14,6 @@ from checkrein.integrations.metered import Attempt, engine_for
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
-
-_TOO_BUSY: Final = 529
-"""Anthropic's own status for being too busy to begin, as 429 is for asking too often."""
 
 
 class GateMiddleware(Middleware):
@@ -114,8 +111,6 @@ def _answered(endpoint: Endpoint, attempt: Attempt, response: Any) -> None:
     if status is None:
         # Another middleware answered by itself after all, and what it sent before that nobody knows.
         attempt.settle_in_full()
-    elif status == _TOO_BUSY:
-        attempt.release()
     else:
         transport.received(endpoint, attempt, http)
 
@@ -125,7 +120,5 @@ async def _aanswered(endpoint: Endpoint, attempt: Attempt, response: Any) -> Non
     status = getattr(http, "status_code", None)
     if status is None:
         await attempt.asettle_in_full()
-    elif status == _TOO_BUSY:
-        await attempt.arelease()
     else:
         await transport.areceived(endpoint, attempt, http)

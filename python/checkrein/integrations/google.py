@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
+from checkrein.errors import NotExecuted
 from checkrein.integrations import limits
 from checkrein.integrations.google_content import Endpoint, endpoint_of
 from checkrein.integrations.metered import Attempt, engine_for
@@ -105,7 +106,7 @@ def _sending(original: Callable[..., Any], given: Given) -> Any:
             response = original(self, _bounded(http_request, endpoint, attempts), stream, **more)
         except BaseException as error:
             for attempt in attempts:
-                _failed(attempt, error)
+                _failed(attempt, _of(self._httpx_client, error))
             raise
         finally:
             _held.reset(token)
@@ -142,7 +143,7 @@ def _asending(original: Callable[..., Any], given: Given) -> Any:
             response = await original(self, _bounded(http_request, endpoint, attempts), stream, **named)
         except BaseException as error:
             for attempt in attempts:
-                await _afailed(attempt, error)
+                await _afailed(attempt, _of(self._async_httpx_client, error))
             raise
         finally:
             _held.reset(token)
@@ -197,6 +198,12 @@ def _bounded(http_request: Any, endpoint: Endpoint, attempts: Sequence[Attempt])
     timeout = most if most is not None and (own is None or own > most) else own
     data = endpoint.bounded(http_request.data, attempts)
     return dataclasses.replace(http_request, data=data, timeout=timeout)
+
+
+def _of(client: Any, error: BaseException) -> BaseException:
+    """Say of an error whether the HTTP client was closed already: then nothing was sent."""
+    is_closed = isinstance(error, RuntimeError) and getattr(client, "is_closed", False)
+    return NotExecuted("the client is closed") if is_closed else error
 
 
 def _status(error: BaseException) -> int | None:

@@ -117,7 +117,9 @@ def read(client: Any, options: Any) -> Endpoint | None:
     if method != "post" or found is None:
         return None
     body = _body_of(options)
-    return Endpoint(found[1], body, provider=_provider(client, body.get("model")), has_files=bool(options.files))
+    return Endpoint(
+        found[1], body, provider=_provider(client, body.get("model")), has_files=bool(options.files)
+    )
 
 
 def _body_of(options: Any) -> dict[str, Any]:

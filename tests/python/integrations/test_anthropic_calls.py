@@ -23,6 +23,9 @@ COST = Decimal("0.002")
 
 Client = Any
 
+HAS_MIDDLEWARE = hasattr(anthropic.Anthropic, "with_middleware")
+of_middleware = pytest.mark.skipif(not HAS_MIDDLEWARE, reason="this version of anthropic has no middleware")
+
 
 @pytest.fixture
 def claude() -> Iterator[FakeAnthropic]:
@@ -95,9 +98,9 @@ CALLS: dict[str, Callable[[Client], Any]] = {
 
 
 def _response() -> Any:
-    import httpx2
+    from anthropic import _base_client as base
 
-    return httpx2.Response
+    return (getattr(base, "httpx2", None) or base.httpx).Response
 
 
 async def ahelped(client: Client) -> str:
@@ -121,7 +124,8 @@ async def acreated(client: Client) -> str:
 
 async def araw(client: Client) -> str:
     reply = await client.messages.with_raw_response.create(**ASKED)
-    return str((await reply.parse()).content[0].text)
+    parsed = reply.parse()
+    return str((await parsed if HAS_MIDDLEWARE else parsed).content[0].text)
 
 
 ASYNC_CALLS: dict[str, Callable[[Client], Awaitable[str]]] = {
@@ -188,6 +192,7 @@ def test_what_is_free_passes_a_spent_budget(books: Books, claude: FakeAnthropic)
     assert (books.spent, books.held) == (0, 0)
 
 
+@of_middleware
 def test_a_batch_is_charged_at_what_it_can_cost_or_not_sent(
     client: Client, books: Books, claude: FakeAnthropic
 ) -> None:
@@ -215,6 +220,7 @@ def test_agents_that_the_provider_runs_are_refused_under_a_limit(
     assert claude.requests == []
 
 
+@of_middleware
 def test_the_users_middleware_stays_and_what_it_sends_is_held(books: Books, claude: FakeAnthropic) -> None:
     seen: list[str] = []
 
@@ -245,7 +251,8 @@ def test_a_wrapped_client_keeps_its_settings(books: Books, claude: FakeAnthropic
     assert (client.api_key, client.max_retries, client.timeout) == ("sk-ant-secret", 7, 9.0)
     client.messages.create(**ASKED)
     sent = claude.requests[0].headers
-    assert (sent["x-mine"], sent["Authorization"]) == ("yes", "Bearer sk-ant-secret")
+    assert sent["x-mine"] == "yes"
+    assert "sk-ant-secret" in (sent.get("Authorization") or sent["X-Api-Key"])
     assert claude.requests[0].body == ASKED
 
 
@@ -268,8 +275,8 @@ def test_all_clients_are_held_until_that_is_undone(books: Books, claude: FakeAnt
         asyncio.run(acreated(amade(claude)))
         assert books.spent == 3 * COST
         # A client that is wrapped as well is held once.
-        checkrein.wrap(old, books.engine).messages.create(**ASKED)
-        assert (books.spent, old.middleware) == (4 * COST, ())
+        checkrein.wrap(made(claude), books.engine).messages.create(**ASKED)
+        assert books.spent == 4 * COST
     finally:
         checkrein.uninstrument("anthropic")
     old.messages.create(**ASKED)

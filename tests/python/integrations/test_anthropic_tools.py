@@ -142,6 +142,61 @@ async def test_a_refused_asynchronous_round_ends_the_loop(
     assert (books.spent, books.held) == (Decimal("0.996"), 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_run_that_a_tool_stops_ends_at_the_next_round(stream: bool, claude: FakeAnthropic) -> None:
+    rounds(claude, streams=stream)
+    client = checkrein.wrap(anthropic.Anthropic(api_key="k", base_url=claude.url))
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Tell the weather.
+
+        Args:
+            city: Where.
+        """
+        checkrein.current_run().stop("that is enough")
+        raise ValueError("the loop tells the model of this, and would go on")
+
+    tool = Tool()
+    tool.sync = weather
+    with checkrein.run(budget="$1") as run_, pytest.raises(checkrein.Frozen, match="that is enough"):
+        run(client, tool, stream=stream)
+    assert len(claude.messages()) == 1
+    assert (run_.spent.usd, run_.spent.calls, run_.held.usd) == (COST, 1, 0)
+
+
+async def test_an_asynchronous_run_that_a_tool_stops_ends_at_the_next_round(claude: FakeAnthropic) -> None:
+    rounds(claude, streams=False)
+    client = checkrein.wrap(anthropic.AsyncAnthropic(api_key="k", base_url=claude.url))
+
+    @anthropic.beta_async_tool
+    async def weather(city: str) -> str:
+        """Tell the weather.
+
+        Args:
+            city: Where.
+        """
+        checkrein.current_run().stop("that is enough")
+        return "sun"
+
+    tool = Tool()
+    tool.asynchronous = weather
+    async with checkrein.run(budget="$1") as run_:
+        with pytest.raises(checkrein.Frozen, match="that is enough"):
+            await arun(client, tool, stream=False)
+    assert len(claude.messages()) == 1
+    assert (run_.spent.usd, run_.held.usd) == (COST, 0)
+
+
+def test_the_limits_of_a_run_end_the_loop_too(claude: FakeAnthropic) -> None:
+    rounds(claude, streams=False)
+    client = checkrein.wrap(anthropic.Anthropic(api_key="k", base_url=claude.url))
+    with checkrein.run(calls=2) as run_, pytest.raises(checkrein.BudgetExceeded) as refused:
+        run(client, Tool(), stream=False)
+    assert refused.value.decision.reasons[0].gate == "@run"
+    assert (len(claude.messages()), run_.spent.calls) == (2, 2)
+
+
 def test_a_tool_that_is_refused_tells_the_model_and_the_loop_goes_on(
     books: Books, claude: FakeAnthropic
 ) -> None:

@@ -441,3 +441,15 @@ def test_a_refusal_of_the_provider_says_nothing_of_ours(client: Client, claude: 
     claude.then(refusal(401, "authentication_error", "bad key"))
     with pytest.raises(anthropic.AuthenticationError, match="bad key"):
         once(client)
+
+
+async def test_a_store_that_waits_does_not_block_the_loop(kept: Books, claude: FakeAnthropic) -> None:
+    plain = anthropic.AsyncAnthropic(api_key="k", base_url=claude.url, max_retries=0)
+    client = checkrein.wrap(plain, kept.engine)
+    await client.messages.create(**ASKED)
+    async with client.messages.stream(**ASKED) as stream:
+        assert await stream.get_final_text() == "Hello there"
+    claude.then(refusal(429))
+    with pytest.raises(anthropic.RateLimitError):
+        await client.messages.create(**ASKED)
+    assert (kept.spent, kept.held) == (2 * COST, 0)
