@@ -70,6 +70,16 @@ def _in_run(module: Any, call: Callable[[], Any]) -> Prepared:
     return Prepared(call, clear=clear, end=stack.close)
 
 
+def _in_unified_run(engine: Any, call: Callable[[], Any]) -> Prepared:
+    stack = ExitStack()
+
+    def clear() -> None:
+        stack.close()
+        stack.enter_context(engine.run(user="u1"))
+
+    return Prepared(call, clear=clear, end=stack.close)
+
+
 def rate_limit(side: str, what: str, events: int) -> Prepared:
     """`rate_limit`, with or without a scope, with so many events in the window."""
     if side == "unified":
@@ -99,11 +109,12 @@ def tool(side: str, what: str, events: int) -> Prepared:
 
         engine = Engine()
         guarded = engine.guard(
-            once=Once("idempotency_key", keep="1s"),
+            once=Once("idempotency_key", keep_result="1s", keep_key="1s"),
+            attempts=ENDLESS,
             rate=Rate(64, window="2000ns", key="user"),
             breaker=Breaker("bank"),
         )(pay)
-        return Prepared(lambda: guarded("u1", "hello", idempotency_key=key()))
+        return _in_unified_run(engine, lambda: guarded("u1", "hello", idempotency_key=key()))
     module = _package(side)
     _tick(side)
     guarded = module.tool(
@@ -119,10 +130,11 @@ def idempotent(side: str, what: str, _events: int) -> Prepared:
     """`idempotent` with a new key for each call."""
     key = _keys()
     if side == "unified":
-        from checkrein import Engine, Once
+        from checkrein import Engine
 
-        once = Engine().guard(once=Once("idempotency_key", keep="1s"))(pay)
-        return Prepared(lambda: once("u1", "hello", idempotency_key=key()))
+        engine = Engine()
+        once = engine.idempotent("idempotency_key", ttl="1s")(pay)
+        return _in_unified_run(engine, lambda: once("u1", "hello", idempotency_key=key()))
     module = _package(side)
     once = module.idempotent(pay)
     return _in_run(module, lambda: once("u1", "hello", idempotency_key=key()))
@@ -130,6 +142,12 @@ def idempotent(side: str, what: str, _events: int) -> Prepared:
 
 def max_attempts(side: str, what: str, _events: int) -> Prepared:
     """`max_attempts`."""
+    if side == "unified":
+        from checkrein import Engine
+
+        engine = Engine()
+        tried = engine.max_attempts(ENDLESS)(search)
+        return _in_unified_run(engine, lambda: tried("u1", "hello", limit=5))
     module = _package(side)
     limited = module.max_attempts(calls=ENDLESS)(search)
     return _in_run(module, lambda: limited("u1", "hello", limit=5))
@@ -172,6 +190,22 @@ def enforce(side: str, what: str, _events: int) -> Prepared:
 
 def usage(side: str, what: str, _events: int) -> Prepared:
     """What a reply of a model costs a budget: its usage recorded, and the limits asked."""
+    if side == "unified":
+        from checkrein import Engine
+
+        engine = Engine()
+        reply = {"usage": {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200}}
+        outer = ExitStack()
+
+        def enter() -> None:
+            outer.close()
+            outer.enter_context(engine.run(user="u1", budget="1000000000 usd"))
+
+        return Prepared(
+            lambda: engine.record_usage(reply, model="gpt-5.4", provider="openai"),
+            clear=enter,
+            end=outer.close,
+        )
     module = _package(side)
     budgets, costs = _module(side, "core.budget_context"), _module(side, "costs")
     tariff = costs.CuTariff.from_payload(TARIFF)
@@ -218,8 +252,8 @@ def all_cases() -> Iterator[Case]:
     yield Case("rate_limit, scope", rate_limit, "scoped", 10_000, 100.0, ours)
     yield Case("tool(idempotent, attempts, rate, breaker)", tool, "", 10, 15.0)
     yield Case("idempotent, new key", idempotent, goal=4.0)
-    yield Case("max_attempts", max_attempts, sides=ours)
+    yield Case("max_attempts", max_attempts)
     yield Case("circuit_breaker, closed", circuit_breaker)
     yield Case("enforce, one fact", enforce, "one fact", goal=6.0, sides=ours)
     yield Case("enforce, fact, threshold, pattern", enforce, "three rules", goal=6.0, sides=ours)
-    yield Case("usage of a reply recorded, limits asked", usage, goal=5.0, sides=ours)
+    yield Case("usage of a reply recorded, limits asked", usage, goal=5.0)

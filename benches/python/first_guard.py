@@ -10,13 +10,23 @@ import time
 
 SDKS = ("openai", "anthropic", "google.genai")
 
-if __name__ == "__main__":
-    package = importlib.import_module(sys.argv[1])
-    client = package.Client()
+
+def enter(package: str) -> float:
+    """Seconds to enter a budget; in the unified API a run with one."""
+    module = importlib.import_module(package)
+    if package == "checkrein":
+        before = time.perf_counter()
+        with module.Engine().run(user="u1", budget="1 usd"):
+            return time.perf_counter() - before
+    client = module.Client()
     with client.run():
         before = time.perf_counter()
         with client.budget_guard(user_id="u1"):
-            taken = time.perf_counter() - before
+            return time.perf_counter() - before
+
+
+if __name__ == "__main__":
+    taken = enter(sys.argv[1])
     imported = [name for name in SDKS if name in sys.modules]
     installed = [name for name in SDKS if importlib.util.find_spec(name.partition(".")[0]) is not None]
     print(json.dumps({"ms": taken * 1000, "imported": imported, "installed": installed}))

@@ -110,7 +110,8 @@ def first_guards(pythons: dict[str, str], rounds: int) -> list[dict[str, Any]]:
     """Rows about entering the first budget of a process: milliseconds, and the SDKs that it imports."""
     rows: list[dict[str, Any]] = []
     program = Path(__file__).with_name("first_guard.py")
-    for side, package in (("published", "actguard"), ("checkrein", "checkrein.actguard")):
+    ours = (("checkrein", "checkrein.actguard"), ("checkrein", "checkrein"))
+    for side, package in (("published", "actguard"), *ours):
         if side not in pythons:
             continue
         runs = []
