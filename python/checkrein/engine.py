@@ -371,14 +371,15 @@ class Engine(GuardForms, _native.EngineBase):
         model: str | None = None,
         provider: str | None = None,
         check: bool = True,
-    ) -> _native.ModelSettlement:
+    ) -> _native.ModelSettlement | None:
         """Record what a call of a model used that was not held before: for SDKs that nothing here knows.
 
         response: the reply, or its usage alone, as `ModelCall.settle` takes it.
         model: the model, if the reply does not name it.
         check: raise BudgetExceeded when a limit is passed by it; it is recorded all the same.
 
-        It counts in the current scope, all around it, the totals, and the budgets of the policy file for the model.
+        It counts in the current scope, all around it, the totals, and the budgets of the policy file for the model. A
+        reply with an id is charged once: `None` comes back for one that was, by this or by a wrapped client.
         Raises ConfigError, and records nothing, when the usage cannot be read.
         """
         return record_usage(self, response, model, provider, check=check)

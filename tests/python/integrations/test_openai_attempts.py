@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Books
-from fake_openai import COST, MODEL, completion
+from fake_openai import COST, MODEL, USAGE, completion
 from fakes import FakeProvider, Reply
 from openai_kit import SAID, _impatient, aclient, client, is_hold, openai
 
@@ -234,4 +234,36 @@ def test_what_is_no_text_is_held_at_an_estimate_or_refused(
         client.images.generate(model="dall-e-9", prompt="a rein")
     with pytest.raises(checkrein.InvalidAction, match="refers to what it does not contain"):
         client.audio.transcriptions.create(model="gpt-4o-transcribe", file=("a.wav", b"RIFF"))
+    with pytest.raises(checkrein.Denied, match="refers to what it does not contain"):
+        client.batches.create(completion_window="24h", endpoint="/v1/responses", input_file_id="file-1")
     assert (books.spent, books.held, len(fake.requests)) == (spent, 0, 1)
+
+
+def test_a_decision_has_a_price_of_its_own(client: Any, books: Books, fake: FakeProvider) -> None:
+    usage = {"input_tokens": 1_000, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 0}
+    reply = {"id": "dec_1", "object": "decision", "model": "gpt-6-luna", "answers": []}
+    fake.then(Reply({**reply, "usage": {**usage, "total_tokens": 1_000}}))
+    body = {"model": "gpt-6-luna", "input": "hi", "questions": []}
+    client.post("/decisions", body=body, cast_to=object)
+    assert (books.spent, books.held) == (Decimal("0.0001"), 0)
+
+
+def test_a_request_without_a_model_has_no_price(client: Any, fake: FakeProvider) -> None:
+    with pytest.raises(checkrein.Denied) as refused:
+        client.responses.create(input="hi", prompt={"id": "pmpt_1"}, model=None)
+    assert {reason.code for reason in refused.value.decision.reasons} <= {"unknown_price", "invalid_action"}
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_cannot_be_recorded_is_said_and_not_asked_again(
+    streams: bool, client: Any, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object, response: object) -> None:
+        raise checkrein.OutcomeNotRecorded("the disk is full", "store_error", response)
+
+    monkeypatch.setattr(checkrein.ModelCall, "settle", gone)
+    with pytest.raises(checkrein.OutcomeNotRecorded) as told:
+        list(create(client, stream=streams))
+    assert told.value.result["usage"] == USAGE
+    assert len(fake.requests) == 1

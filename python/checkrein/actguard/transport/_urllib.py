@@ -47,13 +47,17 @@ def _ssl_context_for_url(url: str) -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-def urlopen(request: Any, *, timeout: float) -> Any:
-    """Send a request; no redirection is followed. Raises what urllib raises."""
+def urlopen(request: Any, *, timeout: float, through: Any = None) -> Any:
+    """Send a request; no redirection is followed. Raises what urllib raises.
+
+    through: what stands for `urllib.request.urlopen`, where that is not looked up now.
+    """
     context = _ssl_context_for_url(_url(request))
     named: dict[str, Any] = {} if context is None else {"context": context}
-    if urllib.request.urlopen is not _stdlib_urlopen:
+    send = through or urllib.request.urlopen
+    if send is not _stdlib_urlopen:
         # Somebody put their own in its place, to watch or to answer.
-        return urllib.request.urlopen(request, timeout=timeout, **named)
+        return send(request, timeout=timeout, **named)
     handlers: list[Any] = [_NoRedirect()]
     if context is not None:
         handlers.append(urllib.request.HTTPSHandler(context=context))
