@@ -73,8 +73,10 @@ def guard(fn: Callable[..., Any], gates: Gates, *, tool_name: str | None = None)
 
 
 def _admission(gates: Gates, asks: _Asks, call: str) -> list[str]:
-    # Reading the context variable is most of what finding the run takes; the rest is about threads.
-    run = "($state() or $run())" if gates.once is not None or gates.attempts is not None else "None"
+    needs_run = gates.once is not None or gates.attempts is not None
+    # What `require_run_state` says of nearly every call, without calling it.
+    found = "($found if ($found := $state()) is not None and not $found.abandoned else $run())"
+    run = found if needs_run else "None"
     asked = f"$admit({run}, {asks.key}, {asks.arguments}, {asks.scope})"
     if not gates.settles:
         return [asked, f"$result = {call}"]
