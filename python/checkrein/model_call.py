@@ -296,6 +296,10 @@ def _record(
     if not settled.exact:
         why = "; ".join(sentence for _, sentence in settled.shortfalls)
         engine._warn(model, f"recorded as far as it is known: {why}")
+    amounts = {"usd": settled.usd, "tokens": settled.tokens}
+    engine._emit(
+        "cost.recorded", model, {"amounts": events.sums(amounts), "name": model}, who={"model": model}
+    )
     if check:
         check_limits(scopes, model)
     return settled

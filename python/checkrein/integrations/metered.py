@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import checkrein
 from checkrein.errors import Denied, NotExecuted, PermitError
+from checkrein.events import attempted
 from checkrein.integrations import responses
 
 if TYPE_CHECKING:
@@ -145,11 +146,19 @@ class Attempt:
 
     def admit(self) -> None:
         """Hold the most it can cost; raises what guards raise when it is refused."""
-        self._call.__enter__()
+        token = attempted.set(self.call_id)
+        try:
+            self._call.__enter__()
+        finally:
+            attempted.reset(token)
 
     async def aadmit(self) -> None:
         """Do the same on an event loop."""
-        await self._call.__aenter__()
+        token = attempted.set(self.call_id)
+        try:
+            await self._call.__aenter__()
+        finally:
+            attempted.reset(token)
 
     def settle(self, reply: object) -> None:
         """Charge what a reply says was used; nothing or nonsense is charged in full."""

@@ -103,11 +103,16 @@ class Telemetry:
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._runs: OrderedDict[str, tuple[Span, Any]] = OrderedDict()
         self._lock = threading.RLock()
+        self._is_removed = False
         self._tracing = Tracing(engine, self._tool_span, self._tool_ended)
         self._remove_listener = engine.on_event(self)
 
     def remove(self) -> None:
         """Make no more spans and metrics; those of calls that are under way end now."""
+        with self._lock:
+            if self._is_removed:
+                return
+            self._is_removed = True
         self._remove_listener()
         self._tracing.remove()
         with self._lock:
@@ -157,44 +162,39 @@ class Telemetry:
     # Calls of models.
 
     def _held(self, event: Event) -> None:
+        if event.model is None:
+            # Of a run's own hold: what it is for, nobody says.
+            return
         span = self._start(event)
         for row in event.detail.get("held", ()):
             span.set_attribute(f"checkrein.held.{row['budget']}", f"{row['amount']} {row['unit']}")
         if event.detail.get("max_output") is not None:
             span.set_attribute("gen_ai.request.max_tokens", event.detail["max_output"])
         span.set_attribute("checkrein.decision.verdict", "allow")
-        if event.call is None:
-            span.end()
-            return
         with self._lock:
-            self._open[event.call] = _Open(span, time.perf_counter(), _labels(event))
+            self._open[event.call or ""] = _Open(span, time.perf_counter(), _labels(event))
             oldest = self._open.popitem(last=False)[1] if len(self._open) > MAX_OPEN else None
         if oldest is not None:
             oldest.span.set_attribute("checkrein.outcome", "abandoned")
             oldest.span.end()
 
     def _settled(self, event: Event) -> None:
-        opened = self._taken(event)
-        if opened is None:
+        opened, detail = self._taken(event), event.detail
+        # What was in doubt before has no span any more; what it cost counts all the same.
+        labels = _labels(event) if opened is None else opened.labels
+        if event.model is None:
             return
-        span, detail = opened.span, event.detail
-        usage: Mapping[str, int] = detail.get("usage") or {}
-        for name, attribute in _USAGE.items():
-            if name in usage:
-                span.set_attribute(attribute, usage[name])
         if detail.get("response_model"):
-            span.set_attribute("gen_ai.response.model", detail["response_model"])
-            opened.labels["gen_ai.response.model"] = detail["response_model"]
+            labels["gen_ai.response.model"] = detail["response_model"]
+        usage: Mapping[str, int] = detail.get("usage") or {}
         for kind in ("input", "output"):
             if f"{kind}_tokens" in usage:
-                self._tokens.record(usage[f"{kind}_tokens"], {**opened.labels, "gen_ai.token.type": kind})
-        span.set_attribute("checkrein.settlement.exact", bool(detail.get("exact")))
-        if detail.get("shortfalls"):
-            span.set_attribute("checkrein.settlement.shortfalls", list(detail["shortfalls"]))
+                self._tokens.record(usage[f"{kind}_tokens"], {**labels, "gen_ai.token.type": kind})
         if detail.get("usd") is not None:
-            span.set_attribute("checkrein.settlement.usd", detail["usd"])
-            self._cost.add(float(detail["usd"]), opened.labels)
-        self._end(opened, "done")
+            self._cost.add(float(detail["usd"]), labels)
+        if opened is not None:
+            _describe(opened.span, detail, usage)
+            self._end(opened, "done")
 
     def _released(self, event: Event) -> None:
         opened = self._taken(event)
@@ -316,6 +316,20 @@ _HANDLERS: Final = {
     "budget.threshold": Telemetry._noted,
     "events.lost": Telemetry._losing,
 }
+
+
+def _describe(span: Span, detail: Mapping[str, Any], usage: Mapping[str, int]) -> None:
+    """Write how a call was settled into its span."""
+    for name, attribute in _USAGE.items():
+        if name in usage:
+            span.set_attribute(attribute, usage[name])
+    if detail.get("response_model"):
+        span.set_attribute("gen_ai.response.model", detail["response_model"])
+    span.set_attribute("checkrein.settlement.exact", bool(detail.get("exact")))
+    if detail.get("shortfalls"):
+        span.set_attribute("checkrein.settlement.shortfalls", list(detail["shortfalls"]))
+    if detail.get("usd") is not None:
+        span.set_attribute("checkrein.settlement.usd", detail["usd"])
 
 
 def _labels(event: Event) -> Attributes:

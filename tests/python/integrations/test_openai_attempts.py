@@ -46,6 +46,22 @@ def test_each_attempt_has_a_hold_of_its_own(
     assert is_hold(books.held) if is_charged else books.held == 0
 
 
+def test_all_attempts_of_a_call_are_one_call_to_who_listens(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    heard: list[checkrein.Event] = []
+    books.engine.on_event(heard.append)
+    fake.then(Reply(status=429, body={}), Reply(status=500, body={}))
+    create(client)
+    create(client)
+    held = [event for event in heard if event.name.startswith("hold.")]
+    taken = "hold.taken"
+    ends = ["hold.released", "hold.in_doubt", "hold.settled"]
+    assert [event.name for event in held] == [taken, ends[0], taken, ends[1], taken, ends[2], taken, ends[2]]
+    assert len({event.call for event in held[:6]}) == 1
+    assert len({event.call for event in held}) == 2
+
+
 async def test_it_is_the_same_on_an_event_loop(aclient: Any, books: Books, fake: FakeProvider) -> None:
     fake.then(Reply(status=429, body={}), Reply(drops=True))
     await create(aclient)
@@ -253,6 +269,19 @@ def test_a_request_without_a_model_has_no_price(client: Any, fake: FakeProvider)
         client.responses.create(input="hi", prompt={"id": "pmpt_1"}, model=None)
     assert {reason.code for reason in refused.value.decision.reasons} <= {"unknown_price", "invalid_action"}
     assert fake.requests == []
+
+
+@pytest.mark.parametrize(("own", "waits"), [(None, 0.2), (0.1, 0.1), (9, 0.2)])
+def test_the_policy_says_how_long_to_wait(
+    own: float | None, waits: float, books: Books, fake: FakeProvider
+) -> None:
+    books.limit("1 usd", more='timeout = "200ms"')
+    client = openai.OpenAI(api_key="x", base_url=f"{fake.url}/v1", max_retries=0)
+    fake.then(Reply(hangs=True))
+    with pytest.raises(openai.APITimeoutError) as late:
+        create(checkrein.wrap(client, books.engine), **({} if own is None else {"timeout": own}))
+    assert late.value.request.extensions["timeout"]["read"] == waits
+    assert is_hold(books.held)
 
 
 @pytest.mark.parametrize("streams", [False, True])
