@@ -270,7 +270,7 @@ def _metered(base: Any) -> type:
                 meter.end()
 
         def __aiter__(self) -> AsyncIterator[Any]:
-            # The base keeps its iterator, which keeps it. Such a circle is left to the collector, and what is still open
+            # The base keeps its iterator, which keeps it. Such a circle is left to the collector, and what is open
             # then is closed side by side, each part in the way of another.
             return self.async_segments()
 
