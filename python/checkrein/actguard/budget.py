@@ -261,6 +261,8 @@ class BudgetGuard:
         self._state = root.root_state
 
     def _new_root(self, run: RunState | None) -> SharedBudgetState:
+        around = get_budget_context()
+        outer = None if around is None or around.ended else around.shared_root
         return SharedBudgetState(
             user_id=self._user(),
             run_id=self.run_id or "",
@@ -271,6 +273,7 @@ class BudgetGuard:
             usd_limit=self.usd_limit,
             # A run has one budget: what an earlier guard of it spent is spent.
             before=None if run is None else run.spent_before,
+            room=None if outer is None else outer.room,
         )
 
     def _check_same(self, root: SharedBudgetState) -> None:

@@ -102,10 +102,12 @@ class JsonlSink:
         if self._closed:
             return
         self._finish()
+        _sinks.discard(self)
+        if self._closed:
+            return
         with self._writing:
             self._closed = True
             os.close(self._file)
-        _sinks.discard(self)
 
     def __enter__(self) -> JsonlSink:
         return self
@@ -185,6 +187,11 @@ class JsonlSink:
         if thread is not None and thread.is_alive():
             self._queue.put(None)
             thread.join(PATIENCE_S)
+            if thread.is_alive():
+                # It is stuck in a write: whoever waited for it would be stuck as well.
+                self._closed = True
+                _log.warning("%s hangs: at least %d events are not written", self.path, self._queue.qsize())
+                return
         self._drain()
 
     def _write(self, events: list[Event]) -> None:
@@ -276,7 +283,8 @@ def _without_words(reason: dict[str, Any]) -> dict[str, Any]:
 
 
 def _line(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    # ASCII: what else ends a line for some readers, or steers a terminal, is escaped.
+    return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _open(path: str) -> int:
@@ -286,7 +294,8 @@ def _open(path: str) -> int:
         hint = "name a file in a directory that exists"
         raise ConfigError(f"events cannot be written to `{path}`: {error.strerror}", "path", hint) from error
     about = os.fstat(file)
-    if stat.S_ISREG(about.st_mode) and stat.S_IMODE(about.st_mode) & 0o077 and about.st_uid == os.geteuid():
+    is_own = hasattr(os, "geteuid") and about.st_uid == os.geteuid()
+    if is_own and stat.S_ISREG(about.st_mode) and stat.S_IMODE(about.st_mode) & 0o077:
         os.fchmod(file, 0o600)
     return file
 

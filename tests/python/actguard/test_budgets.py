@@ -409,3 +409,20 @@ def test_threads_that_start_outside_runs_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert not hasattr(thread, "_actguard_inherited")
+
+
+def test_budgets_of_two_runs_under_one_that_surrounds_them(client: actguard.Client) -> None:
+    began = []
+    with actguard.BudgetGuard(user_id="u", token_limit=50) as outer:
+
+        def serve() -> None:
+            with client.run(), client.budget_guard(token_limit=1_000):
+                try:
+                    call = hold(context(), unbounded())
+                except BudgetExceededError:
+                    return
+                began.append(call)
+                call.settle(used(10))
+
+        in_threads(serve, 20)
+    assert (len(began), outer.tokens_used) == (5, 50)

@@ -347,3 +347,18 @@ def test_outside_a_guard_nothing_is_counted_or_changed(ai: Any, provider: FakePr
     assert ask(ai).usage.total_tokens == TOKENS
     list(ask(ai, stream=True))
     assert "stream_options" not in provider.requests[-1].body
+
+
+def test_a_guard_counts_again_after_an_instrumentation_was_undone(ai: Any) -> None:
+    with guard():
+        pass
+    from openai import _base_client
+
+    ours = _base_client.SyncAPIClient.request
+    try:
+        _base_client.SyncAPIClient.request = ours.__wrapped__  # type: ignore[attr-defined]
+        with guard() as budget:
+            ask(ai)
+        assert budget.tokens_used == TOKENS
+    finally:
+        _base_client.SyncAPIClient.request = ours

@@ -71,6 +71,16 @@ def test_a_file_of_others_is_made_ones_own(tmp_path: Path) -> None:
     assert len(lines(path)) == 2
 
 
+def test_what_steers_a_terminal_or_ends_a_line_is_escaped(tmp_path: Path) -> None:
+    hostile = "a\x1b[31m\u2028\u202e\x85\ud800\nb"
+    with JsonlSink(tmp_path / "events.jsonl") as sink:
+        sink(event(1, user=hostile))
+    text = (tmp_path / "events.jsonl").read_bytes().decode("ascii")
+    assert text.isprintable() is False
+    assert text.rstrip("\n").isprintable()
+    assert json.loads(text)["user"] == hostile
+
+
 class Refusal:
     """A decision that says in words what a rule was raised with."""
 
@@ -98,7 +108,9 @@ def test_an_event_that_cannot_be_written_is_counted_and_reported(
     sink = JsonlSink(tmp_path / "events.jsonl")
     engine.on_event(sink)
     engine.on_event(heard.append)
-    for bad in ({"x": object()}, {"x": float("nan")}, {"x": "\ud800"}):
+    recursive: dict[str, Any] = {}
+    recursive["x"] = recursive
+    for bad in ({"x": object()}, {"x": float("nan")}, recursive):
         engine._tell(event(1, detail=bad))
     engine._tell(event(2))
     sink.close()
@@ -223,6 +235,35 @@ def test_everything_is_written_however_the_program_ends(end: str, tmp_path: Path
     assert done.returncode == {"exit": 3, "raise": 1}.get(end, 0), done.stderr
     expected = 2_050 if end in ("in a thread", "later handler") else 2_000
     assert len(lines(tmp_path / "events.jsonl")) == expected
+
+
+def test_a_file_that_hangs_does_not_keep_the_program_alive(tmp_path: Path) -> None:
+    program = """
+        import os, threading
+        import checkrein
+        from checkrein.observe import JsonlSink, jsonl
+        jsonl.PATIENCE_S = 0.2
+        sink, write = JsonlSink("events.jsonl"), os.write
+        stuck = threading.Event()
+
+        def hang(file, data):
+            if file != sink._file:
+                return write(file, data)
+            stuck.set()
+            threading.Event().wait()
+
+        os.write = hang
+        engine = checkrein.Engine()
+        engine.on_event(sink)
+        act = engine.guard(rate="9/h")(lambda: None)
+        act()
+        stuck.wait()
+        act()
+        assert not sink.flush(0.01)
+    """
+    done = run(program, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "hangs" in done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -316,9 +319,57 @@ def test_generators_of_both_kinds_are_spans_until_they_end(watched: Watched) -> 
     ]
 
 
-def test_one_engine_is_traced_once_and_any_number_of_times_after(watched: Watched) -> None:
-    with pytest.raises(checkrein.ConfigError, match="traced already"):
-        watched.watch()
+def test_without_the_package_it_says_what_to_install() -> None:
+    program = """
+        import sys
+
+        class Without:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "opentelemetry":
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Without())
+        import checkrein
+        from checkrein import observe
+        try:
+            observe.otel(checkrein.Engine())
+        except checkrein.ConfigError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "pip install opentelemetry-api" in done.stdout, done.stderr
+
+
+def test_one_engine_is_traced_once_at_a_time(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    act = watched.engine.guard(name="act")(lambda: None)
+    for turn in range(3):
+        telemetry = watched.watch()
+        with pytest.raises(checkrein.ConfigError, match="traced already"):
+            watched.watch()
+        act()
+        assert len(watched.spans()) == turn + 1
+        telemetry.remove()
+        telemetry.remove()
+        act()
+
+
+def test_a_reply_that_comes_after_the_doubt_counts(watched: Watched) -> None:
+    call = watched.call(request="x")
+    call.__enter__()
+    call.doubt()
+    call.settle(REPLY)
+    (span,) = watched.spans()
+    assert (span.attributes or {})["checkrein.outcome"] == "in_doubt"
+    metrics = watched.metrics()
+    assert [value for _, value in metrics["gen_ai.client.token.usage"]] == [(1, 200), (1, 40)]
+    assert [value for _, value in metrics["checkrein.settlement.cost"]] == [pytest.approx(0.0020035)]
 
 
 def test_spans_that_nobody_ends_do_not_pile_up(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

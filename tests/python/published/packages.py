@@ -6,6 +6,7 @@ Nothing of theirs is kept here: the source archives come from PyPI, checked by d
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ PACKAGES = [
         pytest_files=("tests",),
         # All 306 but the two below.
         pytest_passes=304,
+        readme_prelude=(Path(__file__).parent / "actguard_prelude.py").read_text(encoding="utf-8"),
+        readme_blocks=17,
         exceptions={
             "tests/test_budget_guard.py::TestNestedBudgetScopes::"
             "test_budget_guard_rejects_removed_usd_limit_argument": (

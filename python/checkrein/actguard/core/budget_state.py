@@ -18,20 +18,15 @@ MAX_SEEN: Final = 10_000
 """How many responses a budget remembers as counted."""
 
 
-class Usage(NamedTuple):
-    """One call of a model, or a cost of something else, as it is kept."""
+Usage = tuple[str, str, int, int, int, int, str | None, Decimal | None, str | None]
+"""One call of a model, or a cost of something else, as it is kept.
 
-    provider: str
-    model: str
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    cost: int
-    """In compute units of the innermost scope's tariff."""
-    scope_name: str | None
-    usd: Decimal | None = None
-    """By the price book, where somebody has asked it already."""
-    custom_name: str | None = None
+Its provider and model; input, cached and output tokens; its cost in compute units of the innermost scope's tariff; the
+name of that scope; US dollars by the price book, where somebody has asked it already; the name of a cost of something
+else.
+
+A plain tuple: runs keep one for each call, and the garbage collector does not look at those twice.
+"""
 
 
 class UsageBreakdownEntry(NamedTuple):
@@ -89,12 +84,12 @@ class Meter:
 
     def _fold(self) -> None:
         with self._lock:
-            for usage in self.log[self._folded_to :]:
-                if usage.custom_name is None:
-                    self._provider, self._model = usage.provider, usage.model
-                    self._input += usage.input_tokens
-                    self._cached += usage.cached_tokens
-                    self._output += usage.output_tokens
+            for provider, model, given, cached, output, _, _, _, custom in self.log[self._folded_to :]:
+                if custom is None:
+                    self._provider, self._model = provider, model
+                    self._input += given
+                    self._cached += cached
+                    self._output += output
             self._folded_to = len(self.log)
 
     @property
@@ -106,7 +101,8 @@ class Meter:
 
             with self._lock:
                 for usage in self.log[self._priced_to :]:
-                    self._usd += usage.usd if usage.usd is not None else of_tokens(*usage[:5]) or ZERO
+                    usd = usage[7]
+                    self._usd += of_tokens(*usage[:5]) or ZERO if usd is None else usd
                 self._priced_to = len(self.log)
         return self._usd
 
@@ -120,12 +116,12 @@ class LocalTally:
     @property
     def tokens_used(self) -> int:
         """Input and output tokens."""
-        return sum(usage.input_tokens + usage.output_tokens for usage in self.log)
+        return sum(usage[2] + usage[4] for usage in self.log)
 
     @property
     def cost_used(self) -> int:
         """Compute units."""
-        return sum(usage.cost for usage in self.log)
+        return sum(usage[5] for usage in self.log)
 
     @property
     def usd_spent(self) -> Decimal:
@@ -279,16 +275,13 @@ class BudgetState(Meter):
         counts = max(0, input_tokens), max(0, cached_input_tokens), max(0, output_tokens)
         cost = 0 if self.tariff is None else self.tariff.cost_of(provider, provider_model_id, *counts)
         with self._lock:
-            self.take(
-                Usage(provider, provider_model_id, *counts, cost, self.scope_name),
-                counts[0] + counts[2],
-                cost,
-            )
+            usage = (provider, provider_model_id, *counts, cost, self.scope_name, None, None)
+            self.take(usage, counts[0] + counts[2], cost)
 
     def record_custom_cost(self, *, name: str, cost_cu: int) -> None:
         """Count a cost of something else than a model in this scope alone."""
         with self._lock:
-            self.take(Usage("", "", 0, 0, 0, cost_cu, self.scope_name, ZERO, name), 0, cost_cu)
+            self.take(("", "", 0, 0, 0, cost_cu, self.scope_name, ZERO, name), 0, cost_cu)
 
     def root_totals(self) -> tuple[int, int]:
         """Return tokens and CU of the whole run's budget."""
@@ -323,6 +316,7 @@ class SharedBudgetState:
         token_limit: int | None = None,
         usd_limit: float | None = None,
         before: Amounts | None = None,
+        room: Room | None = None,
     ) -> None:
         self.user_id = user_id
         self.run_id = run_id
@@ -339,7 +333,8 @@ class SharedBudgetState:
         self.registry_version: str | None = None
         self.cu_per_usd: int | None = None
         self.estimated_usd_micros: int | None = None
-        self.room = Room()
+        # Budgets that hold together are held under one lock.
+        self.room = room or Room()
         self.opened = threading.Event()
         self.failure: BaseException | None = None
         self._attachments = 0
@@ -424,9 +419,9 @@ class SharedBudgetState:
         # A cost of something else has no compute units where no tariff says how many.
         has_units = self.tariff is not None
         return [
-            UsageBreakdownEntry(*usage[:5], usage.scope_name, usage.custom_name, usage.cost).as_payload()
+            UsageBreakdownEntry(*usage[:5], usage[6], usage[8], usage[5]).as_payload()
             for usage in log
-            if has_units or usage.custom_name is None
+            if has_units or usage[8] is None
         ]
 
 

@@ -18,8 +18,6 @@ from checkrein.actguard._redact import redact_text, redact_value
 MAX_BODY: Final = 4 * 1024 * 1024
 """How many bytes of an answer are read."""
 
-_stdlib_urlopen: Final = urllib.request.urlopen
-
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Leaves a redirection what it is, an answer: following it would hand the key to another host."""
@@ -55,7 +53,7 @@ def urlopen(request: Any, *, timeout: float, through: Any = None) -> Any:
     context = _ssl_context_for_url(_url(request))
     named: dict[str, Any] = {} if context is None else {"context": context}
     send = through or urllib.request.urlopen
-    if send is not _stdlib_urlopen:
+    if getattr(send, "__module__", "") != "urllib.request":
         # Somebody put their own in its place, to watch or to answer.
         return send(request, timeout=timeout, **named)
     handlers: list[Any] = [_NoRedirect()]
