@@ -231,6 +231,23 @@ def test_guarded_functions_are_spans_those_made_before_too(tmp_path: Path) -> No
     assert [span.name for span in watched.spans()[5:]] == ["child"]
 
 
+def test_guards_above_each_other_are_one_span_and_still_know_who_refused(watched: Watched) -> None:
+    engine = watched.engine
+
+    @engine.idempotent()
+    @engine.rate_limit(max_calls=1, period="1h")
+    def send(text: str, *, idempotency_key: str) -> str:
+        return text
+
+    assert send("a", idempotency_key="k1") == "a"
+    assert [span.name for span in watched.spans()] == ["execute_tool " + checkrein.handle(send).name]
+    with pytest.raises(checkrein.RateLimited):
+        send("b", idempotency_key="k2")
+    engine.reset(checkrein.handle(send.__wrapped__).name)
+    # What a guard refused has not begun: its key is free.
+    assert send("b", idempotency_key="k2") == "b"
+
+
 def test_what_a_tool_raises_is_told_by_its_type_only(watched: Watched) -> None:
     @watched.engine.guard(name="fails", rate="9/h")
     def fails() -> None:
