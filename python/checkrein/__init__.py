@@ -29,6 +29,7 @@ from checkrein.errors import (
     LoopDetected,
     MissingFact,
     NotExecuted,
+    NotProved,
     OutcomeNotRecorded,
     PermitError,
     PolicyError,
@@ -43,12 +44,14 @@ from checkrein.errors import (
     UnknownTool,
 )
 from checkrein.events import Event
+from checkrein.facts import Prove
 from checkrein.failures import FAIL_ON_DEFAULT, FailureKind, failure_kind
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold
 from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
+from checkrein.rules import ArgumentRule, BlockRegex, RequireFact, Threshold
 from checkrein.spec import PER_RUN, Breaker, Budget, Once, Rate, Rule
 
 __all__ = [
@@ -57,7 +60,9 @@ __all__ = [
     "Adjusted",
     "AlreadyDone",
     "ApprovalRequired",
+    "ArgumentRule",
     "AttemptsExceeded",
+    "BlockRegex",
     "Breaker",
     "Budget",
     "BudgetExceeded",
@@ -88,20 +93,24 @@ __all__ = [
     "ModelCall",
     "ModelSettlement",
     "NotExecuted",
+    "NotProved",
     "Once",
     "Operation",
     "OutcomeNotRecorded",
     "PermitError",
     "PolicyError",
     "PolicyFileError",
+    "Prove",
     "Rate",
     "RateLimited",
     "Reason",
+    "RequireFact",
     "ResultPruned",
     "Rule",
     "RuleViolated",
     "SecretUnavailable",
     "StoreError",
+    "Threshold",
     "TimedOut",
     "TimeoutWorkers",
     "ToolChanged",
@@ -111,11 +120,13 @@ __all__ = [
     "circuit_breaker",
     "current_operation",
     "default_engine",
+    "enforce",
     "failure_kind",
     "handle",
     "idempotent",
     "instrument",
     "max_attempts",
+    "prove",
     "rate_limit",
     "timeout",
     "timeout_workers",
@@ -136,3 +147,5 @@ circuit_breaker = default_engine.circuit_breaker
 timeout = default_engine.timeout
 max_attempts = default_engine.max_attempts
 idempotent = default_engine.idempotent
+prove = default_engine.prove
+enforce = default_engine.enforce

@@ -9,6 +9,7 @@ mod dropin;
 mod engine;
 mod entry;
 mod error;
+mod facts;
 mod guard;
 mod inputs;
 mod model_call;
