@@ -41,12 +41,14 @@ install_wheel() {
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl &&
         .venv/bin/checkrein --version
 }
-openai_2() {
-    # Beside the environment: its version 3 is in there, and both are supported.
-    local version=2.54.0
-    [ -d "build/openai2/openai-$version.dist-info" ] ||
+older_sdks() {
+    # Beside the environment: their newer versions are in there, and both are supported.
+    older openai2 openai 2.54.0 && older anthropic0 anthropic 0.85.0
+}
+older() {
+    [ -d "build/$1/$2-$3.dist-info" ] ||
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
-            --target build/openai2 "openai==$version"
+            --target "build/$1" "$2==$3"
 }
 python_tests() {
     # From the installed wheel, not from the source tree: tests/python/conftest.py refuses to run otherwise.
@@ -73,7 +75,7 @@ if [ "$what" = all ]; then
     step "wheel" install_wheel
     step "stubs" .venv/bin/python -m mypy.stubtest checkrein._native \
         --mypy-config-file pyproject.toml --allowlist tests/python/stubtest-allowlist.txt
-    step "openai 2" openai_2
+    step "older SDKs" older_sdks
     step "python tests" python_tests
 fi
 

@@ -52,6 +52,7 @@ from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
 from checkrein.rules import ArgumentRule, BlockRegex, RequireFact, Threshold
+from checkrein.scopes import Run, Scope, ScopeHold, Spend, current_run, current_scope
 from checkrein.spec import PER_RUN, Breaker, Budget, Once, Rate, Rule
 
 __all__ = [
@@ -108,7 +109,11 @@ __all__ = [
     "ResultPruned",
     "Rule",
     "RuleViolated",
+    "Run",
+    "Scope",
+    "ScopeHold",
     "SecretUnavailable",
+    "Spend",
     "StoreError",
     "Threshold",
     "TimedOut",
@@ -117,8 +122,11 @@ __all__ = [
     "UnknownTool",
     "__version__",
     "acting",
+    "add_cost",
     "circuit_breaker",
     "current_operation",
+    "current_run",
+    "current_scope",
     "default_engine",
     "enforce",
     "failure_kind",
@@ -128,9 +136,14 @@ __all__ = [
     "max_attempts",
     "prove",
     "rate_limit",
+    "record_usage",
+    "run",
+    "scope",
+    "session",
     "timeout",
     "timeout_workers",
     "tool",
+    "totals",
     "uninstrument",
     "wrap",
 ]
@@ -142,6 +155,23 @@ default_engine = Engine()
 tool = default_engine.guard
 """`default_engine.guard`: puts gates before a function."""
 
+run = default_engine.run
+"""`default_engine.run`: a run, and what it may spend."""
+
+scope = default_engine.scope
+"""`default_engine.scope`: a part of a run with limits of its own."""
+
+session = default_engine.session
+"""`default_engine.session`: a conversation, and what it may spend."""
+
+totals = default_engine.totals
+"""`default_engine.totals`: what a user, agent, session, run or tenant has spent."""
+
+record_usage = default_engine.record_usage
+"""`default_engine.record_usage`: counts a call of a model that nothing here saw."""
+
+add_cost = default_engine.add_cost
+"""`default_engine.add_cost`: counts what something else cost."""
 rate_limit = default_engine.rate_limit
 circuit_breaker = default_engine.circuit_breaker
 timeout = default_engine.timeout

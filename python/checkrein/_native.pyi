@@ -4,7 +4,7 @@ __version__: str
 
 # --- checkrein.auditgate ---
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field
 from datetime import timedelta
 from decimal import Decimal
@@ -433,6 +433,65 @@ class ActionGateGuard:
     def admit_async(self) -> None: ...
     def check(self) -> action_core.Decision: ...
     def check_async(self) -> action_core.Decision: ...
+
+@disjoint_base
+class ActGuardMemory:
+    """Base of `checkrein.actguard.tools._cache.InMemoryCache`: the circuits of a process, by name."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def circuit(self, name: str) -> str: ...
+
+@final
+class ActGuardGate:
+    """The guards of one tool, decided together."""
+
+    def __new__(
+        cls,
+        cache: dict[str, Any],
+        refuse: Callable[[str, Any, Any, Any, str | None], BaseException],
+        judge: Callable[[BaseException], int],
+        judge_result: Callable[[Any], int],
+        keep: Callable[[Any], Any],
+        replay: Callable[[Any, Any], Any],
+        *,
+        once: tuple[
+            str,
+            float,
+            bool,
+            dict[str, Any],
+            Callable[[tuple[Any, ...], tuple[Any, ...]], bool],
+            Callable[[tuple[Any, ...]], tuple[Any, ...]],
+        ]
+        | None = None,
+        attempts: tuple[str, int] | None = None,
+        rate: tuple[int, float, dict[str, Any]] | None = None,
+        breaker: tuple[str, int, float, dict[str, Any]] | None = None,
+    ) -> Self: ...
+    def admit(
+        self, run: Any, key: Any, arguments: Any, scope: Any, /
+    ) -> ActGuardCall | ActGuardStored | None: ...
+    @property
+    def windows(self) -> int: ...
+
+@final
+class ActGuardCall:
+    """An admitted call, until it ends."""
+
+    def done(self, result: Any) -> None: ...
+    def failed(self, error: BaseException) -> None: ...
+
+@final
+class ActGuardStored:
+    """The answer of an earlier call with the same key."""
+
+    @property
+    def result(self) -> Any: ...
+
+@final
+class ActGuardKeys:
+    """The calls of one tool in one run, by key."""
+
+    def __len__(self) -> int: ...
 
 @disjoint_base
 class BudgetGateLedger:
@@ -993,6 +1052,7 @@ class EngineBase:
     @property
     def unrecorded_outcomes(self) -> int: ...
     def now(self) -> float: ...
+    def _surround(self, more: bool) -> None: ...
     def collect(self) -> int: ...
     def _check_fork(self) -> None: ...
     def _reset(
@@ -1080,8 +1140,45 @@ class ModelPermit:
     def held(self) -> list[dict[str, str]]: ...
     def settle(self, reply: object, whole: object) -> ModelSettlement: ...
     def settle_in_full(self) -> ModelSettlement: ...
+    def abandon(self) -> bool: ...
     def release(self, health: str) -> None: ...
     def doubt(self, health: str) -> None: ...
+    @staticmethod
+    def _record(
+        owner: EngineBase, model: str, provider: str | None, reply: object, said: dict[str, Any]
+    ) -> ModelSettlement: ...
+
+@final
+class ScopeShape:
+    """Scopes inside one another, the innermost first, whoever they are for."""
+
+    def __new__(
+        cls, scopes: Sequence[tuple[str, Sequence[tuple[str, str | None]]]], reserve_output: int
+    ) -> ScopeShape: ...
+
+@final
+class Scopes:
+    """The scopes around a piece of work."""
+
+    def __new__(
+        cls, owner: EngineBase, shape: ScopeShape, tenant: str, keys: Sequence[Sequence[str]]
+    ) -> Scopes: ...
+    def hold(
+        self, amounts: dict[str, Any], proven: bool, actor: tuple[str, str, str, str, str], name: str
+    ) -> ScopePermit: ...
+    def record(self, amounts: dict[str, Any], actor: tuple[str, str, str, str, str], name: str) -> None: ...
+    def status(self) -> list[tuple[str, str, str, str, str | None, str, str]]: ...
+    def forget(self, count: int) -> None: ...
+
+@final
+class ScopePermit:
+    """What was held in scopes; settled once."""
+
+    def settle(self, actual: dict[str, Any]) -> None: ...
+    def settle_in_full(self) -> None: ...
+    def release(self) -> None: ...
+    def doubt(self) -> None: ...
+    def abandon(self) -> bool: ...
 
 @final
 class ModelSettlement:
@@ -1160,6 +1257,7 @@ class Ending:
 
 def _after_fork() -> None: ...
 def find_policy(root: str | PathLike[str]) -> str: ...
+def frozen_decision(tool: str, text: str) -> Decision: ...
 def timeout_decision(tool: str, seconds: float) -> Decision: ...
 def parse_span(text: str) -> int | None: ...
 def format_span(nanos: int) -> str: ...

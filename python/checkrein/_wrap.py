@@ -28,9 +28,9 @@ def wrap(
 ) -> Any:
     """Compile a wrapper of `function`.
 
-    `body` is the wrapper's code, one statement a line: `CALL` stands for the call of the wrapped function, `$name` for
-    each of `names` and for the body's own variables, so that they are never those of a parameter. With `as_called` the
-    wrapper takes `args` and `kwargs` as they come.
+    `body` is the wrapper's code, one statement a line: `CALL` stands for the call of the wrapped function, `PASSED` for
+    the arguments of that call, `$name` for each of `names` and for the body's own variables, so that they are never
+    those of a parameter. With `as_called` the wrapper takes `args` and `kwargs` as they come.
     """
     parameters, arguments = _GENERIC if as_called else _signature(function)
     make = _factory(parameters, arguments, body, is_async, tuple(names))
@@ -86,7 +86,7 @@ def _factory(
 ) -> Callable[..., FunctionType]:
     """The function that makes wrappers of one shape."""
     body = re.sub(r"\$(?=\w)", _PREFIX, body)
-    body = body.replace("CALL", f"{_PREFIX}function({arguments})")
+    body = body.replace("CALL", f"{_PREFIX}function({arguments})").replace("PASSED", arguments)
     lines = "\n".join(f"        {line}" for line in body.strip().splitlines())
     outer = ", ".join(_PREFIX + name for name in ("function", *names))
     define = "async def" if is_async else "def"

@@ -8,13 +8,34 @@ from contextvars import ContextVar
 
 from checkrein.errors import ConfigError
 
-_NOBODY = ("", "", "", "", "")
-_acting: ContextVar[tuple[str, str, str, str, str]] = ContextVar("checkrein_acting", default=_NOBODY)
+Names = tuple[str, str, str, str, str]
+
+_NOBODY: Names = ("", "", "", "", "")
+_acting: ContextVar[Names] = ContextVar("checkrein_acting", default=_NOBODY)
 
 
-def actor() -> tuple[str, str, str, str, str]:
+class ScopeNames(tuple[str, str, str, str, str]):
+    """The names that a run, session or scope gives its context; they count until it ends."""
+
+    outside: Names
+    """The names around it."""
+    left: bool
+    """It ended in another context, where nobody could take the names back."""
+
+    @classmethod
+    def inside(cls, names: Names, outside: Names) -> ScopeNames:
+        """Put names into the place of those around them."""
+        made = cls(names)
+        made.outside, made.left = outside, False
+        return made
+
+
+def actor() -> Names:
     """Return principal, user, agent, run and session of this context; empty where nobody said."""
-    return _acting.get()
+    names = _acting.get()
+    while type(names) is ScopeNames and names.left:
+        names = names.outside
+    return names
 
 
 @contextmanager
@@ -37,7 +58,7 @@ def acting(
             raise ConfigError(
                 f"`{name}` is no text of at most 1,000 characters", "acting", "give a name or an id"
             )
-    before = _acting.get()
+    before = actor()
     merged = tuple(old if new is None else new for old, new in zip(before, given, strict=True))
     token = _acting.set(merged)  # type: ignore[arg-type]
     try:

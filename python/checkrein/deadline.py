@@ -41,7 +41,17 @@ def timeout_workers() -> TimeoutWorkers:
     return _workers.status()
 
 
-def timed(tool: str, seconds: float, *, is_async: bool, fails: bool = True) -> Callable[..., Any]:
+Tell = Callable[[str, str, dict[str, Any]], None]
+"""Announces an event of a tool: its name, the tool, and what else is to say."""
+
+
+def _tell_nobody(name: str, tool: str, detail: dict[str, Any]) -> None:
+    pass
+
+
+def timed(
+    tool: str, seconds: float, *, is_async: bool, fails: bool = True, tell: Tell = _tell_nobody
+) -> Callable[..., Any]:
     """Make what a wrapper calls instead of its function: `timed(permit, function, *args, **kwargs)`.
 
     `fails` says whether a breaker counts the end of the time as a failure.
@@ -55,7 +65,7 @@ def timed(tool: str, seconds: float, *, is_async: bool, fails: bool = True) -> C
         return TimedOut(_native.timeout_decision(tool, seconds))
 
     def run(permit: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        call = _Call(permit, function, args, kwargs)
+        call = _Call(permit, function, args, kwargs, lambda late: tell("outcome.late", tool, late))
         _workers.start(call)
         try:
             in_time = call.ended.wait(seconds)
@@ -65,6 +75,7 @@ def timed(tool: str, seconds: float, *, is_async: bool, fails: bool = True) -> C
         if not in_time:
             error: list[TimedOut] = []
             if call.abandon(lambda started: error.append(expired(permit, started))):
+                tell("outcome.timed_out", tool, {"seconds": seconds, "started": call.started})
                 raise error[0]
         return call.outcome()
 
@@ -78,12 +89,16 @@ def timed(tool: str, seconds: float, *, is_async: bool, fails: bool = True) -> C
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise expired(permit) from error
+            refusal = expired(permit)
+            tell("outcome.timed_out", tool, {"seconds": seconds, "started": True})
+            raise refusal from error
 
     return run_async if is_async else run
 
 
-def timed_by_file(tool: str, own: float | None, *, is_async: bool, fails: bool = True) -> Callable[..., Any]:
+def timed_by_file(
+    tool: str, own: float | None, *, is_async: bool, fails: bool = True, tell: Tell = _tell_nobody
+) -> Callable[..., Any]:
     """Make the same for a function whose timeout a policy file may set or change: the shorter one counts."""
     made: dict[float, Callable[..., Any]] = {}
 
@@ -93,7 +108,7 @@ def timed_by_file(tool: str, own: float | None, *, is_async: bool, fails: bool =
         if seconds is None:
             return None
         if seconds not in made:
-            made[seconds] = timed(tool, seconds, is_async=is_async, fails=fails)
+            made[seconds] = timed(tool, seconds, is_async=is_async, fails=fails, tell=tell)
         return made[seconds]
 
     def run(permit: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -113,9 +128,15 @@ class _Call:
     """One call on its way through a worker thread."""
 
     def __init__(
-        self, permit: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        permit: Any,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tell: Callable[[dict[str, Any]], None],
     ) -> None:
         self.permit = permit
+        self.tell = tell
         self.work = (function, args, kwargs)
         self.context = contextvars.copy_context()
         self.ended = threading.Event()
@@ -140,11 +161,18 @@ class _Call:
             self.result, self.error = result, error
             self.ended.set()
             late = self.abandoned
-        if late and self.permit is not None:
-            if error is None:
+        if late:
+            # On behalf of whoever called.
+            self.context.run(self._end_late, result, error)
+
+    def _end_late(self, result: Any, error: BaseException | None) -> None:
+        try:
+            if self.permit is not None and error is None:
                 self.permit.done(result)
-            else:
+            elif self.permit is not None:
                 self.permit.late_failed(error)
+        finally:
+            self.tell({"error": None if error is None else type(error).__qualname__})
 
     def abandon(self, first: Callable[[bool], object]) -> bool:
         """Leave the call to its worker unless it has just ended; `first` runs before a late outcome can.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,6 +48,14 @@ CATALOGUE: Final[Mapping[str, Entry]] = {
     ),
     "outcome.failed_clean": Entry("outcome", "it provably had no effect, and gave back what it held"),
     "outcome.in_doubt": Entry("outcome", "nobody knows what it did: what it held stays held"),
+    "outcome.timed_out": Entry(
+        "late",
+        "a caller stopped waiting for its call, which may go on",
+        {
+            "seconds": "how long it waited",
+            "started": "whether the function was begun; if not, it never will be",
+        },
+    ),
     "outcome.late": Entry(
         "late",
         "a call that nobody waited for any more ended after all",
@@ -139,8 +150,9 @@ class Event(NamedTuple):
     `detail`.
 
     `at` is the engine's time in seconds. `tool` is the guard's name, or the model's of a call of one; then `model` is
-    set too, and `call` is the same for every event of that call. User, agent, run, session and principal are those of
-    the context, `tenant` that of the call, of the run or of the engine. Arguments, prompts and results are in none.
+    set too. `call` is the same for every event of one call of a model, or of one run. User, agent, run, session and
+    principal are those of the context, `tenant` that of the call, of the run or of the engine. Arguments, prompts and
+    results are in none.
     """
 
     kind: Kind
@@ -191,6 +203,8 @@ class Event(NamedTuple):
         }
 
 
+_log = logging.getLogger("checkrein")
+
 Listener = Callable[[Event], object]
 
 _numbers = itertools.count(1)
@@ -206,6 +220,16 @@ class Call:
     actor: tuple[str, str, str, str, str] = field(default_factory=actor)
     # Unique within what one reads together: processes that write one file have different ids.
     number: str = field(default_factory=lambda: f"{os.getpid():x}-{next(_numbers):x}")
+
+
+_scopes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_naming = threading.Lock()
+
+
+def _number_of(scope: Any) -> str:
+    """Return what all events of one run, session or scope have in common."""
+    with _naming:
+        return _scopes.setdefault(scope, f"{os.getpid():x}-{next(_numbers):x}")
 
 
 _call: ContextVar[Call | None] = ContextVar("checkrein_observed_call", default=None)
@@ -394,20 +418,34 @@ def _model_of(reply: object) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def of_run(scope: Any, name: str, error: BaseException | None = None) -> dict[str, Any]:
-    """Return what `run.start` and `run.end` say of a scope."""
+def tell_of_run(engine: Engine, name: str, scope: Any, error: BaseException | None = None) -> None:
+    """Announce what happened to a run, a session or a scope, if anybody listens; never raises."""
+    if not engine._listening:
+        return
     about = {"name": scope.name, "scope": getattr(scope, "kind", "run")}
+    try:
+        detail = {**about, **_of_run(scope, name, error)}
+    except Exception:
+        # Its sums are on a store that may be gone; that must not replace what the run raised.
+        _log.exception("a %s of `%s` has no figures", name, scope.name)
+        detail = about
+    who = {word: getattr(scope, word, None) for word in ("user", "agent", "session", "tenant")}
+    named = {word: text for word, text in {**who, "run": getattr(scope, "run_id", None)}.items() if text}
+    engine._emit(name, "", detail, who={"call": _number_of(scope), **named})
+
+
+def _of_run(scope: Any, name: str, error: BaseException | None = None) -> dict[str, Any]:
+    """Return what `run.start` and `run.end` say of a scope."""
     if name == "run.start":
         parent = getattr(scope, "parent", None)
         of = getattr(parent, "run_id", None) or getattr(parent, "name", None)
-        return {**about, "parent": of, "limits": sums(getattr(scope, "limits", None))}
+        return {"parent": of, "limits": sums(getattr(scope, "limits", None))}
     if name == "run.stopped":
-        return about
+        return {}
     from checkrein.errors import Denied
 
     refused = isinstance(error, Denied)
     return {
-        **about,
         "status": "success" if error is None else "blocked" if refused else "failed",
         "error": None if error is None else type(error).__qualname__,
         "code": getattr(error, "code", None) if refused else None,

@@ -190,10 +190,11 @@ def make_guard(engine: Engine, options: dict[str, Any]) -> Callable[[F], F]:
             "done": loops.done,
         }
         own = None if timeout_ns is None else timeout_ns / 1e9
+        timing: dict[str, Any] = {"is_async": target.kind == "async", "fails": fails, "tell": engine._emit}
         if filed and is_timed:
-            handles["timed"] = deadline.timed_by_file(name, own, is_async=target.kind == "async", fails=fails)
+            handles["timed"] = deadline.timed_by_file(name, own, **timing)
         elif own is not None:
-            handles["timed"] = deadline.timed(name, own, is_async=target.kind == "async", fails=fails)
+            handles["timed"] = deadline.timed(name, own, **timing)
         call = wrapper(target, shape, handles, name)
         call.checkrein = Handle(  # type: ignore[attr-defined]
             engine,

@@ -1,8 +1,8 @@
-"""Calls of models under a policy file: held at the most they can cost, settled at what they used."""
+"""Calls of models: held at the most they can cost, settled at what they used."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +10,7 @@ from checkrein import _native, events
 from checkrein.acting import actor
 from checkrein.errors import ConfigError, NotExecuted, PermitError
 from checkrein.outcomes import classify
+from checkrein.scopes import check_limits, spending_scopes
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
@@ -72,7 +73,8 @@ class ModelCall:
         }
         self._safe = (safe_errors,) if isinstance(safe_errors, type) else tuple(safe_errors)
         self._permit: _native.ModelPermit | None = None
-        self._ended = False
+        self.ended = False
+        """Whether somebody has said how the call ended."""
 
     @property
     def max_output(self) -> int | None:
@@ -101,22 +103,58 @@ class ModelCall:
         """
         permit = self._entered()
         settled = permit.settle(_reply(response), response)
-        self._ended = True
+        self.ended = True
         return self._told(settled)
 
-    async def asettle(self, response: object) -> _native.ModelSettlement:
-        """Do the same without blocking the event loop where the store waits for a disk or a server."""
-        if not self._engine._waits:
-            return self.settle(response)
-        # Whoever awaits has asyncio already; nobody else pays for importing it.
-        import asyncio
-
-        return await asyncio.to_thread(self.settle, response)
+    def settle_in_full(self) -> _native.ModelSettlement:
+        """Charge all that is held: the call was made, and nobody says what it used."""
+        settled = self._entered().settle_in_full()
+        self.ended = True
+        return self._told(settled)
 
     def release(self) -> None:
         """Give everything back: the call was provably not made, or the provider did not take it."""
         self._entered().release("neutral")
-        self._ended = True
+        self.ended = True
+
+    def doubt(self) -> None:
+        """Nobody knows whether it was made: it stays held for an hour, and is charged then unless it is settled."""
+        self._entered().doubt("neutral")
+        self.ended = True
+
+    def abandon(self) -> bool:
+        """Charge all that is held without waiting for the store; `False` when somebody said before how it ended."""
+        if self._permit is None:
+            return False
+        self.ended = True
+        return self._permit.abandon()
+
+    async def asettle(self, response: object) -> _native.ModelSettlement:
+        """Do the same as `settle` without blocking the event loop where the store waits for a disk or a server."""
+        settled: _native.ModelSettlement = await self._later(self.settle, response)
+        return settled
+
+    async def asettle_in_full(self) -> _native.ModelSettlement:
+        """Do the same as `settle_in_full` without blocking the event loop."""
+        settled: _native.ModelSettlement = await self._later(self.settle_in_full)
+        return settled
+
+    async def arelease(self) -> None:
+        """Do the same as `release` without blocking the event loop."""
+        await self._later(self.release)
+
+    async def adoubt(self) -> None:
+        """Do the same as `doubt` without blocking the event loop."""
+        await self._later(self.doubt)
+
+    async def _later(self, end: Callable[..., Any], *args: Any) -> Any:
+        if not self._engine._waits:
+            return end(*args)
+        # Whoever awaits has asyncio already; nobody else pays for importing it.
+        import asyncio
+
+        # How a call ended is told even when its caller is cancelled meanwhile.
+        return await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(end, *args)))
 
     def _name(self) -> str:
         model, _, request = self._given
@@ -138,10 +176,20 @@ class ModelCall:
     def _admit(self) -> _native.ModelPermit:
         model, provider, request = self._given
         plain = request if isinstance(request, str | bytes | bytearray | dict) else dict(request)
-        said = {**self._said, "actor": actor()}
+        tenant = self._said["tenant"]
+        scopes = spending_scopes(self._engine, tenant if isinstance(tenant, str) else None, self._name())
+        said = {**self._said, "actor": actor(), "scopes": scopes}
         if self._engine._listening:
             return events.admit(self._engine, self._name(), model, provider, plain, said)
         return _native.ModelPermit._admit(self._engine, model, provider, plain, said)
+
+    def admit(self) -> ModelCall:
+        """Decide and hold, as `with` does on entry; for those who end the call themselves."""
+        return self.__enter__()
+
+    async def aadmit(self) -> ModelCall:
+        """Do the same without blocking the event loop."""
+        return await self.__aenter__()
 
     def _check_new(self) -> None:
         if self._permit is not None:
@@ -155,9 +203,9 @@ class ModelCall:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._ended or self._permit is None:
+        if self.ended or self._permit is None:
             return
-        self._ended = True
+        self.ended = True
         if error is None:
             self._told(self._permit.settle_in_full())
             return
@@ -186,7 +234,7 @@ class ModelCall:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._engine._waits or self._ended:
+        if not self._engine._waits or self.ended:
             self.__exit__(kind, error, trace)
             return
         import asyncio
@@ -194,8 +242,39 @@ class ModelCall:
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.__exit__, kind, error, trace)))
 
     def __repr__(self) -> str:
-        state = "new" if self._permit is None else "ended" if self._ended else "held"
+        state = "new" if self._permit is None else "ended" if self.ended else "held"
         return f"<checkrein call of `{self._name()}`, {state}>"
+
+
+def record_usage(
+    engine: Engine, response: object, model: str | None, provider: str | None, *, check: bool
+) -> _native.ModelSettlement:
+    """Record what a call used that nobody asked about; see `Engine.record_usage`."""
+    reply = _reply(response)
+    if model is None and isinstance(reply, Mapping):
+        inner = reply.get("response")
+        named = [reply.get("model"), reply.get("modelVersion")]
+        named += [inner.get("model")] if isinstance(inner, Mapping) else []
+        model = next((name for name in named if isinstance(name, str) and name), None)
+    if model is None:
+        raise ConfigError("nobody says of which model the usage is", "model", 'say so: model="gpt-5.4"')
+    scopes = spending_scopes(engine, None, model)
+    said: dict[str, Any] = {
+        "max_output": None,
+        "unseen_tokens": None,
+        "at_most": [],
+        "context": None,
+        "tenant": None,
+        "actor": actor(),
+        "scopes": scopes,
+    }
+    settled = _native.ModelPermit._record(engine, model, provider, reply, said)
+    if not settled.exact:
+        why = "; ".join(sentence for _, sentence in settled.shortfalls)
+        engine._warn(model, f"recorded as far as it is known: {why}")
+    if check:
+        check_limits(scopes, model)
+    return settled
 
 
 def _give_back(admission: Any) -> None:

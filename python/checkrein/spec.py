@@ -136,6 +136,10 @@ class Budget:
                 'write it as text with its unit, as in `"50 usd"`',
             )
         _native.parse_quantity(self.limit)
+        if self.name is not None and self.name.startswith("@"):
+            raise ConfigError(
+                f"a budget named `{_short(self.name)}`", "name", "names that begin with @ are those of runs"
+            )
         self.read_window()
 
     def read_window(self) -> Window:

@@ -193,6 +193,10 @@ pub struct MeterStatus {
     pub held: Amount,
     /// The most that may be spent and held.
     pub limit: Amount,
+    /// Ever spent beyond what was held for it.
+    pub overrun: Amount,
+    /// Ever recorded without asking.
+    pub forced: Amount,
 }
 
 impl MeterStatus {

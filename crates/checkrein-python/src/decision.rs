@@ -309,6 +309,14 @@ fn seconds_up(span: Span) -> i64 {
     span.nanos().saturating_add(999_999_999) / 1_000_000_000
 }
 
+/// The refusal of a call in a run that was stopped or has ended.
+#[pyfunction]
+pub(crate) fn frozen_decision(tool: &str, text: String) -> Decision {
+    let tool: Arc<str> = tool.into();
+    let reason = reason::of_action(&tool, Code::Frozen, text);
+    Decision::block(&tool, vec![reason])
+}
+
 /// The refusal behind `TimedOut`.
 #[pyfunction]
 pub(crate) fn timeout_decision(tool: &str, seconds: f64) -> Decision {

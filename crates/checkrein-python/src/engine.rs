@@ -3,11 +3,11 @@
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use checkrein::clock::{Clock, FakeClock as CoreFakeClock};
-use checkrein::config::Policies;
+use checkrein::config::{Policies, PolicyError, PolicyFile};
 use checkrein::engine::{Engine as CoreEngine, FamilyInfo};
 use checkrein::store::durable::FamilyKey;
 use checkrein::store::{Cursor, RecordState};
@@ -27,6 +27,9 @@ use crate::opening::{self, Options};
 use crate::operation::{self, Operation};
 use crate::place;
 use crate::policy;
+
+/// The policy of models where there is no file: scopes alone say what they may spend.
+const UNFILED: &str = "version = 1\n[models.\"*\"]\n";
 
 /// Counts the forks this process is a child of: an engine of another count was made by a parent.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -82,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) listening: AtomicBool,
     /// Outcomes that nobody waited for and that were not committed.
     pub(crate) unrecorded: AtomicU64,
+    /// Runs of this process that were stopped, or have a tenant of their own: guards have to ask what is around them.
+    pub(crate) surroundings: AtomicUsize,
     born: u32,
     /// Its records are on a server: parent and child go on with them together.
     is_shared: bool,
@@ -155,6 +160,8 @@ fn is_shared(engine: &CoreEngine) -> bool {
 pub(crate) struct EngineBase {
     /// What its policy file says, if it has one. Before the engine, which is the last to be let go of.
     pub(crate) policies: Option<Policies>,
+    /// What decides calls of models where there is no file: made when the first is asked for.
+    unfiled: OnceLock<Result<Policies, PolicyError>>,
     pub(crate) engine: Held,
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: Arc<str>,
@@ -204,9 +211,16 @@ impl EngineBase {
         let engine = opening::open(py, place::of(py, store)?, options)?;
         let policies = policy.map(|path| policy::load(py, &engine, &path)).transpose()?;
         let (listening, unrecorded) = (AtomicBool::new(false), AtomicU64::new(0));
-        let shared = Shared { listening, unrecorded, born: generation(), is_shared: is_shared(&engine) };
+        let shared = Shared {
+            listening,
+            unrecorded,
+            surroundings: AtomicUsize::new(0),
+            born: generation(),
+            is_shared: is_shared(&engine),
+        };
         Ok(Self {
             policies,
+            unfiled: OnceLock::new(),
             engine: Held::new(engine),
             shared: Arc::new(shared),
             name: name.into(),
@@ -304,6 +318,17 @@ impl EngineBase {
     #[setter(_listening)]
     fn set_listening(&self, listening: bool) {
         self.shared.listening.store(listening, Ordering::Release);
+    }
+
+    /// Counts one more (or one fewer) run that guards have to ask about.
+    fn _surround(&self, more: bool) {
+        let count = &self.shared.surroundings;
+        if more {
+            count.fetch_add(1, Ordering::AcqRel);
+        } else {
+            // Whoever takes one back has counted it before.
+            count.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     #[getter(_listening)]
@@ -448,6 +473,18 @@ impl EngineBase {
 }
 
 impl EngineBase {
+    /// What decides calls of models: the policy file, or one that lets every model be called.
+    pub(crate) fn model_policies(&self) -> Result<&Policies, &PolicyError> {
+        if let Some(policies) = &self.policies {
+            return Ok(policies);
+        }
+        let made = self.unfiled.get_or_init(|| {
+            let file = PolicyFile::parse("no policy file", UNFILED, false)?;
+            Policies::new(self.engine.clone(), file)
+        });
+        made.as_ref()
+    }
+
     /// Everything that is counted: by this engine, or in its file or on its server by whoever.
     fn families(&self, py: Python<'_>) -> PyResult<Vec<FamilyInfo>> {
         let known = match (self.engine.sqlite(), self.engine.redis()) {

@@ -50,6 +50,7 @@ unsafe extern "C" fn admit(
             let guard = slf.get();
             if let Some(inputs) = &guard.simple
                 && !guard.shared.listening.load(Ordering::Relaxed)
+                && guard.shared.surroundings.load(Ordering::Relaxed) == 0
                 && !guard.shared.is_foreign()
                 && args.len() == guard.slots
                 && let Some(admitted) = inputs.admit(py, guard, args)
@@ -59,7 +60,10 @@ unsafe extern "C" fn admit(
                     Some(decided) => Python::attach_unchecked(|py| guard.answer(py, &slf, decided)),
                 };
             }
-            if guard.quiet && !guard.shared.listening.load(Ordering::Relaxed) {
+            if guard.quiet
+                && !guard.shared.listening.load(Ordering::Relaxed)
+                && guard.shared.surroundings.load(Ordering::Relaxed) == 0
+            {
                 // Nothing here can run Python code or drop a reference that is not its own.
                 return match guard.decide(py, args) {
                     Ok(Decided::Allowed(None, None, _)) => Ok(py.None()),

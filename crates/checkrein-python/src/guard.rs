@@ -66,6 +66,14 @@ pub(crate) struct Guard {
     open: bool,
 }
 
+/// What the run around a call says of it.
+enum Around {
+    /// Whose records count, if the run says so.
+    Tenant(Option<String>),
+    /// The run was stopped.
+    Stopped(Box<Decision>),
+}
+
 /// How a call was decided.
 pub(crate) enum Decided<'py> {
     /// It runs, perhaps on copies of its arguments, and perhaps has something to settle.
@@ -174,10 +182,14 @@ impl Guard {
             args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
         let mut copies = Copies::new();
         let tool = &self.reader.tool;
+        let tenant = match self.around(py)? {
+            Around::Stopped(decision) => return Ok(*decision),
+            Around::Tenant(tenant) => tenant,
+        };
         let current = self.current()?;
         // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
         let peeked = unsafe {
-            self.with_slots(py, &pointers, &mut copies, |reading| {
+            self.with_slots(py, &pointers, tenant, &mut copies, |reading| {
                 self.by_facts(py, &current, reading, |current| {
                     self.decide_by(current, reading, |inputs| {
                         self.waiting(py, || self.engine.peek(current.compiled(), inputs))
@@ -210,10 +222,14 @@ impl Guard {
         let pointers: SmallVec<[*mut ffi::PyObject; 8]> =
             args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
         let mut copies = Copies::new();
+        let tenant = match guard.around(py)? {
+            Around::Stopped(decision) => return guard.answer(py, slf, Ok(Decided::Blocked(decision))),
+            Around::Tenant(tenant) => tenant,
+        };
         let current = guard.current()?;
         // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
         let read = unsafe {
-            guard.with_slots(py, &pointers, &mut copies, |reading| {
+            guard.with_slots(py, &pointers, tenant, &mut copies, |reading| {
                 let held = guard.hooks.held(&reading.costs);
                 guard.by_facts(py, &current, reading, |current| {
                     guard.decide_by(current, reading, |inputs| {
@@ -248,9 +264,13 @@ impl Guard {
         let pointers: SmallVec<[*mut ffi::PyObject; 8]> =
             args.iter_borrowed().map(|arg| arg.as_ptr()).collect();
         let mut copies = Copies::new();
+        let tenant = match self.around(py)? {
+            Around::Stopped(_) => None,
+            Around::Tenant(tenant) => tenant,
+        };
         // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
         let once = unsafe {
-            self.with_slots(py, &pointers, &mut copies, |reading| {
+            self.with_slots(py, &pointers, tenant, &mut copies, |reading| {
                 self.decide_by(&current, reading, |inputs| once_of(&current, inputs))
             })?
         };
@@ -318,6 +338,33 @@ impl Guard {
     #[inline]
     fn current(&self) -> PyResult<Current<'_>> {
         self.gates.current().ok_or_else(|| PyRuntimeError::new_err("a guard has lost its policy"))
+    }
+
+    /// What the run around a call says of it, where one says anything.
+    #[inline]
+    fn around(&self, py: Python<'_>) -> PyResult<Around> {
+        if self.shared.surroundings.load(Ordering::Relaxed) == 0 {
+            return Ok(Around::Tenant(None));
+        }
+        self.ask_around(py)
+    }
+
+    #[cold]
+    fn ask_around(&self, _py: Python<'_>) -> PyResult<Around> {
+        // SAFETY: the calling thread is attached; `_py` is the proof.
+        let answer = unsafe {
+            Python::attach_unchecked(|py| {
+                self.owner.bind(py).call_method0("_around")?.extract::<(Option<String>, Option<String>)>()
+            })
+        };
+        let (stopped, tenant) = answer?;
+        Ok(match stopped {
+            None => Around::Tenant(tenant),
+            Some(why) => {
+                let reason = reason::of_action(&self.reader.tool, Code::Frozen, why);
+                Around::Stopped(Box::new(self.block(vec![reason])))
+            }
+        })
     }
 
     /// Whether a store that cannot answer lets calls through now.
@@ -413,6 +460,7 @@ impl Guard {
         &self,
         py: Python<'py>,
         args: &[*mut ffi::PyObject],
+        tenant: Option<String>,
         copies: &mut Copies<'py>,
         decide: impl FnOnce(&Reading<'_>) -> Result<T, Vec<Reason>>,
     ) -> PyResult<Result<T, Vec<Reason>>> {
@@ -443,6 +491,7 @@ impl Guard {
                 .collect()
         };
         let mut reading = Reading::default();
+        reading.run_tenant = tenant;
         self.reader.read(py, &slots, &mut reading)?;
         Ok(decide(&reading))
     }
@@ -461,10 +510,14 @@ impl Guard {
             return Err(error::forked(py));
         }
         let mut copies = Copies::new();
+        let tenant = match self.around(py)? {
+            Around::Stopped(decision) => return Ok(Decided::Blocked(decision)),
+            Around::Tenant(tenant) => tenant,
+        };
         let current = self.current()?;
         // SAFETY: as for this function.
         let admitted = unsafe {
-            self.with_slots(py, args, &mut copies, |reading| {
+            self.with_slots(py, args, tenant, &mut copies, |reading| {
                 let held = if self.hooks.holds.is_empty() {
                     SmallVec::new()
                 } else {

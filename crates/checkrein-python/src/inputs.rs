@@ -116,6 +116,8 @@ enum Held<'a> {
 #[derive(Default)]
 pub(crate) struct Reading<'a> {
     tenant: Option<Held<'a>>,
+    /// The tenant of the run around the call: it counts where the guard reads none.
+    pub(crate) run_tenant: Option<String>,
     keys: SmallVec<[Held<'a>; 2]>,
     scratch: Vec<u8>,
     pub(crate) costs: SmallVec<[Cost; 2]>,
@@ -272,7 +274,9 @@ impl Reader {
             }
         }
         if let Some(once) = &self.once {
-            reading.read_once(py, once, slots, &self.tool, &self.default_tenant)?;
+            let tenant = reading.run_tenant.clone();
+            let tenant = tenant.as_deref().unwrap_or(&self.default_tenant);
+            reading.read_once(py, once, slots, &self.tool, tenant)?;
         }
         for rule in &self.rules {
             reading.answers.push(rule.ask(py, slots)?);
@@ -326,7 +330,7 @@ impl Reader {
             })
             .collect();
         let tenant = match reading.tenant.as_ref().map(|held| reading.key(held)) {
-            None => self.default_tenant.as_str(),
+            None => reading.run_tenant.as_deref().unwrap_or(&self.default_tenant),
             Some(KeyValue::Bytes(bytes)) => match str::from_utf8(bytes) {
                 Ok(tenant) => tenant,
                 Err(_) => return Err(vec![self.missing_tenant("it is not text")]),

@@ -1,29 +1,26 @@
 //! `ModelPermit`: what an admitted call of a model holds, and the ways it ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use checkrein::config::{
     ModelAdmitted, ModelCall, ModelPermit as CorePermit, ModelRequest, Policies, Settled, Shortfall,
 };
 use checkrein::engine::SettleError;
-use checkrein_core::admission::{Action, Crossed, Verdict};
-use checkrein_core::code::Code;
+use checkrein_core::admission::Action;
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::Bound as Certainty;
 use checkrein_core::json::{self, Limits, Value};
-use checkrein_core::permit::{Outcome, Settlement};
+use checkrein_core::permit::Outcome;
 use checkrein_core::usage::{UsageError, UsageUnit};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::convert::{self, MAX_DEPTH, MAX_NODES, Unusable};
-use crate::decision::Decision;
-use crate::engine::{EngineBase, generation};
+use crate::ending::Ending;
+use crate::engine::EngineBase;
 use crate::error;
-use crate::reason;
-use crate::waiting;
+use crate::scopes::{Actor, Scopes, announce};
 
 /// The most bytes of a request or a reply that is given as text.
 const MAX_BYTES: usize = 64 << 20;
@@ -32,32 +29,11 @@ const AS_SENT: &str = "give the request as it is sent: a dict of plain values, o
 /// What an admitted call of a model holds; settled once.
 #[pyclass(name = "ModelPermit", module = "checkrein._native", frozen, weakref)]
 pub(crate) struct ModelPermit {
-    owner: Py<EngineBase>,
+    ending: Ending,
     permit: CorePermit,
     model: Arc<str>,
     max_output: Option<u64>,
     timeout_s: Option<f64>,
-    /// The count of the process that it was given to.
-    born: u32,
-    /// Nobody has said yet how the call ended.
-    open: AtomicBool,
-}
-
-impl Drop for ModelPermit {
-    /// A call that was interrupted before anybody said how it ended is one of unknown outcome.
-    fn drop(&mut self) {
-        let Some(id) = self.permit.id().filter(|_| *self.open.get_mut() && self.born == generation()) else {
-            return;
-        };
-        let engine = &self.owner.get().engine;
-        if engine.waits() {
-            let step = waiting::finish(id, Outcome::InDoubt, Health::Neutral);
-            engine.submit_then(vec![step], Box::new(|_| {}));
-        } else {
-            // It may have ended at the end of its lease: then there is nothing left to say.
-            let _ = engine.finish(id, &Settlement::new(Outcome::InDoubt, Health::Neutral));
-        }
-    }
 }
 
 /// What a door says about a call beside its request.
@@ -73,9 +49,23 @@ struct Said {
     context: Option<Vec<(String, String)>>,
     #[pyo3(item)]
     tenant: Option<String>,
-    /// Principal, user, agent, run and session.
     #[pyo3(item)]
-    actor: (String, String, String, String, String),
+    actor: Actor,
+    /// The scopes around the call.
+    #[pyo3(item)]
+    scopes: Option<Py<Scopes>>,
+}
+
+impl Said {
+    fn tenant<'s>(&'s self, base: &'s EngineBase) -> &'s str {
+        let of_scopes = self.scopes.as_ref().map(|scopes| scopes.get().inner.tenant());
+        self.tenant.as_deref().or(of_scopes).unwrap_or(&base.tenant)
+    }
+
+    fn action(&self) -> Action<'_> {
+        let (principal, user, agent, run, session) = &self.actor;
+        Action { principal, user, agent, run, session, ..Action::default() }
+    }
 }
 
 #[pymethods]
@@ -96,16 +86,59 @@ impl ModelPermit {
         let json = read_request(py, request)?;
         let model = named(py, model, json.as_ref().ok())?;
         let request = described(py, json, &said)?;
-        let (principal, user, agent, run, session) = &said.actor;
-        let action = Action { principal, user, agent, run, session, ..Action::default() };
-        let tenant = said.tenant.as_deref().unwrap_or(&base.tenant);
-        let call = ModelCall { tenant, action, model: &model, provider, request: &request };
-        let admitted = if base.engine.waits() {
-            py.detach(|| policies.admit_model(&call))
-        } else {
-            policies.admit_model(&call)
+        let call = ModelCall {
+            tenant: said.tenant(base),
+            action: said.action(),
+            model: &model,
+            provider,
+            request: &request,
         };
+        let scopes = said.scopes.as_ref().map(|scopes| &scopes.get().inner);
+        let admit = || policies.admit_model_in(&call, scopes);
+        let admitted = if base.engine.waits() { py.detach(admit) } else { admit() };
         decided(owner, &model, admitted)
+    }
+
+    /// Records what a call used that nobody asked about before, by its reply.
+    #[staticmethod]
+    fn _record(
+        owner: &Bound<'_, EngineBase>,
+        model: &str,
+        provider: Option<&str>,
+        reply: &Bound<'_, PyAny>,
+        said: &Bound<'_, PyDict>,
+    ) -> PyResult<ModelSettlement> {
+        let (py, base) = (owner.py(), owner.get());
+        base.check_fork(py)?;
+        let said: Said = said.extract()?;
+        let policies = policies(py, base)?;
+        let unreadable = |why: &str| {
+            let hint = "give the reply of a provider, or its usage: input and output tokens";
+            error::config(py, &format!("the usage cannot be read: {why}"), "usage", hint)
+        };
+        let reply = read(reply).map_err(|unusable| match unusable {
+            Unusable::Raised(raised) => raised,
+            Unusable::Wrong(what) | Unusable::TooLarge(what) => unreadable(&format!("it is {what}")),
+        })?;
+        let report = Policies::report_of(&reply).map_err(|problem| unreadable(&problem.to_string()))?;
+        let request = ModelRequest::of_text(0);
+        let call = ModelCall {
+            tenant: said.tenant(base),
+            action: said.action(),
+            model,
+            provider,
+            request: &request,
+        };
+        let scopes = said.scopes.as_ref().map(|scopes| &scopes.get().inner);
+        let record = || policies.record_model(&call, scopes, &report);
+        let recorded = if base.engine.waits() { py.detach(record) } else { record() };
+        match recorded {
+            Ok(settled) => Ok(ModelSettlement { held: Vec::new(), settled }),
+            Err(admission) => {
+                announce(owner, &model.into(), admission)?;
+                Err(error::permit(py, "the usage was not recorded"))
+            }
+        }
     }
 
     /// The maximum of output tokens to send with the call.
@@ -120,7 +153,7 @@ impl ModelPermit {
         self.timeout_s
     }
 
-    /// What is held: a dict of `budget`, `amount`, `unit` and `bound` for each budget.
+    /// What is held: a dict of `budget`, `amount`, `unit` and `bound` for each budget that has a limit.
     #[getter]
     fn held<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let row = |held: &checkrein::config::Held| {
@@ -132,7 +165,7 @@ impl ModelPermit {
             dict.set_item("bound", if is_proven { "proven" } else { "estimated" })?;
             Ok(dict)
         };
-        self.permit.held().iter().map(row).collect()
+        self.permit.held().iter().filter(|held| held.is_limited).map(row).collect()
     }
 
     /// Settles by a reply, a dict or JSON; `whole` is what an error carries, when nobody can be told.
@@ -163,6 +196,11 @@ impl ModelPermit {
         Ok(ModelSettlement { held: self.permit.held().to_vec(), settled })
     }
 
+    /// Settles at the full hold without waiting for the store; `False` when it was settled before.
+    fn abandon(&self) -> bool {
+        self.ending.abandon(Outcome::Done(None))
+    }
+
     /// Gives everything back: the call was not made.
     fn release(&self, py: Python<'_>, health: &str) -> PyResult<()> {
         self.ending(py, None, |policies| policies.release_model(&self.permit, health_of(health)))?;
@@ -178,7 +216,7 @@ impl ModelPermit {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.owner)
+        self.ending.traverse(&visit)
     }
 }
 
@@ -190,28 +228,13 @@ impl ModelPermit {
         whole: Option<&Bound<'_, PyAny>>,
         end: impl Send + Sync + Fn(&Policies) -> Result<T, SettleError>,
     ) -> PyResult<T> {
-        let base = self.owner.get();
-        base.check_fork(py)?;
-        let policies = policies(py, base)?;
-        let result = if base.engine.waits() { py.detach(|| end(policies)) } else { end(policies) };
-        result.map_err(|problem| match (&problem, whole) {
-            (SettleError::Permit(problem), _) => error::permit(py, &problem.to_string()),
-            (SettleError::Store(store), Some(whole)) => {
-                error::not_recorded(py, &self.model, "store_error", &store.to_string(), whole.clone())
-            }
-            (SettleError::Store(store), None) => error::store(py, store),
-        })
+        let policies = policies(py, self.ending.owner.get())?;
+        self.ending.end(py, &self.model, whole, |_| end(policies))
     }
 
     /// Tells the engine's listeners how the call ended.
     fn ended(&self, py: Python<'_>, outcome: &str) {
-        self.open.store(false, Ordering::Release);
-        let owner = self.owner.bind(py);
-        if owner.get().shared.listening.load(Ordering::Acquire)
-            && let Err(raised) = owner.call_method1("_ended", (&*self.model, outcome, None::<bool>))
-        {
-            error::unraisable(py, raised, owner.as_any());
-        }
+        self.ending.ended(py, &self.model, outcome);
     }
 }
 
@@ -251,7 +274,7 @@ impl ModelSettlement {
     /// What was settled: pairs of a budget and an amount with its unit.
     #[getter]
     fn charged(&self) -> Vec<(String, String)> {
-        let pairs = self.held.iter().zip(&self.settled.charged);
+        let pairs = self.held.iter().zip(&self.settled.charged).filter(|(held, _)| held.is_limited);
         pairs.map(|(held, amount)| (held.budget.to_string(), format!("{amount} {}", held.unit))).collect()
     }
 
@@ -269,11 +292,9 @@ impl ModelSettlement {
     }
 }
 
+/// What decides calls of models: the engine's policy file, or one that says nothing.
 fn policies<'b>(py: Python<'_>, base: &'b EngineBase) -> PyResult<&'b Policies> {
-    base.policies.as_ref().ok_or_else(|| {
-        let hint = "models are described in a policy file: Engine.from_policy(PATH)";
-        error::config(py, "the engine has no policy file", "policy", hint)
-    })
+    base.model_policies().map_err(|problem| crate::policy::unusable(py, problem))
 }
 
 fn health_of(word: &str) -> Health {
@@ -286,49 +307,17 @@ fn health_of(word: &str) -> Health {
 
 /// The answer to a call, told to whoever listens.
 fn decided(owner: &Bound<'_, EngineBase>, model: &str, admitted: ModelAdmitted) -> PyResult<ModelPermit> {
-    let (py, base) = (owner.py(), owner.get());
-    let (model, admission): (Arc<str>, _) = (model.into(), admitted.admission);
-    let tell = |method: &str, what: Bound<'_, PyAny>| {
-        if let Err(raised) = owner.call_method1(method, (&*model, what)) {
-            error::unraisable(py, raised, owner.as_any());
-        }
-    };
-    if !admission.observed.is_empty() {
-        tell("_observed", reason::tuple(py, &admission.observed)?.into_any());
-    }
-    for Crossed { gate, percent } in &admission.crossed {
-        if let Err(raised) = owner.call_method1("_crossed", (&*model, &**gate, *percent)) {
-            error::unraisable(py, raised, owner.as_any());
-        }
-    }
-    let is_allowed = admission.verdict == Verdict::Allow;
-    let code = admission.reasons.first().map(|reason| reason.code);
-    let listening = base.shared.listening.load(Ordering::Acquire);
-    if listening || !is_allowed {
-        let (reasons, observed) = (admission.reasons, admission.observed);
-        let decision = Decision::new(&model, &admission.verdict, reasons, observed, Vec::new());
-        let decision = Bound::new(py, decision.durable(base.engine.durability()))?.into_any();
-        if listening {
-            tell("_announce", decision.clone());
-        }
-        if !is_allowed {
-            if error::is_debugging(py)? {
-                owner.call_method1("_refused", (decision.clone(),))?;
-            }
-            return Err(error::denied(py, code.unwrap_or(Code::PolicyError), decision));
-        }
-    }
+    let model: Arc<str> = model.into();
+    announce(owner, &model, admitted.admission)?;
     let Some(permit) = admitted.permit else {
-        return Err(error::permit(py, "the call was admitted without a permit"));
+        return Err(error::permit(owner.py(), "the call was admitted without a permit"));
     };
     Ok(ModelPermit {
-        owner: owner.clone().unbind(),
+        ending: Ending::new(owner.clone().unbind(), permit.id()),
         permit,
         model,
         max_output: admitted.max_output,
         timeout_s: admitted.timeout.map(|span| span.as_secs_f64()),
-        born: generation(),
-        open: AtomicBool::new(true),
     })
 }
 

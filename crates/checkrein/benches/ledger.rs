@@ -101,6 +101,8 @@ fn entry(seq: u64, out: &mut Vec<u8>) {
         spent: Amount::from_nano(i64::try_from(seq).unwrap_or(0)),
         held: Amount::ZERO,
         limit: Amount::from_units(50),
+        overrun: Amount::ZERO,
+        forced: Amount::ZERO,
     }];
     let action = Identity {
         namespace: "stripe",

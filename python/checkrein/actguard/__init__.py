@@ -17,19 +17,57 @@ from checkrein.actguard.exceptions import (
     MonitoringDegradedError,
 )
 from checkrein.actguard.reporting import emit_event, emit_violation
+from checkrein.actguard.session import session
+from checkrein.actguard.tools import (
+    FAIL_ON_DEFAULT,
+    FAIL_ON_INFRA_ONLY,
+    FAIL_ON_STRICT,
+    IGNORE_ON_DEFAULT,
+    BlockRegex,
+    FailureKind,
+    RequireFact,
+    Threshold,
+    circuit_breaker,
+    enforce,
+    idempotent,
+    max_attempts,
+    prove,
+    rate_limit,
+    shutdown,
+    timeout,
+    tool,
+)
 
 __version__ = "1.0.2"
 
 __all__ = [
+    "FAIL_ON_DEFAULT",
+    "FAIL_ON_INFRA_ONLY",
+    "FAIL_ON_STRICT",
+    "IGNORE_ON_DEFAULT",
     "ActGuardError",
     "ActGuardPaymentRequired",
     "ActGuardToolError",
+    "BlockRegex",
     "BudgetExceededError",
     "BudgetGuard",
     "Client",
+    "FailureKind",
     "MonitoringDegradedError",
+    "RequireFact",
+    "Threshold",
     "__version__",
     "add_cost",
+    "circuit_breaker",
     "emit_event",
     "emit_violation",
+    "enforce",
+    "idempotent",
+    "max_attempts",
+    "prove",
+    "rate_limit",
+    "session",
+    "shutdown",
+    "timeout",
+    "tool",
 ]

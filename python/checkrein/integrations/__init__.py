@@ -19,6 +19,8 @@ Client = TypeVar("Client")
 
 SDKS: Final = {
     "openai": "checkrein.integrations.openai",
+    "anthropic": "checkrein.integrations.anthropic",
+    "google.genai": "checkrein.integrations.google",
 }
 """The packages that are known, and the module that knows each of them.
 
@@ -31,13 +33,14 @@ _wanted: dict[str, Engine | None] = {}
 
 
 def wrap(client: Client, engine: Engine | None = None) -> Client:
-    """Put budgets before every call that a provider's client makes; returns the same client.
+    """Put budgets before every call that a provider's client makes; returns the client to use.
 
     Each call holds the most that it can cost before it is sent, in every limit of the current run or scope, and is
     settled at what the provider says it used. One that does not fit raises `BudgetExceeded`, and nothing is sent.
     Copies of the client by `with_options` are wrapped as well. A second `wrap` changes nothing but the engine.
 
-    client: a client of the `openai` package, synchronous or not.
+    client: a client of the `openai`, `anthropic` or `google-genai` package, synchronous or not. One of `anthropic`
+        stays as it is, and a copy of it with one more middleware is returned; the others are returned themselves.
     engine: the engine that decides outside of a run; `checkrein.default_engine` where none is given.
 
     Raises ConfigError for what is no such client.
@@ -55,8 +58,9 @@ def wrap(client: Client, engine: Engine | None = None) -> Client:
 def instrument(*sdks: str, engine: Engine | None = None) -> None:
     """Put budgets before the calls of all clients in this process, those that exist too, until `uninstrument`.
 
-    sdks: the packages that are meant, `"openai"`; all that are known where none is named. Nothing is imported: a
-        package that is not there yet is instrumented when somebody imports it.
+    sdks: the packages that are meant, as they are imported: `"openai"`, `"anthropic"`, `"google.genai"`; all that are
+        known where none is named. Nothing is imported: a package that is not there yet is instrumented when somebody
+        imports it.
     engine: the engine that decides outside of a run; `checkrein.default_engine` where none is given.
 
     Raises ConfigError for a package that is not known.

@@ -37,6 +37,8 @@ _NEVER_SENT: Final = frozenset(
 )
 _MAYBE_TAKEN: Final = frozenset({408, 499})
 """Refusals that come after a provider may have begun: it, or what stands before it, gave up waiting."""
+_TOO_BUSY: Final = 529
+"""Anthropic's own status for being too busy to begin, as 429 is for asking too often."""
 
 
 class Carrier(BaseException):
@@ -88,7 +90,7 @@ def was_not_taken(status: int) -> bool:
     That is a redirection nobody followed and a refusal of the request, a rate limit too. What fails inside the
     provider may have been computed, and is charged.
     """
-    return 300 <= status < 500 and status not in _MAYBE_TAKEN
+    return status == _TOO_BUSY or (300 <= status < 500 and status not in _MAYBE_TAKEN)
 
 
 class Attempt:

@@ -24,6 +24,13 @@ MODULE: Final = "openai"
 _PATHS: Final = re.compile(
     r"(?:^|/)(chat/completions|completions|responses|responses/compact|embeddings)/?$", re.ASCII
 )
+_OTHERS: Final = re.compile(
+    r"(?:^|/)(images/(?:generations|edits|variations)|audio/(?:speech|transcriptions|translations)|videos)/?$",
+    re.ASCII,
+)
+"""What is paid for as well, although not by text alone: held at an estimate, refused where it has no price."""
+_IMAGE_TOKENS: Final = 8_192
+"""Output tokens of an image at the most, as far as is known."""
 _LOOKED_UP: Final = re.compile(r"(?:^|/)responses/([A-Za-z0-9_\-]+)(?:/cancel)?/?$", re.ASCII)
 _MAXIMA: Final = {
     "chat/completions": ("max_completion_tokens", "max_tokens"),
@@ -106,11 +113,13 @@ def read(client: Any, options: Any) -> Endpoint | None:
         # Reads, cancels and deletes are never refused; but a reply that is waited for may come with them.
         known = method in ("get", "post") and responses.is_expected(looked_up[1])
         return Endpoint("responses", None, response_id=looked_up[1]) if known else None
-    found = _PATHS.search(path)
+    found = _PATHS.search(path) or _OTHERS.search(path)
     if method != "post" or found is None:
         return None
     body = _body_of(options)
-    return Endpoint(found[1], body, provider=_provider(client, body.get("model")))
+    return Endpoint(
+        found[1], body, provider=_provider(client, body.get("model")), has_files=bool(options.files)
+    )
 
 
 def _body_of(options: Any) -> dict[str, Any]:
@@ -145,8 +154,11 @@ class Endpoint:
         *,
         provider: str | None = None,
         response_id: str | None = None,
+        has_files: bool = False,
     ) -> None:
         self.path = path
+        self._is_text = path in SHAPES
+        self._has_files = has_files
         self.response_id = response_id
         self._hides_usage = False
         self._changes: dict[str, Any] = {}
@@ -166,14 +178,23 @@ class Endpoint:
         counts = [body.get(name) for name in _ANSWERS]
         self._answers = max([1, *(count for count in counts if isinstance(count, int))])
         self._in_background = body.get("background") is True
+        gate = body if self._is_text else self._unseen(body)
         self.asked = Asked(
-            json.dumps({**body, **self._changes}, ensure_ascii=False, separators=(",", ":"), default=_plain),
+            json.dumps({**gate, **self._changes}, ensure_ascii=False, separators=(",", ":"), default=_plain),
             model=model if isinstance(model := body.get("model"), str) else None,
             provider=provider,
             # What only reads gives no tokens: nothing has to be reserved for them.
-            max_output=0 if self.path == "embeddings" else None,
+            max_output={"embeddings": 0, "images/generations": _IMAGE_TOKENS}.get(self.path),
+            # An estimate, and said to be one: nobody can bound what is no text.
+            unseen_tokens=None if self._is_text or self._has_files else 0,
             at_most=_server_tools(body),
         )
+
+    def _unseen(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Describe a request that is not all text: a file is what it refers to, and rates are those of its kind."""
+        kind = self.path.partition("/")[0].rstrip("s")
+        refers = {"input": [{"type": f"input_{kind}"}]} if self._has_files else {}
+        return {**body, "modalities": [kind], **refers}
 
     def sent(self, options: Any, attempt: Attempt) -> Any:
         """Return the options as they are sent: with the maximum that was held for, and with usage asked for."""
@@ -208,7 +229,7 @@ class Endpoint:
             return BodyReading(self._in_background, is_lookup=isinstance(attempt, Lookup))
         most = attempt.max_output
         return StreamReading(
-            SHAPES[self.path],
+            SHAPES.get(self.path, SHAPES["embeddings"]),
             most=None if most is None or self.path not in _MAXIMA else most * self._answers,
             hides_usage=self._hides_usage,
             in_background=self._in_background,

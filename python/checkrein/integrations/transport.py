@@ -55,7 +55,7 @@ def _send(reference: Callable[[], Any], own: Any, request: Any, **options: Any) 
         attempt.fail(error)
         raise
     try:
-        _received(call, attempt, response, SyncBody)
+        received(call.door, attempt, response)
     except Exception as error:
         response.close()
         raise Carrier(error) from None
@@ -73,12 +73,7 @@ async def _asend(reference: Callable[[], Any], own: Any, request: Any, **options
         await attempt.afail(error)
         raise
     try:
-        if not attempt.waits or _comes_later(response):
-            _received(call, attempt, response, AsyncBody)
-        elif response.status_code >= 300:
-            await attempt.arefuse(response.status_code)
-        else:
-            await Meter(attempt, call.door.whole(attempt, response.content)).aend()
+        await areceived(call.door, attempt, response)
     except Exception as error:
         await response.aclose()
         raise Carrier(error) from None
@@ -89,15 +84,29 @@ def _comes_later(response: Any) -> bool:
     return response.status_code < 300 and not hasattr(response, "_content")
 
 
-def _received(call: MeteredCall, attempt: Attempt, response: Any, body: type[SyncBody | AsyncBody]) -> None:
-    """End the attempt by a reply that is there, or put its body under a meter."""
+def received(door: Door, attempt: Attempt, response: Any) -> None:
+    """End an attempt by a reply that is there, or put its body under a meter."""
+    _received(door, attempt, response, SyncBody)
+
+
+async def areceived(door: Door, attempt: Attempt, response: Any) -> None:
+    """Do the same on an event loop."""
+    if not attempt.waits or _comes_later(response):
+        _received(door, attempt, response, AsyncBody)
+    elif response.status_code >= 300:
+        await attempt.arefuse(response.status_code)
+    else:
+        await Meter(attempt, door.whole(attempt, response.content)).aend()
+
+
+def _received(door: Door, attempt: Attempt, response: Any, body: type[SyncBody | AsyncBody]) -> None:
     if response.status_code >= 300:
         attempt.refuse(response.status_code)
         return
     if not _comes_later(response):
-        Meter(attempt, call.door.whole(attempt, response.content)).end()
+        Meter(attempt, door.whole(attempt, response.content)).end()
         return
-    reading = call.door.reading(attempt, response.headers.get("content-type", ""))
+    reading = door.reading(attempt, response.headers.get("content-type", ""))
     library = sys.modules[type(response).__mro__[-2].__module__.partition(".")[0]]
     base = library.SyncByteStream if body is SyncBody else library.AsyncByteStream
     response.stream = shaped(body, base)(response.stream, Meter(attempt, reading), _decoder(response))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import metrics, trace
+from opentelemetry import context, metrics, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from checkrein import __version__
@@ -65,8 +65,9 @@ class _Open:
 class Telemetry:
     """A listener of one engine that makes spans and metrics of what it hears; `remove()` ends it.
 
-    A call of a model is a span from its admission to its settlement. A guarded function is a span while it runs, and
-    current inside; a refused call is one without a length. Neither has arguments, results or texts of exceptions.
+    A run is a span, current inside. A call of a model is a span from its admission to its settlement. A guarded
+    function is a span while it runs, and current inside; a refused call is one without a length. None has arguments,
+    results or texts of exceptions.
     """
 
     def __init__(self, engine: Engine, tracer_provider: Any, meter_provider: Any) -> None:
@@ -100,6 +101,7 @@ class Telemetry:
             "checkrein.event.lost", unit="{event}", description="events that a sink lost"
         )
         self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._runs: OrderedDict[str, tuple[Span, Any]] = OrderedDict()
         self._lock = threading.RLock()
         self._tracing = Tracing(engine, self._tool_span, self._tool_ended)
         self._remove_listener = engine.on_event(self)
@@ -110,8 +112,9 @@ class Telemetry:
         self._tracing.remove()
         with self._lock:
             left, self._open = self._open, OrderedDict()
-        for opened in left.values():
-            opened.span.end()
+            runs, self._runs = self._runs, OrderedDict()
+        for span in (*(opened.span for opened in left.values()), *(span for span, _ in runs.values())):
+            span.end()
 
     def __call__(self, event: Event) -> None:
         """Take an event of the engine."""
@@ -149,7 +152,7 @@ class Telemetry:
         span.end()
 
     def _ended(self, event: Event) -> None:
-        self._outcomes.add(1, {**_labels(event), "checkrein.outcome": event.outcome or "late"})
+        self._outcomes.add(1, {**_labels(event), "checkrein.outcome": event.name.removeprefix("outcome.")})
 
     # Calls of models.
 
@@ -217,6 +220,43 @@ class Telemetry:
         self._duration.record(time.perf_counter() - opened.began, labels)
         opened.span.end()
 
+    # Runs.
+
+    def _run_began(self, event: Event) -> None:
+        """Begin the span of a run, current inside it; scopes and sessions are parts of traces of others."""
+        if event.detail.get("scope") != "run" or event.call is None:
+            return
+        who = {name: getattr(event, name) for name in ("user", "agent", "run", "session", "tenant")}
+        attributes: Attributes = {"gen_ai.operation.name": "invoke_agent", **_named(who)}
+        for unit, amount in (event.detail.get("limits") or {}).items():
+            attributes[f"checkrein.limit.{unit}"] = amount
+        title = event.agent or event.detail.get("name") or "run"
+        span = self._tracer.start_span(f"invoke_agent {title}", attributes=attributes)
+        token = context.attach(trace.set_span_in_context(span))
+        with self._lock:
+            self._runs[event.call] = (span, token)
+            oldest = self._runs.popitem(last=False)[1][0] if len(self._runs) > MAX_OPEN else None
+        if oldest is not None:
+            oldest.end()
+
+    def _run_over(self, event: Event) -> None:
+        with self._lock:
+            begun = self._runs.pop(event.call or "", None)
+        if begun is None:
+            return
+        span, token = begun
+        if trace.get_current_span() is span:
+            # A run may be left in another context than it was entered in; then there is nothing to go back to.
+            context.detach(token)
+        for unit, amount in (event.detail.get("spent") or {}).items():
+            span.set_attribute(f"checkrein.spent.{unit}", amount)
+        status = event.detail.get("status", "success")
+        span.set_attribute("checkrein.run.status", status)
+        if status != "success":
+            span.set_attribute("error.type", event.detail.get("code") or event.detail.get("error") or status)
+            span.set_status(Status(StatusCode.ERROR))
+        span.end()
+
     # Guarded functions.
 
     def _tool_span(self, tool: str) -> Span:
@@ -265,11 +305,14 @@ _HANDLERS: Final = {
     "outcome.done": Telemetry._ended,
     "outcome.failed_clean": Telemetry._ended,
     "outcome.in_doubt": Telemetry._ended,
+    "outcome.timed_out": Telemetry._ended,
     "outcome.late": Telemetry._ended,
     "hold.taken": Telemetry._held,
     "hold.settled": Telemetry._settled,
     "hold.released": Telemetry._released,
     "hold.in_doubt": Telemetry._doubted,
+    "run.start": Telemetry._run_began,
+    "run.end": Telemetry._run_over,
     "budget.threshold": Telemetry._noted,
     "events.lost": Telemetry._losing,
 }

@@ -219,3 +219,19 @@ def test_an_unknown_model_is_refused(client: Any, fake: FakeProvider) -> None:
         client.chat.completions.create(model="llama-of-my-own", messages=SAID)
     assert refused.value.code == "unknown_price"
     assert fake.requests == []
+
+
+def test_what_is_no_text_is_held_at_an_estimate_or_refused(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    counted = {"input_tokens": 50, "output_tokens": 4_160, "total_tokens": 4_210}
+    fake.then(Reply({"created": 1, "data": [{"b64_json": "aGk="}], "usage": counted}))
+    client.images.generate(model="gpt-image-1", prompt="a rein")
+    assert books.held == 0
+    assert Decimal("0.1") < books.spent < Decimal("0.4")
+    spent = books.spent
+    with pytest.raises(checkrein.BudgetExceeded, match="price"):
+        client.images.generate(model="dall-e-9", prompt="a rein")
+    with pytest.raises(checkrein.InvalidAction, match="refers to what it does not contain"):
+        client.audio.transcriptions.create(model="gpt-4o-transcribe", file=("a.wav", b"RIFF"))
+    assert (books.spent, books.held, len(fake.requests)) == (spent, 0, 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import threading
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,10 +138,16 @@ def test_refusals_and_replays_have_names_of_their_own() -> None:
     assert {event.model for event in heard} == {None}
 
 
+class Part(SimpleNamespace):
+    """What a run says of itself."""
+
+    __hash__ = object.__hash__
+
+
 def test_runs_begin_and_end() -> None:
     engine, heard = checkrein.Engine(clock=FakeClock(), tenant="acme"), []
     nothing = {"usd": Decimal(0), "tokens": 0, "calls": 0, "cu": 0}
-    scope = SimpleNamespace(
+    scope = Part(
         name="answer",
         run_id="r1",
         user="ann",
@@ -162,6 +170,7 @@ def test_runs_begin_and_end() -> None:
         ("run.end", "r1", "ann", "acme"),
         ("run.end", "r1", "ann", "acme"),
     ]
+    assert len({event.call for event in heard}) == 1
     assert heard[0].detail == {
         "name": "answer",
         "scope": "run",
@@ -177,11 +186,49 @@ def test_runs_begin_and_end() -> None:
 def test_a_run_without_figures_ends_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     engine, heard = checkrein.Engine(clock=FakeClock()), []
     engine.on_event(heard.append)
-    engine._run_ended(SimpleNamespace(name="answer", run_id="r1"), None)
+    engine._run_ended(Part(name="answer", run_id="r1"), None)
     assert [(event.name, event.run, event.detail) for event in heard] == [
-        ("run.end", "r1", {"name": "answer"})
+        ("run.end", "r1", {"name": "answer", "scope": "run"})
     ]
     assert "no figures" in caplog.text
+
+
+def test_a_call_that_is_late_is_told_twice_on_behalf_of_who_called() -> None:
+    engine, heard, go_on, told = checkrein.Engine(), [], threading.Event(), threading.Event()
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if event.name == "outcome.late":
+            told.set()
+
+    @engine.guard(name="slow", once="key", timeout="50ms")
+    def slow(key: str) -> None:
+        go_on.wait()
+        raise KeyError("sk-secret")
+
+    engine.on_event(listen)
+    with checkrein.acting(user="ann"), pytest.raises(checkrein.TimedOut):
+        slow("k")
+    go_on.set()
+    assert told.wait(10)
+    names = [event.name for event in heard]
+    assert names[:3] == ["decision.allow", "outcome.in_doubt", "outcome.timed_out"]
+    assert (names[-1], heard[-1].detail) == ("outcome.late", {"error": "KeyError"})
+    assert heard[2].detail == {"seconds": 0.05, "started": True}
+    assert {event.user for event in heard} == {"ann"}
+
+
+async def test_a_coroutine_that_is_late_is_cancelled_and_told() -> None:
+    engine, heard = checkrein.Engine(), []
+
+    @engine.guard(name="slow", rate="9/h", timeout="10ms")
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    engine.on_event(heard.append)
+    with pytest.raises(checkrein.TimedOut):
+        await slow()
+    assert [event.name for event in heard] == ["decision.allow", "outcome.timed_out"]
 
 
 def test_every_listener_hears_what_another_one_failed_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -219,7 +266,8 @@ def test_events_of_the_code_are_those_of_the_catalogue() -> None:
             # The drop-in has a catalogue of its own.
             continue
         text = path.read_text(encoding="utf-8")
-        written |= set(re.findall(r'_emit(?:_run)?\(\s*"([\w.]+)"', text))
+        written |= set(re.findall(r'(?:_emit|tell_of_run)\(\s*(?:self, )?"([\w.]+)"', text))
+        written |= set(re.findall(r'tell\("([\w.]+)"', text))
         written |= set(re.findall(r'Event\([^)]*name="([\w.]+)"', text))
     assert len(written) >= 5
     assert written <= set(CATALOGUE)

@@ -140,9 +140,12 @@ def test_what_cannot_be_bounded_is_an_error(
     assert stands(engine) == ("0", "0")
 
 
-def test_an_engine_without_a_policy_file_says_so() -> None:
-    with pytest.raises(checkrein.ConfigError, match="no policy file"):
-        checkrein.Engine().model_call("gpt-5", request="x").__enter__()
+def test_an_engine_without_a_policy_file_goes_by_the_price_book() -> None:
+    engine = checkrein.Engine()
+    with engine.model_call("gpt-5", request="x", max_output=10) as call:
+        assert call.held == [], "nothing limits it"
+        settled = call.settle({"model": "gpt-5", "usage": {"prompt_tokens": 100, "completion_tokens": 10}})
+    assert str(engine.totals().usd) == settled.usd
 
 
 class Dumped:

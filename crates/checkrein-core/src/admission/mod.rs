@@ -15,7 +15,7 @@ use crate::gate::budget::{self, Cost};
 use crate::gate::fact::Fact;
 use crate::gate::limit;
 use crate::gate::once::{Keep, OnceVerdict, Operation};
-use crate::meter::{Meter, MeterError};
+use crate::meter::{Account, Meter, MeterError};
 use crate::permit::{Hold, Permit, PermitPhase};
 use crate::policy::{Charge, Check, Gate, Limit, Mode, Policy};
 use crate::time::{Now, Timestamp, Window};
@@ -444,14 +444,17 @@ pub fn status<R: Records>(plan: &Plan<'_>, now: impl Into<Now>, records: &mut R)
             }
         };
         let (mut spent, mut held) = (Amount::ZERO, Amount::ZERO);
+        let mut account = Account::default();
         if let Some(meter) = records.meter(index) {
             // Only a budget's meter has a limit that somebody may have changed.
             limit = meter.limit(limit, stamp(Some(meter), now.latest));
             meter.advance(horizon(meter, now), window, period_end(plan.inputs, position));
             (spent, held) = (meter.spent(), meter.held());
+            account = meter.account();
         }
         let (kind, gate) = (gate.check.kind(), Arc::clone(&gate.name));
-        all.push(MeterStatus { gate, kind, unit, spent, held, limit });
+        let Account { overrun, forced, .. } = account;
+        all.push(MeterStatus { gate, kind, unit, spent, held, limit, overrun, forced });
         index += 1;
     }
     all

@@ -80,6 +80,13 @@ pub struct Thresholds {
     probe_lease: Span,
 }
 
+impl Thresholds {
+    /// Opens after `max_fails` failures in a row for `reset`, then lets `probes` calls through, each on a lease.
+    pub const fn new(max_fails: u32, reset: Span, probes: u32, probe_lease: Span) -> Self {
+        Self { max_fails, probes, reset, probe_lease }
+    }
+}
+
 impl From<&BreakerSpec> for Thresholds {
     fn from(spec: &BreakerSpec) -> Self {
         let (max_fails, probes) = (spec.max_fails, spec.probes);

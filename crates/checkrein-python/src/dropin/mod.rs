@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+mod actguard;
 mod actiongate;
 mod auditgate;
 mod both;
@@ -13,6 +14,7 @@ mod table;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     common::register(module)?;
+    actguard::register(module)?;
     actiongate::register(module)?;
     budgetgate::register(module)?;
     both::register(module)?;

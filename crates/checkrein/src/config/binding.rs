@@ -137,7 +137,7 @@ impl Bound {
 }
 
 /// A gate of the file that reads its keys, costs and verdicts behind those of the code.
-fn shifted(gate: &GateSpec, code: &CodeGates) -> GateSpec {
+pub(super) fn shifted(gate: &GateSpec, code: &CodeGates) -> GateSpec {
     let mut gate = gate.clone();
     let behind = |slot: &mut u16, before: u16| *slot = slot.saturating_add(before);
     match &mut gate.kind {

@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use checkrein_core::admission::{Action, Admission, Inputs, Verdict};
+use checkrein_core::admission::{Action, Admission, Inputs, RuleVerdict, Verdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::code::Code;
 use checkrein_core::decision::{Detail, GateKind, MeterStatus, Reason, Retry};
 use checkrein_core::gate::budget::{Bound, Cost};
 use checkrein_core::json::Value;
 use checkrein_core::time::{Span, Timestamp};
+use checkrein_core::usage::dialect::Report;
 use checkrein_core::usage::{Direction, Family};
 
 use super::call::{Call, Evaluated};
-use super::model_policy::{Known, ModelPolicy};
+use super::model_policy::{Known, ModelGates, ModelPolicy};
 use super::model_request::ModelRequest;
+use super::model_settle::Settled;
 use super::policies::{Loaded, Policies, PolicyError, refusal};
 use crate::engine::Engine;
-use crate::engine::{Admitted, CompiledPolicy};
+use crate::engine::{Admitted, CompiledPolicy, ScopeShape, Scopes};
 use crate::price::{CallBounds, Certainty, PriceError, Quote};
 use crate::store::PermitId;
 
@@ -51,6 +53,8 @@ pub struct Held {
     pub amount: Amount,
     /// Whether the call can cost more.
     pub bound: Bound,
+    /// Whether there is a limit: what only counts for a total is held all the same.
+    pub is_limited: bool,
 }
 
 /// The answer to a call.
@@ -99,26 +103,60 @@ type Unbounded = (Code, String);
 struct Prepared {
     loaded: Arc<Loaded>,
     policy: Arc<ModelPolicy>,
+    /// Its gates, together with those of the scopes around the call.
+    gates: Arc<ModelGates>,
     provider: Option<String>,
     max_output: Option<u64>,
-    costs: Result<Vec<Cost>, Unbounded>,
+    costs: Result<Costs, Unbounded>,
     arguments: Value,
     from: Timestamp,
+}
+
+/// The most a call can cost, in units that are not the same for all calls.
+#[derive(Clone, Copy, Debug)]
+struct Costs {
+    usd: Cost,
+    tokens: Cost,
+}
+
+impl Costs {
+    const NONE: Self = {
+        let none = Cost { amount: Amount::ZERO, bound: Bound::Estimated };
+        Self { usd: none, tokens: none }
+    };
+
+    fn of(&self, unit: Unit) -> Cost {
+        match unit {
+            Unit::Usd => self.usd,
+            Unit::Tokens => self.tokens,
+            Unit::Calls | Unit::ComputeUnits => Cost::proven(Amount::ONE),
+        }
+    }
+
+    /// In the order in which scopes take them. No tariff says what a call costs in compute units.
+    fn of_scopes(&self) -> [Cost; 4] {
+        [self.usd, self.tokens, Cost::proven(Amount::ONE), Cost::default()]
+    }
 }
 
 impl Policies {
     /// Decides a call of a model and holds the most it can cost.
     pub fn admit_model(&self, call: &ModelCall<'_>) -> ModelAdmitted {
+        self.admit_model_in(call, None)
+    }
+
+    /// The same inside scopes: their meters and the gates of the model are one admission.
+    pub fn admit_model_in(&self, call: &ModelCall<'_>, scopes: Option<&Scopes>) -> ModelAdmitted {
         let refused = |admission| {
             let (permit, max_output, held, timeout) = (None, None, Vec::new(), None);
             ModelAdmitted { admission, permit, max_output, held, timeout }
         };
-        let prepared = match self.prepare(call) {
+        let prepared = match self.prepare(call, scopes) {
             Ok(prepared) => prepared,
             Err(admission) => return refused(admission),
         };
-        let admitted = prepared
-            .decide(self.engine(), call, |inputs| self.engine().admit(&prepared.policy.compiled, inputs));
+        let decide = |inputs: &Inputs<'_>| self.engine().admit(&prepared.gates.compiled, inputs);
+        let admitted = prepared.decide(self.engine(), call, scopes, decide);
         if admitted.admission.verdict != Verdict::Allow {
             return refused(admitted.admission);
         }
@@ -132,11 +170,49 @@ impl Policies {
 
     /// Decides a call of a model without taking anything, and says where the meters stand.
     pub fn peek_model(&self, call: &ModelCall<'_>) -> (Admission, Vec<MeterStatus>) {
-        match self.prepare(call) {
-            Ok(prepared) => prepared
-                .decide(self.engine(), call, |inputs| self.engine().peek(&prepared.policy.compiled, inputs)),
+        match self.prepare(call, None) {
+            Ok(prepared) => {
+                let decide = |inputs: &Inputs<'_>| self.engine().peek(&prepared.gates.compiled, inputs);
+                prepared.decide(self.engine(), call, None, decide)
+            }
             Err(admission) => (admission, Vec::new()),
         }
+    }
+
+    /// Records what a call of a model used that nobody asked about before: in the budgets of the model and in all
+    /// scopes, whether it fits or not.
+    ///
+    /// # Errors
+    /// The call cannot be read, or the store is not to be had: then nothing was recorded.
+    pub fn record_model(
+        &self,
+        call: &ModelCall<'_>,
+        scopes: Option<&Scopes>,
+        report: &Report,
+    ) -> Result<Settled, Admission> {
+        let Prepared { loaded, policy, provider, arguments, from, .. } = self.prepare(call, None)?;
+        let model = call.model.to_owned();
+        let permit = ModelPermit { id: None, loaded, provider, model, held: Vec::new(), from };
+        let (settled, usd, tokens) = permit.worth(report, self.engine().now());
+        let cost = |amount: Option<Amount>| Cost::proven(amount.unwrap_or_default());
+        let costs = Costs { usd: cost(usd), tokens: cost(tokens) };
+        let gates = policy
+            .recording(self.engine(), scopes.map(Scopes::shape))
+            .map_err(|error| refusal(&error.to_string()))?;
+        let max_output = None;
+        let prepared = Prepared {
+            loaded: permit.loaded,
+            policy,
+            gates,
+            provider: None,
+            max_output,
+            costs: Ok(costs),
+            arguments,
+            from,
+        };
+        let decide = |inputs: &Inputs<'_>| self.engine().admit(&prepared.gates.compiled, inputs);
+        let admitted = prepared.decide(self.engine(), call, scopes, decide);
+        if admitted.admission.verdict == Verdict::Allow { Ok(settled) } else { Err(admitted.admission) }
     }
 
     /// Decides a call that its action tells of.
@@ -167,10 +243,10 @@ impl Policies {
         let provider = call.arguments.get("provider").and_then(Value::as_str);
         let Known { provider, .. } = models.known(sections, provider, call.action.name);
         let policy = models.policy_of(self.engine(), sections, provider.as_deref(), call.action.name)?;
-        Ok((!models.is_uncovered(&policy)).then(|| Arc::clone(&policy.compiled)))
+        Ok((!models.is_uncovered(&policy)).then(|| Arc::clone(&policy.gates.compiled)))
     }
 
-    fn prepare(&self, call: &ModelCall<'_>) -> Result<Prepared, Admission> {
+    fn prepare(&self, call: &ModelCall<'_>, scopes: Option<&Scopes>) -> Result<Prepared, Admission> {
         let now = self.engine().now();
         if call.model.is_empty() {
             return Err(malformed(Code::InvalidAction, "the call names no model"));
@@ -186,11 +262,30 @@ impl Policies {
             .models
             .policy_of(self.engine(), sections, provider.as_deref(), call.model)
             .map_err(|error| refusal(&error.to_string()))?;
-        let max_output = call.request.max_output.or(policy.reserve_output);
-        let costs = costs(call, &policy, &quote, max_output, now);
+        let gates = match scopes {
+            None => Arc::clone(&policy.gates),
+            Some(scopes) => {
+                policy.inside(self.engine(), scopes.shape()).map_err(|error| refusal(&error.to_string()))?
+            }
+        };
+        let shape = scopes.map(Scopes::shape);
+        let needs = |unit| policy.counts(unit) || shape.is_some_and(|shape| shape.limits(unit));
+        // Where only the file counts, it says itself what to reserve.
+        let reserve = || {
+            let gives = !quote.as_ref().is_ok_and(|quote| has_no_output(quote, now));
+            let bounds = |shape: &&ScopeShape| shape.limits(Unit::Usd) || shape.limits(Unit::Tokens);
+            shape.filter(bounds).filter(|_| gives).map(ScopeShape::reserve_output)
+        };
+        let max_output = call.request.max_output.or(policy.reserve_output).or_else(reserve);
+        let wants = |unit| needs(unit) || shape.is_some_and(|shape| shape.counts(unit));
+        let counted = Counted {
+            needs: [Unit::Usd, Unit::Tokens].map(needs),
+            wants: [Unit::Usd, Unit::Tokens].map(wants),
+        };
+        let costs = costs(call, &policy, counted, &quote, max_output, now);
         let arguments = call.request.arguments(provider.as_deref(), call.model, max_output);
         drop(quote);
-        Ok(Prepared { loaded, policy, provider, max_output, costs, arguments, from: now })
+        Ok(Prepared { loaded, policy, gates, provider, max_output, costs, arguments, from: now })
     }
 }
 
@@ -216,13 +311,29 @@ fn told<R>(call: &Call<'_>, decide: impl FnOnce(&ModelCall<'_>) -> R) -> Result<
 
 impl Prepared {
     /// Hands the call as gates see it, its keys, verdicts and costs, to `decide`.
-    fn decide<R>(&self, engine: &Engine, call: &ModelCall<'_>, decide: impl FnOnce(&Inputs<'_>) -> R) -> R {
+    fn decide<R>(
+        &self,
+        engine: &Engine,
+        call: &ModelCall<'_>,
+        scopes: Option<&Scopes>,
+        decide: impl FnOnce(&Inputs<'_>) -> R,
+    ) -> R {
         let action = Action { namespace: NAMESPACE, name: call.model, ..call.action };
         let call = Call { tenant: call.tenant, action, arguments: &self.arguments, uncovered: None };
         let resolved = &self.policy.resolved;
         let evaluated = Evaluated::of(resolved, &call, self.from, engine.keeps_ledger());
-        let evaluated = evaluated.priced(resolved, self.costs.clone());
-        evaluated.with_inputs(resolved, &call, &Inputs::default(), decide)
+        let of = |costs: &Costs| resolved.costs.iter().map(|(_, unit)| costs.of(*unit)).collect();
+        let evaluated = evaluated.priced(resolved, self.costs.as_ref().map(of).map_err(Clone::clone));
+        let Some(scopes) = scopes else {
+            return evaluated.with_inputs(resolved, &call, &Inputs::default(), decide);
+        };
+        let (costs, verdict) = match &self.costs {
+            Ok(costs) => (costs.of_scopes(), RuleVerdict::Pass),
+            Err((code, why)) => ([Cost::default(); 4], RuleVerdict::Refused(*code, why)),
+        };
+        scopes.with_inputs(&costs, &[verdict], None, |inputs| {
+            evaluated.with_inputs(resolved, &call, inputs, decide)
+        })
     }
 }
 
@@ -234,38 +345,50 @@ fn held(admission: &Admission, prepared: &Prepared) -> Vec<Held> {
         };
         admission.observed.iter().any(exceeded)
     };
-    let costs = prepared.costs.as_deref().unwrap_or_default();
-    let cost_of = |unit: Unit| {
-        let position = prepared.policy.resolved.costs.iter().position(|(_, of)| *of == unit);
-        position.and_then(|position| costs.get(position)).copied().unwrap_or_default()
-    };
-    let holding = prepared.policy.holds.iter().filter(|(name, _)| !forced(name));
+    let costs = prepared.costs.as_ref().copied().unwrap_or(Costs::NONE);
+    let holding = prepared.gates.holds.iter().filter(|hold| !forced(&hold.budget));
     holding
-        .map(|(budget, unit)| {
-            let Cost { amount, bound } = cost_of(*unit);
-            Held { budget: Arc::clone(budget), unit: *unit, amount, bound }
+        .map(|hold| {
+            let Cost { amount, bound } = if hold.is_scope && hold.unit == Unit::ComputeUnits {
+                Cost::default()
+            } else {
+                costs.of(hold.unit)
+            };
+            let (budget, unit, is_limited) = (Arc::clone(&hold.budget), hold.unit, hold.is_limited);
+            Held { budget, unit, amount, bound, is_limited }
         })
         .collect()
 }
 
-/// The most a call can cost, for each budget in its unit.
+/// Which of dollars and tokens have to be bounded, and which only want to be.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    needs: [bool; 2],
+    wants: [bool; 2],
+}
+
+/// The most a call can cost. What nothing limits and nobody can bound is not held.
 fn costs(
     call: &ModelCall<'_>,
     policy: &ModelPolicy,
+    counted: Counted,
     quote: &Result<Quote<'_>, PriceError>,
     max_output: Option<u64>,
     now: Timestamp,
-) -> Result<Vec<Cost>, Unbounded> {
+) -> Result<Costs, Unbounded> {
     let request = call.request;
-    let counts = |unit| policy.counts(unit);
-    if !counts(Unit::Usd) && !counts(Unit::Tokens) {
-        return Ok(policy.resolved.costs.iter().map(|_| Cost::proven(Amount::ONE)).collect());
+    if counted.wants == [false; 2] {
+        return Ok(Costs::NONE);
     }
-    if request.answers == 0 {
+    let must = counted.needs != [false; 2];
+    if request.answers == 0 && must {
         return Err((Code::InvalidAction, "the call asks for no answer".to_owned()));
     }
     let unseen_tokens = request.unseen_tokens.or(policy.reserve_unseen.filter(|_| request.refers));
     if request.refers && unseen_tokens.is_none() {
+        if !must {
+            return Ok(Costs::NONE);
+        }
         let text = "the request refers to what it does not contain: say how many tokens that is at most, or give the \
                     model `reserve_unseen` in the policy";
         return Err((Code::InvalidAction, text.to_owned()));
@@ -286,14 +409,18 @@ fn costs(
         from: now,
         lasts: policy.lasts(),
     };
-    let usd = if counts(Unit::Usd) { in_usd(quote, &bounds)? } else { Cost::default() };
-    let tokens = if counts(Unit::Tokens) { in_tokens(quote, &bounds)? } else { Cost::default() };
-    let cost = |unit: &Unit| match unit {
-        Unit::Usd => usd,
-        Unit::Tokens => tokens,
-        Unit::Calls | Unit::ComputeUnits => Cost::proven(Amount::ONE),
+    let [usd_counts, tokens_count] = [0, 1].map(|at: usize| {
+        (counted.needs.get(at).copied().unwrap_or(true), counted.wants.get(at).copied().unwrap_or(true))
+    });
+    let bounded = |(needed, wanted): (bool, bool), none: Cost, bound: Result<Cost, Unbounded>| match bound {
+        Ok(cost) if wanted => Ok(cost),
+        Err(why) if needed => Err(why),
+        _ => Ok(none),
     };
-    Ok(policy.resolved.costs.iter().map(|(_, unit)| cost(unit)).collect())
+    Ok(Costs {
+        usd: bounded(usd_counts, Costs::NONE.usd, in_usd(quote, &bounds))?,
+        tokens: bounded(tokens_count, Costs::NONE.tokens, in_tokens(quote, &bounds))?,
+    })
 }
 
 fn in_usd(quote: &Result<Quote<'_>, PriceError>, bounds: &CallBounds<'_>) -> Result<Cost, Unbounded> {

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use checkrein_core::amount::Unit;
+use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::policy::{Charge, Check, Mode};
 use checkrein_core::time::Span;
 use parking_lot::Mutex;
 
 use super::PolicyError;
+use super::binding::{CodeGates, shifted};
 use super::model::{ModelSection, Sections, ToolSection};
 use super::resolve::{Question, Resolved};
-use crate::engine::{CompileOptions, CompiledPolicy, Engine, GateSpecKind};
+use crate::engine::{CompileOptions, CompiledPolicy, Engine, GateSpec, GateSpecKind, ScopeShape, Taking};
 use crate::price::{PriceError, PriceList, Quote, Terms, book};
 
 /// The most models whose gates are kept.
@@ -20,18 +21,93 @@ const MAX_KEPT: usize = 10_000;
 /// The gates of one model.
 #[derive(Debug)]
 pub(super) struct ModelPolicy {
-    pub(super) compiled: Arc<CompiledPolicy>,
+    pub(super) gates: Arc<ModelGates>,
     pub(super) resolved: Resolved,
-    /// The budgets that hold, in the order of a permit's holds: their names and units.
-    pub(super) holds: Vec<(Arc<str>, Unit)>,
+    origin: String,
+    name: String,
     pub(super) reserve_output: Option<u64>,
     pub(super) reserve_unseen: Option<u64>,
 }
 
+/// Gates compiled for calls of one model.
+#[derive(Debug)]
+pub(super) struct ModelGates {
+    pub(super) compiled: Arc<CompiledPolicy>,
+    /// The budgets that hold, in the order of a permit's holds.
+    pub(super) holds: Vec<ModelHold>,
+}
+
+/// A budget that a call of a model holds in.
+#[derive(Debug)]
+pub(super) struct ModelHold {
+    pub(super) budget: Arc<str>,
+    pub(super) unit: Unit,
+    /// It is a meter of a scope around the call, not a budget of the file.
+    pub(super) is_scope: bool,
+    pub(super) is_limited: bool,
+}
+
 impl ModelPolicy {
+    /// Its gates and those of the scopes around a call as one policy.
+    pub(super) fn inside(
+        self: &Arc<Self>,
+        engine: &Engine,
+        scopes: &ScopeShape,
+    ) -> Result<Arc<ModelGates>, PolicyError> {
+        scopes.kept(self, || self.join(engine, Some(scopes), Taking::Hold))
+    }
+
+    /// Its budgets, and the scopes around a call, as what records without asking.
+    pub(super) fn recording(
+        self: &Arc<Self>,
+        engine: &Engine,
+        scopes: Option<&ScopeShape>,
+    ) -> Result<Arc<ModelGates>, PolicyError> {
+        self.join(engine, scopes, Taking::Record).map(Arc::new)
+    }
+
+    fn join(
+        &self,
+        engine: &Engine,
+        scopes: Option<&ScopeShape>,
+        taking: Taking,
+    ) -> Result<ModelGates, PolicyError> {
+        let mut own = scopes.map(|scopes| scopes.gates(taking)).unwrap_or_default();
+        let budgets = own.len();
+        if scopes.is_some() && taking == Taking::Hold {
+            let kind = GateSpecKind::Rule { verdict: 0 };
+            own.push(GateSpec { name: "price".to_owned(), mode: Mode::Enforce, kind });
+        }
+        // With scopes there is a verdict before those of the file, whether a gate reads it or not.
+        let [keys, costs, verdicts] = match scopes {
+            Some(scopes) => [scopes.key_count(), 4, 1],
+            None => [0, 0, 0],
+        };
+        let code = CodeGates { gates: own, keys, costs, verdicts, ..CodeGates::default() };
+        let mut filed: Vec<GateSpec> = self.resolved.gates.iter().map(|gate| shifted(gate, &code)).collect();
+        if taking == Taking::Record {
+            filed.retain(|gate| matches!(gate.kind, GateSpecKind::Budget { .. }));
+            for gate in &mut filed {
+                gate.mode = Mode::Observe;
+                if let GateSpecKind::Budget { charge, .. } = &mut gate.kind {
+                    *charge = Charge::Fixed;
+                }
+            }
+        }
+        let mut gates = code.gates;
+        let of_code = gates.len();
+        gates.extend(filed);
+        let mut origin = self.origin.clone();
+        if scopes.is_some() {
+            // Those of the code come first: whoever replays a ledger has to know which ones no file takes away.
+            origin = format!("gates of the code: {of_code}\n{origin}");
+        }
+        gates_of(engine, gates, &self.resolved, origin, &self.name, budgets)
+    }
+
     /// How long a call can last: prices that change meanwhile count.
     pub(super) fn lasts(&self) -> Span {
-        self.resolved.timeout.unwrap_or(self.compiled.policy().leases().started)
+        self.resolved.timeout.unwrap_or(self.gates.compiled.policy().leases().started)
     }
 
     /// Whether a budget counts in this unit.
@@ -169,24 +245,41 @@ fn compile(
             *charge = Charge::Hold;
         }
     }
-    let options = CompileOptions {
-        origin: origin.to_owned(),
-        thresholds: resolved.thresholds.clone(),
-        ..CompileOptions::default()
-    };
-    let compiled = engine
-        .compile_with(resolved.gates.clone(), &options)
-        .map_err(|problem| PolicyError::Tool { tool: format!("model {name}"), problem })?;
-    let holds = compiled.policy().gates().iter().filter_map(|gate| match &gate.check {
-        Check::Budget(budget) => Some((Arc::clone(&gate.name), budget.unit)),
-        _ => None,
-    });
-    let holds = holds.collect();
+    let gates = gates_of(engine, resolved.gates.clone(), &resolved, origin.to_owned(), name, 0)?;
     let last = |of: fn(&ModelSection) -> Option<u32>| covering.iter().rev().find_map(|section| of(section));
     // Every section's maximum counts; what is reserved is no more than the smallest of them.
     let most = covering.iter().filter_map(|section| section.max_output).min();
     let reserved = last(|section| section.reserve_output);
     let reserve_output = [reserved, most].into_iter().flatten().min().map(u64::from);
     let reserve_unseen = last(|section| section.reserve_unseen).map(u64::from);
-    Ok(Arc::new(ModelPolicy { compiled, resolved, holds, reserve_output, reserve_unseen }))
+    let (gates, origin, name) = (Arc::new(gates), origin.to_owned(), name.to_owned());
+    Ok(Arc::new(ModelPolicy { gates, resolved, origin, name, reserve_output, reserve_unseen }))
+}
+
+/// Compiles gates, of which the first budgets are those of scopes.
+fn gates_of(
+    engine: &Engine,
+    gates: Vec<GateSpec>,
+    resolved: &Resolved,
+    origin: String,
+    name: &str,
+    scopes: usize,
+) -> Result<ModelGates, PolicyError> {
+    let options =
+        CompileOptions { origin, thresholds: resolved.thresholds.clone(), ..CompileOptions::default() };
+    let compiled = engine
+        .compile_with(gates, &options)
+        .map_err(|problem| PolicyError::Tool { tool: format!("model {name}"), problem })?;
+    let budgets = compiled.policy().gates().iter().filter_map(|gate| match &gate.check {
+        Check::Budget(budget) => Some((Arc::clone(&gate.name), budget.unit, budget.limit != Amount::MAX)),
+        _ => None,
+    });
+    let hold = |(at, (budget, unit, is_limited)): (usize, (Arc<str>, Unit, bool))| ModelHold {
+        budget,
+        unit,
+        is_scope: at < scopes,
+        is_limited,
+    };
+    let holds = budgets.enumerate().map(hold).collect();
+    Ok(ModelGates { compiled, holds })
 }

@@ -85,11 +85,19 @@ impl Policies {
     /// # Errors
     /// The call was settled before, or the store did not commit.
     pub fn settle_model(&self, permit: &ModelPermit, reply: &Value) -> Result<Settled, SettleError> {
-        let reply = whole_reply(reply);
-        match Dialect::of(&reply).ok_or(UsageError::UnknownForm).and_then(|dialect| dialect.read(&reply)) {
+        match Self::report_of(reply) {
             Ok(report) => self.settle_report(permit, report),
             Err(error) => self.settle_in_full(permit, Shortfall::Usage(error)),
         }
+    }
+
+    /// What a reply of a provider says was used.
+    ///
+    /// # Errors
+    /// It says nothing of it, or what cannot be believed.
+    pub fn report_of(reply: &Value) -> Result<Report, UsageError> {
+        let reply = whole_reply(reply);
+        Dialect::of(&reply).ok_or(UsageError::UnknownForm).and_then(|dialect| dialect.read(&reply))
     }
 
     /// Settles a call by a usage, of the kind that `context` tells.
@@ -147,7 +155,8 @@ impl Policies {
             let (actual, short) = match held.unit {
                 Unit::Usd => (usd, &usd_short),
                 Unit::Tokens => (tokens.map(Amount::from_units), &tokens_short),
-                Unit::Calls | Unit::ComputeUnits => (Some(Amount::ONE), &None),
+                Unit::Calls => (Some(Amount::ONE), &None),
+                Unit::ComputeUnits => (Some(held.amount), &None),
             };
             let at_least = if short.is_some() { held.amount } else { Amount::ZERO };
             settled.charged.push(actual.unwrap_or(held.amount).max(at_least));
@@ -174,6 +183,16 @@ impl Policies {
 }
 
 impl ModelPermit {
+    /// What a report is worth in dollars and tokens, for calls that hold nothing.
+    pub(super) fn worth(&self, report: &Report, now: Timestamp) -> (Settled, Option<Amount>, Option<Amount>) {
+        let (usd, usd_short) = self.cost(report, now);
+        let (tokens, tokens_short) = tokens(&report.usage);
+        let shortfalls = usd_short.into_iter().chain(tokens_short).collect();
+        let settled =
+            Settled { usd, tokens, unread: report.unread.clone(), shortfalls, ..Settled::default() };
+        (settled, usd, tokens.map(Amount::from_units))
+    }
+
     /// What a report costs, by the prices that counted when the call was admitted. Of the beginning and the end of the
     /// call, and of the model that was asked for and the one that answered, the dearer counts.
     fn cost(&self, report: &Report, now: Timestamp) -> Priced {

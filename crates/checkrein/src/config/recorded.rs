@@ -47,7 +47,7 @@ impl Policies {
     pub(crate) fn model_gates(&self, provider: Option<&str>, model: &str) -> Option<Arc<CompiledPolicy>> {
         let loaded = self.loaded();
         let policy = loaded.models.policy_of(self.engine(), loaded.file.sections(), provider, model).ok()?;
-        Some(Arc::clone(&policy.compiled))
+        Some(Arc::clone(&policy.gates.compiled))
     }
 
     /// What a call takes from each budget of its tool, by the names of the gates.

@@ -17,10 +17,13 @@ use checkrein_core::time::{Span, Timestamp};
 mod adjust;
 mod answer;
 mod compile;
+mod scopes;
 mod spec;
 
 pub use adjust::{BudgetError, BudgetInfo, BudgetRecord};
 pub use compile::{CompileError, CompileOptions, CompiledPolicy, FamilyInfo};
+pub(crate) use scopes::Taking;
+pub use scopes::{SCOPE_UNITS, SCOPE_WINDOW, Scope, ScopeShape, Scopes};
 pub use spec::{GateSpec, GateSpecKind, WindowSpec};
 
 use answer::Answer;

@@ -159,7 +159,8 @@ pub(super) fn describe(gates: &[GateSpec], leases: Leases) -> String {
                 format!("loop guard of key {key}: call {same_call} refused, calls kept {keep}")
             }
             GateSpecKind::Budget { key, limit, unit, window: over, cost, charge, hard } => format!(
-                "budget of key {key}: {limit} {unit} {}, cost {cost} {}{}",
+                "budget of key {key}: {} {}, cost {cost} {}{}",
+                if *limit == Amount::MAX { format!("no limit of {unit}") } else { format!("{limit} {unit}") },
                 window(over),
                 if *charge == Charge::Hold { "held" } else { "fixed" },
                 if *hard { ", hard" } else { "" },

@@ -85,6 +85,7 @@ class SharedBudgetState:
     _attachments: int = field(default=0, repr=False)
     _settled: bool = field(default=False, repr=False)
     _seen: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)
+    _expected: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def attach(self) -> None:
@@ -117,6 +118,18 @@ class SharedBudgetState:
             if len(self._seen) > MAX_SEEN:
                 self._seen.popitem(last=False)
             return True
+
+    def expect(self, response_id: str) -> None:
+        """Remember a response that goes on, and whose usage is told later."""
+        with self._lock:
+            self._expected[response_id] = None
+            if len(self._expected) > MAX_SEEN:
+                self._expected.popitem(last=False)
+
+    def was_expected(self, response_id: str) -> bool:
+        """Whether a response is one of those."""
+        with self._lock:
+            return response_id in self._expected
 
     def install_tariff(self, tariff: CuTariff) -> None:
         """Price with this tariff from now on."""

@@ -59,6 +59,25 @@ class CallHold:
         self._lock = threading.Lock()
         self._open = True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has said yet how the call ended."""
+        return self._open
+
+    def settle_unread(self, read_bytes: int = 0) -> None:
+        """Count a reply that its caller read without us: all of it as output, at most what was asked for."""
+        output, most = -(-read_bytes // 4), self.request.max_output
+        asked = -(-self.request.input_bytes // 4)
+        self.settle(
+            UsageInfo(
+                self.request.provider,
+                self.request.model,
+                asked,
+                0,
+                output if most is None else min(output, most),
+            )
+        )
+
     def release(self) -> None:
         """Give back what is held: nothing was used."""
         with self._lock:

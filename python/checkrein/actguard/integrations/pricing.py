@@ -108,7 +108,7 @@ def _settled(provider: str, model: str, response: Any) -> Decimal | None:
             # The native half says by itself when a report cannot be believed; here it is not a charge.
             assert call._permit is not None
             settled = call._permit.settle(_readable(response), response)
-            call._ended = True
+            call.ended = True
     except (CheckreinError, ValueError, TypeError):
         return None
     return Decimal(settled.usd) if settled.exact and settled.usd is not None else None

@@ -39,6 +39,8 @@ fn meter() -> MeterStatus {
         spent: Amount::parse("12.300000000001").unwrap(),
         held: Amount::ZERO,
         limit: Amount::from_units(50),
+        overrun: Amount::ZERO,
+        forced: Amount::ZERO,
     }
 }
 

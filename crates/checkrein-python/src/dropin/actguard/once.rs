@@ -1,0 +1,164 @@
+//! The keys of one tool in one run.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use checkrein_core::time::{Span, Timestamp};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use super::call::{Call, Found, is_plain};
+use super::clock::Clock;
+use super::gate::Refusal;
+
+/// Fewer keys than this are never swept.
+const SWEEP_FROM: usize = 1_024;
+/// How often a key that another thread is freeing is looked at before the call is refused.
+const MAX_LOOKS: usize = 1_000;
+
+/// The calls of one tool in one run, by key.
+#[pyclass(name = "ActGuardKeys", module = "checkrein._native", frozen)]
+pub(crate) struct Keys {
+    calls: Py<PyDict>,
+    sweep_at: AtomicUsize,
+}
+
+#[pymethods]
+impl Keys {
+    fn __len__(&self, py: Python<'_>) -> usize {
+        self.calls.bind(py).len()
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.calls)
+    }
+}
+
+impl Keys {
+    /// Drops what has expired once the keys have doubled, so that forgetting costs each new key the same.
+    fn sweep(&self, py: Python<'_>, now: Timestamp) -> PyResult<()> {
+        let calls = self.calls.bind(py);
+        if calls.len() < self.sweep_at.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        for (key, call) in
+            calls.items().iter().filter_map(|pair| pair.extract::<(Bound<'_, PyAny>, Bound<'_, Call>)>().ok())
+        {
+            if call.get().expire(now) {
+                calls.call_method1(pyo3::intern!(py, "pop"), (key, py.None()))?;
+            }
+        }
+        self.sweep_at.store((calls.len() * 2).max(SWEEP_FROM), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// The idempotency of one tool.
+pub(super) struct Once {
+    pub(super) tool: Py<PyString>,
+    pub(super) ttl: Span,
+    /// Whether a second call gets the first one's result, or is refused.
+    pub(super) replays: bool,
+    pub(super) clock: Clock,
+    /// `(stored arguments, arguments) -> bool`.
+    pub(super) same: Py<PyAny>,
+    /// `(arguments) -> arguments`: copies what can change.
+    pub(super) snapshot: Py<PyAny>,
+}
+
+/// What an idempotency key says of a call.
+pub(super) enum Begun {
+    /// Nobody has used it.
+    New,
+    /// It was used, and this is the call.
+    Done(Py<Call>),
+    Refused(Refusal),
+}
+
+impl Once {
+    /// The arguments of a call, to be compared with those of a second one.
+    pub(super) fn taken<'py>(&self, arguments: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match arguments.cast_exact::<PyTuple>() {
+            Ok(tuple) if tuple.iter().all(|argument| is_plain(&argument)) => Ok(arguments.clone()),
+            _ => self.snapshot.bind(arguments.py()).call1((arguments,)),
+        }
+    }
+
+    /// Puts `call` under its key in a run, unless the key is taken.
+    pub(super) fn begin(
+        &self,
+        py: Python<'_>,
+        run: &Bound<'_, PyAny>,
+        key: &Bound<'_, PyAny>,
+        call: &Bound<'_, Call>,
+        now: Timestamp,
+    ) -> PyResult<Begun> {
+        let keys = self.keys(py, run)?;
+        keys.get().sweep(py, now)?;
+        let calls = keys.get().calls.bind(py);
+        for _ in 0..MAX_LOOKS {
+            // One step of the dictionary, whatever the key's own comparison does.
+            let found = calls.call_method1(pyo3::intern!(py, "setdefault"), (key, call))?;
+            if found.is(call) {
+                return Ok(Begun::New);
+            }
+            let found = found.cast_into::<Call>()?;
+            match found.get().look(py, now) {
+                // Whoever made it so takes it away.
+                Found::Gone => py.detach(std::thread::yield_now),
+                Found::Expired => {
+                    calls.set_item(key, call)?;
+                    return Ok(Begun::New);
+                }
+                Found::Running => return Ok(Begun::Refused(Refusal::InProgress)),
+                Found::Unknown(kind) => return Ok(Begun::Refused(Refusal::Unknown(kind))),
+                Found::Done => return self.repeated(py, found, call),
+            }
+        }
+        Ok(Begun::Refused(Refusal::InProgress))
+    }
+
+    fn repeated(&self, py: Python<'_>, found: Bound<'_, Call>, call: &Bound<'_, Call>) -> PyResult<Begun> {
+        if !self.replays {
+            return Ok(Begun::Refused(Refusal::Duplicate));
+        }
+        let arguments = (found.get().arguments(py), call.get().arguments(py));
+        if !self.same.bind(py).call1(arguments)?.is_truthy()? {
+            return Ok(Begun::Refused(Refusal::Reused));
+        }
+        Ok(Begun::Done(found.unbind()))
+    }
+
+    /// Frees a key whose call did not run, or may run again.
+    pub(super) fn free(
+        &self,
+        py: Python<'_>,
+        run: &Bound<'_, PyAny>,
+        key: &Bound<'_, PyAny>,
+        call: &Bound<'_, Call>,
+    ) -> PyResult<()> {
+        let keys = self.keys(py, run)?;
+        let calls = keys.get().calls.bind(py);
+        if calls.get_item(key)?.is_some_and(|found| found.is(call)) {
+            calls.call_method1(pyo3::intern!(py, "pop"), (key, py.None()))?;
+        }
+        Ok(())
+    }
+
+    fn keys<'py>(&self, py: Python<'py>, run: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Keys>> {
+        let tools = run.getattr(pyo3::intern!(py, "_idem_store"))?.cast_into::<PyDict>()?;
+        if let Some(keys) = tools.get_item(self.tool.bind(py))? {
+            return Ok(keys.cast_into::<Keys>()?);
+        }
+        let keys = Keys { calls: PyDict::new(py).unbind(), sweep_at: AtomicUsize::new(SWEEP_FROM) };
+        let keys = tools
+            .call_method1(pyo3::intern!(py, "setdefault"), (self.tool.bind(py), Bound::new(py, keys)?))?;
+        Ok(keys.cast_into::<Keys>()?)
+    }
+
+    pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.clock.traverse(visit)?;
+        visit.call(&self.snapshot)?;
+        visit.call(&self.same)
+    }
+}

@@ -1,0 +1,687 @@
+"""Runs, sessions and scopes: what everything inside a `with` block may spend together."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from decimal import Decimal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from checkrein import _native, threads
+from checkrein.acting import ScopeNames, _acting, actor
+from checkrein.errors import ConfigError, Frozen, PermitError, a_type
+
+if TYPE_CHECKING:
+    from checkrein.engine import Engine
+    from checkrein.spec import Quantity
+
+__all__ = ["Run", "Scope", "ScopeHold", "Spend", "current_run", "current_scope"]
+
+Kind = Literal["run", "scope", "session"]
+
+UNITS: Final = ("usd", "tokens", "calls")
+_LONGEST: Final = 200
+_SHAPES: Final = 512
+RESERVE_OUTPUT: Final = 4096
+"""Output tokens that a model's call holds, and is sent as its maximum, where nobody sets one and a limit counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Amounts by unit: exact dollars, and whole tokens, calls and compute units."""
+
+    usd: Decimal = Decimal(0)
+    tokens: int = 0
+    calls: int = 0
+    cu: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the amounts as plain JSON values; dollars are text."""
+        return {"usd": str(self.usd), "tokens": self.tokens, "calls": self.calls, "cu": self.cu}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Amounts by unit where there are any: `None` says that nothing limits the unit here."""
+
+    usd: Decimal | None = None
+    tokens: int | None = None
+    calls: int | None = None
+    cu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where a scope stands; as text it is a table for people."""
+
+    name: str
+    limits: Limits
+    spent: Spend
+    held: Spend
+    remaining: Limits
+    overrun: Spend
+    forced: Spend
+    stopped: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything about it as plain JSON values."""
+        whole: dict[str, Any] = {"name": self.name, "stopped": self.stopped}
+        for what in ("spent", "held", "overrun", "forced"):
+            whole[what] = getattr(self, what).to_dict()
+        for what in ("limits", "remaining"):
+            amounts: Limits = getattr(self, what)
+            whole[what] = {unit: _plain(getattr(amounts, unit)) for unit in (*UNITS, "cu")}
+        return whole
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}{'' if self.stopped is None else f' (stopped: {self.stopped})'}"]
+        for unit in (*UNITS, "cu"):
+            spent, held, limit = (getattr(part, unit) for part in (self.spent, self.held, self.limits))
+            if not (spent or held or limit is not None):
+                continue
+            of = "" if limit is None else f" of {limit}"
+            line = f"  {unit:<6} {spent}{of} spent"
+            left = getattr(self.remaining, unit)
+            line += f", {held} held" if held else ""
+            line += "" if left is None else f", {left} left"
+            beyond = getattr(self.overrun, unit) + getattr(self.forced, unit)
+            lines.append(line + (f" ({beyond} of it beyond what was held or asked for)" if beyond else ""))
+        return "\n".join(lines)
+
+
+_current: ContextVar[Scope | None] = ContextVar("checkrein_scope", default=None)
+
+
+class Scope:
+    """A stretch of work with meters of its own, as a context manager for `with` and `async with`.
+
+    Whatever is spent inside counts here, in every scope around it, and in the totals of user, agent, session and
+    tenant; all limits hold together, in one admission. Tasks, threads and thread pools that begin inside are inside.
+    After the block they may not spend any more: what goes on for longer needs a run of its own.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        kind: Kind,
+        *,
+        name: str | None = None,
+        user: str | None = None,
+        tenant: str | None = None,
+        agent: str | None = None,
+        session: str | None = None,
+        run_id: str | None = None,
+        budget: str | Decimal | Sequence[str] | None = None,
+        tokens: int | None = None,
+        calls: int | None = None,
+        cu: int | None = None,
+        reserve_output: int | None = None,
+    ) -> None:
+        given = {"name": name, "user": user, "tenant": tenant, "agent": agent}
+        for what, text in {**given, "session": session, "run_id": run_id}.items():
+            if text is not None and (not isinstance(text, str) or not text or len(text) > _LONGEST):
+                raise ConfigError(
+                    f"`{what}` is no text of 1 to {_LONGEST} characters", what, "give a name or an id"
+                )
+        if reserve_output is not None:
+            _whole("reserve_output", reserve_output, least=1)
+        self.engine: Engine = engine
+        self.kind: Kind = kind
+        self.name = name
+        self.user, self.tenant, self.agent, self.session = user, tenant, agent, session
+        self.run_id = run_id
+        self.parent: Scope | None = None
+        self._amounts = _limits(budget, tokens=tokens, calls=calls, cu=cu)
+        self._units = (*UNITS, "cu") if cu is not None else UNITS
+        self._reserve = reserve_output
+        self._is_own_id = run_id is None
+        self._state: Literal["new", "open", "ended", "left"] = "new"
+        self._stopped: str | None = None
+        self._tokens: tuple[Token[Any], Token[Any]] | None = None
+        self._scopes: _native.Scopes | None = None
+        self._gate = ""
+        self._id = uuid.uuid4().hex if kind == "scope" else ""
+        self._last: list[tuple[Any, ...]] | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of this scope itself; those around it hold as well."""
+        return Limits(**{unit: _number(unit, text) for unit, text in self._amounts.items()})
+
+    @property
+    def spent(self) -> Spend:
+        """What was spent here and in everything inside."""
+        return self._sum(2)
+
+    @property
+    def held(self) -> Spend:
+        """What calls that have not ended hold: the most that they can cost."""
+        return self._sum(3)
+
+    @property
+    def overrun(self) -> Spend:
+        """What was spent beyond what had been held for it."""
+        return self._sum(5)
+
+    @property
+    def forced(self) -> Spend:
+        """What was recorded without asking, beyond the limit."""
+        return self._sum(6)
+
+    @property
+    def remaining(self) -> Limits:
+        """What is left of this scope's limits, at least zero; `None` for units that it does not limit."""
+        return _left(self._standing())
+
+    @property
+    def stopped(self) -> str | None:
+        """Why this scope or one around it was stopped; `None` when none was."""
+        scope: Scope | None = self
+        while scope is not None:
+            if scope._stopped is not None:
+                return scope._stopped
+            scope = scope.parent
+        return None
+
+    def report(self) -> Report:
+        """Return where it stands, read once; `print(scope.report())` is for people."""
+        rows = self._standing()
+        spent, held, overrun, forced = (_spend(rows, at) for at in (2, 3, 5, 6))
+        title = self.name or (self.run_id if self.kind == "run" else self.session) or "scope"
+        return Report(
+            name=f"{self.kind} `{title}`",
+            limits=self.limits,
+            spent=spent,
+            held=held,
+            remaining=_left(rows),
+            overrun=overrun,
+            forced=forced,
+            stopped=self.stopped,
+        )
+
+    def stop(self, reason: str = "it was stopped") -> None:
+        """Refuse every later guarded call and every later call of a model in here, for good.
+
+        It is no exception that a framework's tool loop could swallow: the next call meets it again.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise ConfigError("a reason is text", "reason", "say why, as the agent's owner should read it")
+        if self._stopped is None:
+            self._stopped = reason
+            if self._state == "open":
+                self.engine._surround(True)
+
+    def hold(
+        self, amounts: Mapping[str, Quantity], *, proven: bool = True, name: str | None = None
+    ) -> ScopeHold:
+        """Take amounts by unit from this scope, all around it and the totals at once, or raise and take nothing.
+
+        amounts: by `"usd"`, `"tokens"`, `"calls"` and `"cu"`, as text, integers or `Decimal`.
+        proven: whether the work cannot cost more.
+
+        The hold has to be settled; as a `with` block, one that ends without it is charged in full. Raises
+        BudgetExceeded when it does not fit, Frozen in a scope that was stopped or has ended.
+        """
+        title = name or "hold"
+        return ScopeHold(
+            self._open(title).hold(dict(amounts), bool(proven), actor(), title), self.engine, title
+        )
+
+    async def ahold(
+        self, amounts: Mapping[str, Quantity], *, proven: bool = True, name: str | None = None
+    ) -> ScopeHold:
+        """Do the same without blocking the event loop where the store waits for a disk or a server."""
+        if not self.engine._waits:
+            return self.hold(amounts, proven=proven, name=name)
+        import asyncio
+
+        taking = asyncio.ensure_future(asyncio.to_thread(self.hold, amounts, proven=proven, name=name))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # The thread goes on: what it still takes was never used.
+            taking.add_done_callback(_give_back)
+            raise
+
+    def record(
+        self, amounts: Mapping[str, Quantity], *, name: str | None = None, check: bool = False
+    ) -> None:
+        """Record what was spent already, whether it fits or not: here, in all around it and in the totals.
+
+        check: raise BudgetExceeded afterwards when a limit of the chain is passed.
+        """
+        title = name or "recorded"
+        scopes = self._open(title, stopped=False)
+        scopes.record(dict(amounts), actor(), title)
+        if check:
+            check_limits(scopes, title)
+
+    # Entering and leaving.
+
+    def _enter(self) -> None:
+        if self._state != "new":
+            raise ConfigError(
+                f"a {self.kind} is entered once", "scope_reused", f"make another: engine.{self.kind}(...)"
+            )
+        parent = _alive(_current.get())
+        if parent is not None and parent.engine is not self.engine:
+            raise ConfigError(
+                f"a {self.kind} of engine `{self.engine.name}` inside one of `{parent.engine.name}`",
+                "nested_engine",
+                "limits hold together on one engine only; use that of the outer one",
+            )
+        principal, user, agent, run, session = actor()
+        if parent is not None:
+            if self.tenant is not None and self.tenant != parent.tenant:
+                raise ConfigError(
+                    f"tenant `{self.tenant}` inside tenant `{parent.tenant}`",
+                    "nested_tenant",
+                    "one admission takes from the meters of one tenant",
+                )
+            self.tenant = parent.tenant
+            self._units = max(self._units, parent._units, key=len)
+        elif self.tenant is None:
+            self.tenant = self.engine.tenant
+        self.user, self.agent = self.user or user or None, self.agent or agent or None
+        self.session = self.session or session or None
+        if self.kind == "run" and self.run_id is None:
+            self.run_id = f"run_{uuid.uuid4().hex}"
+        elif self.kind != "run":
+            self.run_id = run or None
+        self.parent = parent
+        self._scopes = self._chain()
+        names = (principal, self.user or "", self.agent or "", self.run_id or "", self.session or "")
+        self._names = ScopeNames.inside(names, actor())
+        threads.inherit()
+        self._tokens = (_current.set(self), _acting.set(self._names))
+        self._state = "open"
+        if self._surrounds:
+            self.engine._surround(True)
+        if self._stopped is not None:
+            self.engine._surround(True)
+        if self.engine._listening:
+            self.engine._run_started(self)
+
+    def _leave(self, error: BaseException | None) -> None:
+        if self._state != "open" or self._tokens is None:
+            return
+        scope_token, acting_token = self._tokens
+        self._tokens = None
+        self._state = "ended"
+        try:
+            _current.reset(scope_token)
+            _acting.reset(acting_token)
+        except ValueError:
+            # Left in another context than it was entered in, as a generator may be: whoever still sees it there
+            # stands in what is around it.
+            self._state = "left"
+            self._names.left = True
+        for counted in (self._surrounds, self._stopped is not None):
+            if counted:
+                self.engine._surround(False)
+        self._forget()
+        if self.engine._listening:
+            self.engine._run_ended(self, error)
+
+    def _forget(self) -> None:
+        """Let go of the meters that nobody can come back to; in a file or on a server they go by themselves."""
+        scopes = self._scopes
+        if scopes is None or self.engine._waits or self.kind == "session":
+            return
+        if self.kind == "run" and not self._is_own_id:
+            return
+        try:
+            rows = [row for row in scopes.status() if row[0] == self._gate]
+            if all(Decimal(row[3]) == 0 for row in rows):
+                scopes.forget(1)
+                self._last = rows
+        except Exception:
+            # A block ends as it ended; its meters go when their time has come.
+            self._last = None
+
+    @property
+    def _surrounds(self) -> bool:
+        return self.parent is None and self.tenant != self.engine.tenant
+
+    def _chain(self) -> _native.Scopes:
+        """Put this scope, those around it, and the totals together, the innermost first."""
+        around: list[Scope] = []
+        scope: Scope | None = self
+        while scope is not None:
+            around.append(scope)
+            scope = scope.parent
+        depths = {"session": 0, "run": 0}
+        gates: list[tuple[str, dict[str, str]]] = []
+        keys: list[list[str]] = []
+        for scope in reversed(around):
+            line: Literal["session", "run"] = "session" if scope.kind == "session" else "run"
+            scope._gate = f"@{line}" if depths[line] == 0 else f"@{line}.{depths[line]}"
+            depths[line] += 1
+            gates.append((scope._gate, scope._amounts))
+            keys.append([scope._key()])
+        gates.reverse()
+        keys.reverse()
+        reserve = next((s._reserve for s in around if s._reserve is not None), RESERVE_OUTPUT)
+        whom = (None if depths["session"] else self.session, self.agent, self.user)
+        return scopes_of(self.engine, gates, keys, whom, self.tenant or "", self._units, reserve)
+
+    def _key(self) -> str:
+        if self.kind == "session":
+            return self.session or ""
+        if self.kind == "run":
+            return self.run_id or ""
+        return self._id
+
+    def _open(self, tool: str, *, stopped: bool = True) -> _native.Scopes:
+        """Return the meters to spend from; raises in a scope in which nothing may be spent."""
+        if self._scopes is None:
+            raise PermitError("the scope was not entered (hint: use it in a `with` block)")
+        why = self._closed(stopped=stopped)
+        if why is not None:
+            raise Frozen(_native.frozen_decision(tool, why))
+        return self._scopes
+
+    def _closed(self, *, stopped: bool = True) -> str | None:
+        if stopped and (why := self.stopped) is not None:
+            return f"{self._title()}: {why}"
+        if self._state == "ended":
+            return (
+                f"{self._title()} has ended, and what it started may not spend any more (hint: wait for it inside "
+                f"the block, or give it a run of its own)"
+            )
+        return None
+
+    def _title(self) -> str:
+        title = self.name or (self.session if self.kind == "session" else self.run_id) or ""
+        return f"{self.kind} `{title}`" if title else f"the {self.kind}"
+
+    def _standing(self) -> list[tuple[Any, ...]]:
+        if self._last is not None:
+            return self._last
+        if self._scopes is None:
+            return []
+        return [row for row in self._scopes.status() if row[0] == self._gate]
+
+    def _sum(self, at: int) -> Spend:
+        return _spend(self._standing(), at)
+
+    def __enter__(self) -> Self:
+        self._enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(error)
+
+    async def __aenter__(self) -> Self:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(error)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"a {self.kind} stays in the process that entered it (hint: pass its run_id, and enter a run of it there)"
+        )
+
+    def __repr__(self) -> str:
+        limits = ", ".join(f"{text} {unit}" for unit, text in self._amounts.items())
+        return f"<checkrein {self._title().replace('`', '')}, {self._state}{f', at most {limits}' if limits else ''}>"
+
+
+class Run(Scope):
+    """One piece of work of an agent: a scope with an id, for whom it is done, and what it may spend."""
+
+
+class ScopeHold:
+    """Amounts that were taken and not yet settled; as a `with` block, charged in full when nobody settles them."""
+
+    def __init__(self, permit: _native.ScopePermit, engine: Engine, name: str) -> None:
+        self._permit = permit
+        self._engine = engine
+        self._name = name
+        self.ended = False
+
+    def settle(self, actual: Mapping[str, Quantity]) -> None:
+        """Charge what was really spent, by unit; a unit that is left out is charged as it was held."""
+        self._permit.settle(dict(actual))
+        self.ended = True
+
+    def settle_in_full(self) -> None:
+        """Charge everything that was held."""
+        self._permit.settle_in_full()
+        self.ended = True
+
+    def release(self) -> None:
+        """Give everything back: nothing was spent."""
+        self._permit.release()
+        self.ended = True
+
+    def doubt(self) -> None:
+        """Nobody knows: it stays held for an hour, and is charged then unless it is settled before."""
+        self._permit.doubt()
+        self.ended = True
+
+    def abandon(self) -> bool:
+        """Charge everything that was held, without waiting for the store; `False` when it was settled before."""
+        self.ended = True
+        return self._permit.abandon()
+
+    async def asettle(self, actual: Mapping[str, Quantity]) -> None:
+        """Do the same as `settle` without blocking the event loop."""
+        await self._later(self.settle, actual)
+
+    async def asettle_in_full(self) -> None:
+        """Do the same as `settle_in_full` without blocking the event loop."""
+        await self._later(self.settle_in_full)
+
+    async def arelease(self) -> None:
+        """Do the same as `release` without blocking the event loop."""
+        await self._later(self.release)
+
+    async def adoubt(self) -> None:
+        """Do the same as `doubt` without blocking the event loop."""
+        await self._later(self.doubt)
+
+    async def _later(self, end: Any, *args: Any) -> None:
+        if not self._engine._waits:
+            end(*args)
+            return
+        import asyncio
+
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(end, *args)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.ended:
+            return
+        from checkrein.errors import NotExecuted
+
+        if isinstance(error, NotExecuted):
+            self.release()
+        else:
+            self.settle_in_full()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._later(self.__exit__, kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<checkrein hold `{self._name}`, {'ended' if self.ended else 'held'}>"
+
+
+def current_scope() -> Scope | None:
+    """Return the innermost scope that this code runs in; `None` outside all of them."""
+    return _alive(_current.get())
+
+
+def current_run() -> Run | None:
+    """Return the innermost run that this code runs in; `None` outside all of them."""
+    return next((scope for scope in _around(current_scope()) if isinstance(scope, Run)), None)
+
+
+def _around(scope: Scope | None) -> Iterator[Scope]:
+    while scope is not None:
+        yield scope
+        scope = scope.parent
+
+
+def _alive(scope: Scope | None) -> Scope | None:
+    """Step out of scopes that were left in another context, where nobody could take them back."""
+    while scope is not None and scope._state == "left":
+        scope = scope.parent
+    return scope
+
+
+def scopes_of(
+    engine: Engine,
+    gates: list[tuple[str, dict[str, str]]],
+    keys: list[list[str]],
+    whom: tuple[str | None, str | None, str | None],
+    tenant: str,
+    units: tuple[str, ...] = UNITS,
+    reserve: int = RESERVE_OUTPUT,
+) -> _native.Scopes:
+    """Put scopes and the totals of session, agent, user and tenant together."""
+    every = list(gates)
+    keys = list(keys)
+    for what, name in zip(("session", "agent", "user"), whom, strict=True):
+        if name is not None:
+            every.append((f"@{what}", {}))
+            keys.append([name])
+    every.append(("@tenant", {}))
+    keys.append([""])
+    shape = tuple((gate, tuple((unit, amounts.get(unit)) for unit in units)) for gate, amounts in every)
+    known = engine._scope_shapes.get((shape, reserve))
+    if known is None:
+        known = _native.ScopeShape([(gate, list(limits)) for gate, limits in shape], reserve)
+        if len(engine._scope_shapes) >= _SHAPES:
+            engine._scope_shapes.clear()
+        engine._scope_shapes[(shape, reserve)] = known
+    return _native.Scopes(engine, known, tenant, keys)
+
+
+def spending_scopes(engine: Engine, tenant: str | None, tool: str) -> _native.Scopes:
+    """Return what a call of this engine spends from here: the current scope, or the totals of who acts."""
+    scope = current_scope()
+    if scope is not None and scope.engine is engine:
+        if tenant is not None and tenant != scope.tenant:
+            raise ConfigError(
+                f"a call for tenant `{tenant}` in a run of `{scope.tenant}`", "nested_tenant", "leave it out"
+            )
+        return scope._open(tool)
+    _, user, agent, _, session = actor()
+    whom = (session or None, agent or None, user or None)
+    return scopes_of(engine, [], [], whom, engine.tenant if tenant is None else tenant)
+
+
+def add_cost(engine: Engine, amount: object, name: str, *, check: bool) -> None:
+    """Record what something else cost; see `Engine.add_cost`."""
+    unit, exact = _budget(amount)
+    scopes = spending_scopes(engine, None, name)
+    scopes.record({unit: exact}, actor(), name)
+    if check:
+        check_limits(scopes, name)
+
+
+def spent_in(scopes: _native.Scopes, gate: str) -> Spend:
+    """Return what was spent in one scope of a chain."""
+    return _spend([row for row in scopes.status() if row[0] == gate], 2)
+
+
+def check_limits(scopes: _native.Scopes, title: str) -> None:
+    """Raise BudgetExceeded when more is spent than one of the limits allows."""
+    for _, unit, spent, _, limit, _, _ in scopes.status():
+        if limit is not None and Decimal(spent) > Decimal(limit):
+            # What does not fit is asked for on purpose: the refusal names every limit that is passed.
+            least = "0.000000000001" if unit == "usd" else 1
+            scopes.hold({unit: least}, True, actor(), title).release()
+
+
+def _give_back(taking: Any) -> None:
+    if not taking.cancelled() and taking.exception() is None:
+        import threading
+
+        threading.Thread(target=taking.result().release, daemon=True).start()
+
+
+def _limits(
+    budget: str | Decimal | Sequence[str] | None, *, tokens: int | None, calls: int | None, cu: int | None
+) -> dict[str, str]:
+    """Read limits as exact decimals by unit."""
+    found: dict[str, str] = {}
+    several = budget if isinstance(budget, list | tuple) else [] if budget is None else [budget]
+    for one in several:
+        unit, amount = _budget(one)
+        if unit in found:
+            raise ConfigError(f"two budgets in {unit}", "budget", "give one for each unit")
+        found[unit] = amount
+    for unit, count in (("tokens", tokens), ("calls", calls), ("cu", cu)):
+        if count is None:
+            continue
+        if unit in found:
+            raise ConfigError(f"two budgets in {unit}", "budget", "give one for each unit")
+        found[unit] = str(_whole(unit, count, least=0))
+    return found
+
+
+def _budget(budget: object) -> tuple[str, str]:
+    hint = 'write it as text with its unit: "$0.50", "0.50 usd" or "200000 tokens"; money is never a float'
+    if isinstance(budget, Decimal):
+        budget = f"{budget:f} usd"
+    if not isinstance(budget, str):
+        raise ConfigError(f"a budget is {a_type(budget)}", "budget", hint)
+    text = budget.strip()
+    if text.startswith("$"):
+        text = f"{text[1:].strip()} usd"
+    if "/" in text or " per " in text:
+        raise ConfigError(
+            "the budget of a run has no window", "budget", "a run is its window; a policy file has the others"
+        )
+    pico, unit = _native.parse_quantity(text)
+    if pico < 0:
+        raise ConfigError("a budget is negative", "budget", hint)
+    return str(unit), f"{Decimal(pico).scaleb(-12).normalize():f}"
+
+
+def _whole(what: str, count: object, *, least: int) -> int:
+    if not isinstance(count, int) or isinstance(count, bool) or not least <= count < 2**53:
+        raise ConfigError(f"`{what}` is no whole number of {least} or more", what, f"give a number of {what}")
+    return count
+
+
+def _number(unit: str, text: str) -> Any:
+    return Decimal(text) if unit == "usd" else int(Decimal(text))
+
+
+def _spend(rows: list[tuple[Any, ...]], at: int) -> Spend:
+    return Spend(**{row[1]: _number(row[1], row[at]) for row in rows})
+
+
+def _left(rows: list[tuple[Any, ...]]) -> Limits:
+    limited = (row for row in rows if row[4] is not None)
+    return Limits(
+        **{
+            row[1]: max(_number(row[1], row[4]) - _number(row[1], row[2]) - _number(row[1], row[3]), 0)
+            for row in limited
+        }
+    )
+
+
+def _plain(amount: Decimal | int | None) -> str | int | None:
+    return str(amount) if isinstance(amount, Decimal) else amount
