@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -83,6 +84,8 @@ class Engine(GuardForms, _native.EngineBase):
         self.listener_errors = 0
         self.failed_open = 0
         self._listeners: tuple[Listener, ...] = ()
+        # What finalizers have to say; more than this is nobody's to wait for.
+        self._deferred: deque[Event] = deque(maxlen=10_000)
         # Guarded functions, and what puts something around them while somebody traces this engine.
         self._guarded: weakref.WeakSet[Any] = weakref.WeakSet()
         self._dress: Callable[[Any], None] | None = None
@@ -379,14 +382,15 @@ class Engine(GuardForms, _native.EngineBase):
         model: str | None = None,
         provider: str | None = None,
         check: bool = True,
-    ) -> _native.ModelSettlement:
+    ) -> _native.ModelSettlement | None:
         """Record what a call of a model used that was not held before: for SDKs that nothing here knows.
 
         response: the reply, or its usage alone, as `ModelCall.settle` takes it.
         model: the model, if the reply does not name it.
         check: raise BudgetExceeded when a limit is passed by it; it is recorded all the same.
 
-        It counts in the current scope, all around it, the totals, and the budgets of the policy file for the model.
+        It counts in the current scope, all around it, the totals, and the budgets of the policy file for the model. A
+        reply with an id is charged once: `None` comes back for one that was, by this or by a wrapped client.
         Raises ConfigError, and records nothing, when the usage cannot be read.
         """
         return record_usage(self, response, model, provider, check=check)
@@ -700,10 +704,15 @@ class Engine(GuardForms, _native.EngineBase):
             self._dress = None
             return list(self._guarded)
 
+    def _tenant_here(self) -> str:
+        """Return the tenant of the run of this engine that this code is in, else the engine's."""
+        scope = current_scope()
+        return self.tenant if scope is None or scope.engine is not self else scope.tenant or self.tenant
+
     def _who(self) -> Mapping[str, str]:
         """Return who acts in this context, as events say it."""
         _, user, agent, run, session = actor()
-        return {"user": user, "agent": agent, "run": run, "session": session, "tenant": self.tenant}
+        return {"user": user, "agent": agent, "run": run, "session": session, "tenant": self._tenant_here()}
 
     def _run_started(self, scope: Any) -> None:
         """Announce that a run, a session or a scope began."""
@@ -724,9 +733,13 @@ class Engine(GuardForms, _native.EngineBase):
         detail: Mapping[str, Any] | None = None,
         *,
         who: Mapping[str, Any] | None = None,
+        later: bool = False,
         **fields: Any,
     ) -> None:
-        """Announce an event of the catalogue, if anybody listens; never raises."""
+        """Announce an event of the catalogue, if anybody listens; never raises.
+
+        With `later` it is announced before the next event that is not: a finalizer must not call listeners.
+        """
         if not self._listening:
             return
         try:
@@ -737,6 +750,15 @@ class Engine(GuardForms, _native.EngineBase):
             self.listener_errors += 1
             _log.exception("a %s of `%s` could not be announced", name, tool)
             return
+        if later:
+            self._deferred.append(event)
+            return
+        while self._deferred:
+            try:
+                earlier = self._deferred.popleft()
+            except IndexError:  # another thread was faster
+                break
+            self._tell(earlier)
         self._tell(event)
 
     def _tell(self, event: Event, *, without: object = None) -> None:

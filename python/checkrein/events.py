@@ -210,6 +210,10 @@ Listener = Callable[[Event], object]
 _numbers = itertools.count(1)
 
 
+attempted: ContextVar[str | None] = ContextVar("checkrein_attempted_call", default=None)
+"""The call whose attempt is being admitted: all that an SDK makes for one call of its user have the same number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """Which call of a model is being decided or settled, and on whose behalf it was made."""
@@ -219,15 +223,15 @@ class Call:
     provider: str | None = None
     actor: tuple[str, str, str, str, str] = field(default_factory=actor)
     # Unique within what one reads together: processes that write one file have different ids.
-    number: str = field(default_factory=lambda: f"{os.getpid():x}-{next(_numbers):x}")
+    number: str = field(default_factory=lambda: attempted.get() or f"{os.getpid():x}-{next(_numbers):x}")
 
 
 _scopes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _naming = threading.Lock()
 
 
-def _number_of(scope: Any) -> str:
-    """Return what all events of one run, session or scope have in common."""
+def number_of(scope: Any) -> str:
+    """Return what all events of one run, session, scope or hold have in common."""
     with _naming:
         return _scopes.setdefault(scope, f"{os.getpid():x}-{next(_numbers):x}")
 
@@ -259,10 +263,11 @@ def make(
     """Make an event of the catalogue, with the time, the actor and the call of this context."""
     call = _call.get()
     if call is None:
-        (principal, user, agent, run, session), tenant, model, number = actor(), engine.tenant, None, None
+        (principal, user, agent, run, session), model, number = actor(), None, None
+        tenant = engine._tenant_here()
     else:
         principal, user, agent, run, session = call.actor
-        tenant, model, number = call.tenant or engine.tenant, call.model, call.number
+        tenant, model, number = call.tenant or engine._tenant_here(), call.model, call.number
     # By position: every call that somebody listens to pays for this.
     return Event(
         CATALOGUE[name].kind,
@@ -323,6 +328,18 @@ class ToldPermit:
         with _during(self._call):
             self._native.doubt(health)
         self._tell("hold.in_doubt")
+
+    def abandon(self) -> bool:
+        """Charge the full hold without waiting, and have it said when somebody else has something to say.
+
+        It is a finalizer that calls this, in the middle of anything: listeners may hold locks there.
+        """
+        was_open = self._native.abandon()
+        if was_open:
+            detail = {"exact": False, "shortfalls": ["usage_missing"]}
+            with _during(self._call):
+                self._engine._emit("hold.settled", self._call.model, detail, later=True)
+        return was_open
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._native, name)
@@ -431,7 +448,7 @@ def tell_of_run(engine: Engine, name: str, scope: Any, error: BaseException | No
         detail = about
     who = {word: getattr(scope, word, None) for word in ("user", "agent", "session", "tenant")}
     named = {word: text for word, text in {**who, "run": getattr(scope, "run_id", None)}.items() if text}
-    engine._emit(name, "", detail, who={"call": _number_of(scope), **named})
+    engine._emit(name, "", detail, who={"call": number_of(scope), **named})
 
 
 def _of_run(scope: Any, name: str, error: BaseException | None = None) -> dict[str, Any]:
@@ -453,6 +470,17 @@ def _of_run(scope: Any, name: str, error: BaseException | None = None) -> dict[s
         "overrun": sums(scope.overrun),
         "forced": sums(scope.forced),
     }
+
+
+def rows(gate: str, amounts: Mapping[str, Any], bound: str) -> list[dict[str, str]]:
+    """Return what a hold of a scope holds, as `hold.taken` says it."""
+    each = sums(amounts).items()
+    return [{"budget": gate, "amount": amount, "unit": unit, "bound": bound} for unit, amount in each]
+
+
+def charged(name: str, amounts: Mapping[str, Any]) -> list[list[str]]:
+    """Return what a hold of a scope was settled at, as `hold.settled` says it."""
+    return [[name, f"{amount} {unit}"] for unit, amount in sums(amounts).items()]
 
 
 def sums(amounts: object) -> dict[str, str]:

@@ -248,8 +248,32 @@ class ModelCall:
 
 def record_usage(
     engine: Engine, response: object, model: str | None, provider: str | None, *, check: bool
-) -> _native.ModelSettlement:
+) -> _native.ModelSettlement | None:
     """Record what a call used that nobody asked about; see `Engine.record_usage`."""
+    # Where replies are remembered is of the integrations, which are not needed to import this.
+    from checkrein.integrations import responses
+
+    response_id = responses.id_of(response)
+    if response_id is None:
+        return _record(engine, response, model, provider, check=check)
+    attempt = responses.take(response_id)
+    if attempt is not None:
+        # A wrapped client began it and waits for it: what was held for it is settled.
+        attempt.settle(response)
+        return attempt.settlement
+    charged = responses.of(engine)
+    if not charged.charge(response_id):
+        return None
+    try:
+        return _record(engine, response, model, provider, check=check)
+    except ConfigError:
+        charged.forget(response_id)
+        raise
+
+
+def _record(
+    engine: Engine, response: object, model: str | None, provider: str | None, *, check: bool
+) -> _native.ModelSettlement:
     reply = _reply(response)
     if model is None and isinstance(reply, Mapping):
         inner = reply.get("response")
@@ -272,6 +296,10 @@ def record_usage(
     if not settled.exact:
         why = "; ".join(sentence for _, sentence in settled.shortfalls)
         engine._warn(model, f"recorded as far as it is known: {why}")
+    amounts = {"usd": settled.usd, "tokens": settled.tokens}
+    engine._emit(
+        "cost.recorded", model, {"amounts": events.sums(amounts), "name": model}, who={"model": model}
+    )
     if check:
         check_limits(scopes, model)
     return settled
@@ -304,7 +332,17 @@ def _reply(response: object) -> object:
         return response
     if not any(name in response for name in ("usage", "usageMetadata", "response")):
         return dict(response)
-    return {name: _plain(response[name]) for name in response if name in _READ}
+    said = {name: _plain(response[name]) for name in response if name in _READ}
+    if isinstance(response.get("candidates"), list):
+        said["candidates"] = [_searched(_plain(candidate)) for candidate in response["candidates"]]
+    return said
+
+
+def _searched(candidate: object) -> dict[str, object]:
+    """Keep of an answer of Gemini that it searched: its text is nobody's business, a search has a price."""
+    grounding = candidate.get("groundingMetadata") if isinstance(candidate, Mapping) else None
+    queries = grounding.get("webSearchQueries") if isinstance(grounding, Mapping) else None
+    return {"groundingMetadata": {"webSearchQueries": queries}} if isinstance(queries, list) else {}
 
 
 def _plain(value: object) -> object:

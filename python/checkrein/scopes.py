@@ -10,7 +10,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from checkrein import _native, threads
+from checkrein import _native, events, threads
 from checkrein.acting import ScopeNames, _acting, actor
 from checkrein.errors import ConfigError, Frozen, PermitError, a_type
 
@@ -211,6 +211,7 @@ class Scope:
             raise ConfigError("a reason is text", "reason", "say why, as the agent's owner should read it")
         if self._stopped is None:
             self._stopped = reason
+            self.engine._run_stopped(self)
             if self._state == "open":
                 self.engine._surround(True)
 
@@ -226,9 +227,12 @@ class Scope:
         BudgetExceeded when it does not fit, Frozen in a scope that was stopped or has ended.
         """
         title = name or "hold"
-        return ScopeHold(
-            self._open(title).hold(dict(amounts), bool(proven), actor(), title), self.engine, title
-        )
+        permit = self._open(title).hold(dict(amounts), bool(proven), actor(), title)
+        hold = ScopeHold(permit, self.engine, title)
+        if self.engine._listening:
+            bound = "proven" if proven else "estimated"
+            hold._tell("hold.taken", held=events.rows(self._gate, amounts, bound))
+        return hold
 
     async def ahold(
         self, amounts: Mapping[str, Quantity], *, proven: bool = True, name: str | None = None
@@ -256,6 +260,7 @@ class Scope:
         title = name or "recorded"
         scopes = self._open(title, stopped=False)
         scopes.record(dict(amounts), actor(), title)
+        self.engine._emit("cost.recorded", title, {"amounts": events.sums(amounts), "name": title})
         if check:
             check_limits(scopes, title)
 
@@ -453,26 +458,36 @@ class ScopeHold:
         """Charge what was really spent, by unit; a unit that is left out is charged as it was held."""
         self._permit.settle(dict(actual))
         self.ended = True
+        if self._engine._listening:
+            self._tell("hold.settled", exact=True, charged=events.charged(self._name, actual))
 
     def settle_in_full(self) -> None:
         """Charge everything that was held."""
         self._permit.settle_in_full()
         self.ended = True
+        self._tell("hold.settled", exact=False)
 
     def release(self) -> None:
         """Give everything back: nothing was spent."""
         self._permit.release()
         self.ended = True
+        self._tell("hold.released")
 
     def doubt(self) -> None:
         """Nobody knows: it stays held for an hour, and is charged then unless it is settled before."""
         self._permit.doubt()
         self.ended = True
+        self._tell("hold.in_doubt")
 
     def abandon(self) -> bool:
         """Charge everything that was held, without waiting for the store; `False` when it was settled before."""
         self.ended = True
         return self._permit.abandon()
+
+    def _tell(self, name: str, **detail: Any) -> None:
+        """Announce what became of it."""
+        if self._engine._listening:
+            self._engine._emit(name, self._name, detail, who={"call": events.number_of(self)})
 
     async def asettle(self, actual: Mapping[str, Quantity]) -> None:
         """Do the same as `settle` without blocking the event loop."""
@@ -595,6 +610,7 @@ def add_cost(engine: Engine, amount: object, name: str, *, check: bool) -> None:
     unit, exact = _budget(amount)
     scopes = spending_scopes(engine, None, name)
     scopes.record({unit: exact}, actor(), name)
+    engine._emit("cost.recorded", name, {"amounts": {unit: exact}, "name": name})
     if check:
         check_limits(scopes, name)
 

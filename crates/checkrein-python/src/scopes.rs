@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use checkrein::engine::{CompileError, SCOPE_UNITS, Scope, ScopeShape as CoreShape, Scopes as CoreScopes};
+use checkrein::engine::{
+    CompileError, SCOPE_NAMESPACE, SCOPE_UNITS, Scope, ScopeShape as CoreShape, Scopes as CoreScopes,
+};
 use checkrein_core::admission::{Action, Admission, Crossed, Verdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::code::Code;
@@ -219,7 +221,7 @@ impl ScopePermit {
 
 fn action_of<'a>(actor: &'a Actor, name: &'a str) -> Action<'a> {
     let (principal, user, agent, run, session) = actor;
-    Action { namespace: "scope", name, principal, user, agent, run, session, ..Action::default() }
+    Action { namespace: SCOPE_NAMESPACE, name, principal, user, agent, run, session, ..Action::default() }
 }
 
 fn unit_of(py: Python<'_>, word: &str) -> PyResult<Unit> {

@@ -1,5 +1,7 @@
 //! Scopes: what a call takes from its run, from what lies around it, and from whom it is for, in one admission.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+
 use std::sync::Arc;
 
 use checkrein::clock::{Clock, FakeClock};

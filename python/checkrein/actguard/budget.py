@@ -11,16 +11,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from checkrein.actguard.core import opening
-from checkrein.actguard.core.amounts import Amounts
 from checkrein.actguard.core.budget_context import (
     BudgetExecutionContext,
-    LocalTally,
     get_budget_context,
     install_budget_context,
     own_budget_context,
     reset_budget_context,
 )
-from checkrein.actguard.core.budget_state import BudgetState, SharedBudgetState
+from checkrein.actguard.core.budget_state import BudgetState, LocalTally, SharedBudgetState
 from checkrein.actguard.core.run_context import RunState, get_run_state, require_run_state
 from checkrein.actguard.exceptions import (
     ActGuardRuntimeContextError,
@@ -96,22 +94,22 @@ class BudgetGuard:
     @property
     def usd_used(self) -> float:
         """US dollars: by the tariff where there is one, by the price book otherwise."""
-        return self._usd(self._state)
+        return self._dollars(self._state)
 
     @property
     def local_tokens_used(self) -> int:
         """Tokens of the task or thread that entered the guard alone."""
-        return self._tally.amounts.tokens
+        return self._tally.tokens_used
 
     @property
     def local_cost_used(self) -> int:
         """Compute units of the task or thread that entered the guard alone."""
-        return self._tally.amounts.cost
+        return self._tally.cost_used
 
     @property
     def local_usd_used(self) -> float:
         """US dollars of the task or thread that entered the guard alone."""
-        return self._dollars(self._tally.amounts)
+        return self._dollars(self._tally)
 
     @property
     def root_tokens_used(self) -> int:
@@ -126,17 +124,15 @@ class BudgetGuard:
     @property
     def root_usd_used(self) -> float:
         """US dollars of the whole run's budget."""
-        return self._usd(self._shared_root)
+        return self._dollars(self._shared_root)
 
-    def _usd(self, state: BudgetState | SharedBudgetState | None) -> float:
-        return 0.0 if state is None else self._dollars(Amounts(0, state.cost_used, state.usd_spent))
-
-    def _dollars(self, amounts: Amounts) -> float:
+    def _dollars(self, used: BudgetState | SharedBudgetState | LocalTally | None) -> float:
+        if used is None:
+            return 0.0
         root = self._shared_root
         rate = 0 if root is None else root.cu_per_usd or 0
         # A limit in dollars is held by the price book, and what is shown is what is held.
-        by_tariff = rate > 0 and self.usd_limit is None
-        return amounts.cost / rate if by_tariff else float(amounts.usd)
+        return used.cost_used / rate if rate > 0 and self.usd_limit is None else float(used.usd_spent)
 
     # --- entering ---
 
@@ -265,7 +261,9 @@ class BudgetGuard:
         self._state = root.root_state
 
     def _new_root(self, run: RunState | None) -> SharedBudgetState:
-        root = SharedBudgetState(
+        around = get_budget_context()
+        outer = None if around is None or around.ended else around.shared_root
+        return SharedBudgetState(
             user_id=self._user(),
             run_id=self.run_id or "",
             root_scope_name=self.name,
@@ -273,22 +271,10 @@ class BudgetGuard:
             plan_key=self.plan_key,
             token_limit=self.token_limit,
             usd_limit=self.usd_limit,
-        )
-        root.root_state = BudgetState(
-            user_id=root.user_id,
-            run_id=root.run_id,
-            scope_id=root.root_scope_id,
-            scope_name=self.name,
-            root_scope_id=root.root_scope_id,
-            cost_limit=self.cost_limit,
-            token_limit=self.token_limit,
-            usd_limit=self.usd_limit,
-            plan_key=self.plan_key,
-            shared_root=root,
             # A run has one budget: what an earlier guard of it spent is spent.
-            before=Amounts() if run is None else run.spent_before,
+            before=None if run is None else run.spent_before,
+            room=None if outer is None else outer.room,
         )
-        return root
 
     def _check_same(self, root: SharedBudgetState) -> None:
         asked = {
@@ -409,12 +395,10 @@ class BudgetGuard:
         with lock:
             if not root.detach():
                 return False
-            if root.root_state is not None:
-                root.root_state.closed = True
+            root.root_state.closed = True
             if run is not None and run.get_budget_root() is root:
                 run.set_budget_root(None)
-                if root.root_state is not None:
-                    run.spent_before = root.root_state.counted
+                run.spent_before = root.root_state.whole()
         return root.mark_settled()
 
     def _close_root(self) -> None:

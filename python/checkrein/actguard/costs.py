@@ -20,15 +20,19 @@ class LLMCostRates:
 
     def cost(self, *, input_tokens: int, output_tokens: int, cached_input_tokens: int = 0) -> int:
         """Return the CU of one call. Each part is rounded up by itself, and cached tokens are charged besides."""
+        return self.of(input_tokens, cached_input_tokens, output_tokens)
+
+    def of(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+        """Return the same; what is negative is nothing."""
+        rate, per = self.input_cu_per_1k or 0, 1_000
         if self.input_cu_per_1m is not None:
-            of_input = _share(input_tokens, self.input_cu_per_1m, 1_000_000)
-        else:
-            of_input = _share(input_tokens, self.input_cu_per_1k or 0, 1_000)
-        return (
-            of_input
-            + _share(output_tokens, self.output_cu_per_1k, 1_000)
-            + _share(cached_input_tokens, self.cached_cu_per_1k, 1_000)
-        )
+            rate, per = self.input_cu_per_1m, 1_000_000
+        cost = -(-input_tokens * rate // per) if input_tokens > 0 else 0
+        if output_tokens > 0:
+            cost += -(-output_tokens * self.output_cu_per_1k // 1_000)
+        if cached_tokens > 0:
+            cost += -(-cached_tokens * self.cached_cu_per_1k // 1_000)
+        return cost
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,17 @@ class CuTariff:
         own = self.llm_provider_model_overrides.get(provider or "", {}).get(provider_model_id or "")
         return self.llm_default if own is None else own.resolve(self.llm_default)
 
+    def cost_of(
+        self, provider: str, model: str, input_tokens: int, cached_tokens: int, output_tokens: int
+    ) -> int:
+        """Return the CU of one call, as `llm_cost` does."""
+        of_provider = self.llm_provider_model_overrides.get(provider)
+        if of_provider is None or model not in of_provider:
+            rates = self.llm_default
+        else:
+            rates = of_provider[model].resolve(self.llm_default)
+        return rates.of(input_tokens, cached_tokens, output_tokens)
+
     def llm_cost(
         self,
         *,
@@ -103,20 +118,13 @@ class CuTariff:
         cached_input_tokens: int = 0,
     ) -> int:
         """Return the CU of one call of a model."""
-        rates = self.llm_rates(provider=provider, provider_model_id=provider_model_id)
-        return rates.cost(
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cached_input_tokens=cached_input_tokens,
+        return self.cost_of(
+            provider or "", provider_model_id or "", input_tokens, cached_input_tokens, output_tokens
         )
 
     def tool_cost(self, tool_name: str) -> int:
         """Return the CU of one call of a tool; 0 for one that the tariff does not name."""
         return self.tools.get(tool_name, 0)
-
-
-def _share(tokens: int, rate: int, per: int) -> int:
-    return 0 if tokens <= 0 or rate <= 0 else -(-tokens * rate // per)
 
 
 def _or(own: int | None, fallback: int) -> int:

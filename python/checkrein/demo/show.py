@@ -1,4 +1,4 @@
-"""Runs the demo: the agent observed, then controlled, then killed, then replayed; and proves what happened."""
+"""Runs the demo: the agent observed, controlled, killed, replayed, and given a budget; and proves what happened."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from checkrein.demo import replayed
+from checkrein.demo.budgeted import play as play_budgeted
 from checkrein.demo.crash import play
 from checkrein.demo.enforced import Enforced
 from checkrein.demo.observed import Observed
@@ -47,7 +48,7 @@ class Show:
             if self.interactive and keep is None:
                 with suppress(EOFError):
                     input(f"\nThe files are in {directory}. Press Enter to remove them. ")
-        return 0 if story.verdict.valid and story.crash.good else 1
+        return 0 if story.verdict.valid and story.crash.good and story.budgeted.good else 1
 
     def _play(self, directory: Path) -> Story:
         policy = PolicyFile(directory)
@@ -67,7 +68,8 @@ class Show:
         replay = (
             replayed.play(directory, policy, self.timeline) if crash.ledger["valid"] is not False else None
         )
-        return Story(observed, enforced, crash, replay, enforced.trail.verify())
+        budgeted = play_budgeted(self.timeline, self._pause)
+        return Story(observed, enforced, crash, replay, enforced.trail.verify(), budgeted)
 
     def _act(self, title: str) -> None:
         if self.timeline is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from checkrein.demo.budgeted import Budgeted
 from checkrein.demo.command import Answer
 from checkrein.demo.crash import Crash
 from checkrein.demo.enforced import Enforced
@@ -25,6 +26,7 @@ class Story:
     crash: Crash
     replay: Answer | None
     verdict: Verified
+    budgeted: Budgeted
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
@@ -47,6 +49,7 @@ class Story:
             **self.enforced.outcome(),
             "audit": audit,
             "crash": self.crash.to_dict(),
+            "budgeted": self.budgeted.to_dict(),
             "replay": None if self.replay is None else self.replay.record,
         }
 
@@ -59,6 +62,7 @@ class Story:
         yield "the model", f"{before['usd']} usd observed, {after['usd']} usd enforced, of gpt-5", ""
         yield "refunds", f"{_refunds(summary['observed'])} observed, {_refunds(summary)} enforced", ""
         yield "audit", self.verdict.output.strip().splitlines()[-1], _style(self.verdict.valid)
+        yield "the run", self.budgeted.row(), _style(self.budgeted.good)
         yield "crash", self._crash(), _style(self.crash.good)
         yield "ledger", self._ledger(), _style(self.crash.ledger["valid"] is not False)
 

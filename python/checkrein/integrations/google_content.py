@@ -183,8 +183,7 @@ class ContentReading:
         if not isinstance(self._said.get("usageMetadata"), Mapping):
             return None
         grounding = {"groundingMetadata": {"webSearchQueries": self._searches}}
-        # As text: what is given as values is cut down to what other providers say of usage.
-        return json.dumps({**self._said, **({"candidates": [grounding]} if self._searches else {})})
+        return {**self._said, **({"candidates": [grounding]} if self._searches else {})}
 
     # What the meter of bodies asks for: chunks are no bytes, and are not made well-formed by any.
 

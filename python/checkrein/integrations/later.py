@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 
-class _Loader(importlib.abc.Loader):
-    """The loader of a package, and what happens when it is done."""
+class _Loader:
+    """The loader of a package, and what happens when it is done.
+
+    Neither this nor `Watch` inherits from what describes them: that would be imported with `checkrein`, and is slow.
+    """
 
     def __init__(self, loader: Any, name: str, then: Callable[[str], None]) -> None:
         self._loader = loader
         self._name = name
         self._then = then
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         made: ModuleType | None = self._loader.create_module(spec)
         return made
 
@@ -32,7 +36,7 @@ class _Loader(importlib.abc.Loader):
         self._then(self._name)
 
 
-class Watch(importlib.abc.MetaPathFinder):
+class Watch:
     """Waits for packages by their names, and calls `then` with the name of one that was just imported."""
 
     def __init__(self, then: Callable[[str], None]) -> None:
@@ -54,7 +58,7 @@ class Watch(importlib.abc.MetaPathFinder):
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         """Find a package that is waited for where everybody else finds it."""
         if fullname not in self._names or getattr(self._busy, "name", None) == fullname:
             return None
@@ -68,5 +72,6 @@ class Watch(importlib.abc.MetaPathFinder):
             self._busy.name = None
         if found is None or found.loader is None or not hasattr(found.loader, "exec_module"):
             return None
-        found.loader = _Loader(found.loader, fullname, self._then)
+        loader: Any = _Loader(found.loader, fullname, self._then)
+        found.loader = loader
         return found

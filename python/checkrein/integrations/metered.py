@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import checkrein
 from checkrein.errors import Denied, NotExecuted, PermitError
+from checkrein.events import attempted
+from checkrein.integrations import responses
 
 if TYPE_CHECKING:
     from checkrein._native import ModelSettlement
@@ -144,15 +146,24 @@ class Attempt:
 
     def admit(self) -> None:
         """Hold the most it can cost; raises what guards raise when it is refused."""
-        self._call.__enter__()
+        token = attempted.set(self.call_id)
+        try:
+            self._call.__enter__()
+        finally:
+            attempted.reset(token)
 
     async def aadmit(self) -> None:
         """Do the same on an event loop."""
-        await self._call.__aenter__()
+        token = attempted.set(self.call_id)
+        try:
+            await self._call.__aenter__()
+        finally:
+            attempted.reset(token)
 
     def settle(self, reply: object) -> None:
         """Charge what a reply says was used; nothing or nonsense is charged in full."""
         if self._claim():
+            self._remember(reply)
             try:
                 self.settlement = self._call.settle(reply)
             except PermitError as error:
@@ -161,6 +172,7 @@ class Attempt:
     async def asettle(self, reply: object) -> None:
         """Do the same on an event loop."""
         if self._claim():
+            self._remember(reply)
             try:
                 self.settlement = await self._call.asettle(reply)
             except PermitError as error:
@@ -217,6 +229,12 @@ class Attempt:
         await self._aend(TimeoutError("the reply comes later"))
         self._ended = False
         return True
+
+    def _remember(self, reply: object) -> None:
+        """Who records this reply by hand charges it no second time."""
+        response_id = responses.id_of(reply)
+        if response_id is not None:
+            responses.of(self.engine).charge(response_id)
 
     def _claim(self) -> bool:
         with self._lock:

@@ -22,13 +22,21 @@ MODULE: Final = "openai"
 """The package whose clients are meant."""
 
 _PATHS: Final = re.compile(
-    r"(?:^|/)(chat/completions|completions|responses|responses/compact|embeddings)/?$", re.ASCII
+    r"(?:^|/)(chat/completions|completions|responses|responses/compact|embeddings|decisions)/?$", re.ASCII
 )
 _OTHERS: Final = re.compile(
-    r"(?:^|/)(images/(?:generations|edits|variations)|audio/(?:speech|transcriptions|translations)|videos)/?$",
+    r"(?:^|/)(images/(?:generations|edits|variations)|audio/(?:speech|transcriptions|translations)"
+    r"|videos(?:/(?:edits|extensions|[^/]+/remix))?|batches|fine_tuning/jobs)/?$",
     re.ASCII,
 )
-"""What is paid for as well, although not by text alone: held at an estimate, refused where it has no price."""
+"""What is paid for as well, although not by the text that is sent: held at an estimate where that is possible."""
+_IN_FILES: Final = frozenset({"batches", "fine_tuning/jobs"})
+"""What it costs stands in files that were sent before."""
+_UNNAMED: Final = "unnamed"
+"""The model of a request that names none; it has no price."""
+_NO_OUTPUT: Final = frozenset({"embeddings", "decisions"})
+"""What only reads gives no tokens: nothing has to be reserved for them."""
+_DRAWS: Final = "images/generations"
 _IMAGE_TOKENS: Final = 8_192
 """Output tokens of an image at the most, as far as is known."""
 _LOOKED_UP: Final = re.compile(r"(?:^|/)responses/([A-Za-z0-9_\-]+)(?:/cancel)?/?$", re.ASCII)
@@ -117,9 +125,11 @@ def read(client: Any, options: Any) -> Endpoint | None:
     if method != "post" or found is None:
         return None
     body = _body_of(options)
-    return Endpoint(
-        found[1], body, provider=_provider(client, body.get("model")), has_files=bool(options.files)
-    )
+    path, provider = found[1], _provider(client, body.get("model"))
+    if path == "decisions" and provider == "openai":
+        # It has prices of its own.
+        provider = "openai-decisions"
+    return Endpoint(path, body, provider=provider, has_files=bool(options.files) or path in _IN_FILES)
 
 
 def _body_of(options: Any) -> dict[str, Any]:
@@ -181,10 +191,9 @@ class Endpoint:
         gate = body if self._is_text else self._unseen(body)
         self.asked = Asked(
             json.dumps({**gate, **self._changes}, ensure_ascii=False, separators=(",", ":"), default=_plain),
-            model=model if isinstance(model := body.get("model"), str) else None,
+            model=model if isinstance(model := body.get("model"), str) else _UNNAMED,
             provider=provider,
-            # What only reads gives no tokens: nothing has to be reserved for them.
-            max_output={"embeddings": 0, "images/generations": _IMAGE_TOKENS}.get(self.path),
+            max_output=0 if self.path in _NO_OUTPUT else _IMAGE_TOKENS if self.path == _DRAWS else None,
             # An estimate, and said to be one: nobody can bound what is no text.
             unseen_tokens=None if self._is_text or self._has_files else 0,
             at_most=_server_tools(body),

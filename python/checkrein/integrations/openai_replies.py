@@ -74,7 +74,6 @@ class Shape:
     """The events of one endpoint."""
 
     has_choices: bool
-    ends_with: bytes = b"[DONE]"
 
 
 SHAPES: Final = {
@@ -83,6 +82,7 @@ SHAPES: Final = {
     "responses": Shape(has_choices=False),
     "responses/compact": Shape(has_choices=False),
     "embeddings": Shape(has_choices=False),
+    "decisions": Shape(has_choices=False),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
@@ -61,6 +62,11 @@ class Responses:
                 self._charged.popitem(last=False)
         return first
 
+    def forget(self, response_id: str) -> None:
+        """Take back that a reply was charged: it was not, after all."""
+        with self._lock:
+            self._charged.pop(response_id, None)
+
     def __len__(self) -> int:
         return len(self._expected) + len(self._charged)
 
@@ -96,6 +102,20 @@ def take(response_id: str) -> Attempt | None:
         if attempt is not None:
             return attempt
     return None
+
+
+def id_of(reply: object) -> str | None:
+    """Return the id that a provider gave a reply: a whole one, an event with it, as values or an SDK's object."""
+    for at in (reply, _member(reply, "response"), _member(reply, "message")):
+        for name in ("id", "responseId", "response_id"):
+            found = _member(at, name)
+            if isinstance(found, str) and found:
+                return found
+    return None
+
+
+def _member(of: object, name: str) -> object:
+    return of.get(name) if isinstance(of, Mapping) else getattr(of, name, None)
 
 
 class Lookup:

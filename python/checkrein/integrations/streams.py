@@ -122,7 +122,7 @@ class _Body:
         reading = self._meter.reading
         pieces = reading.feed(data)
         self._ready.extend(piece for piece in pieces if piece)
-        if self._meter.is_spent() and reading.reply is None:
+        if self._meter.is_spent() and not reading.finished:
             self._cut = True
             self._ready.append(reading.ending())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -23,15 +24,22 @@ class Door(Protocol):
         """Begin to read one that comes in pieces."""
 
 
+_lock = threading.Lock()
+
+
 def meter_client(client: Any) -> None:
     """Let an HTTP client ask the metered call of its context before it sends; outside of one nothing changes."""
     if "_checkrein_send" in client.__dict__:
         return
     is_async = inspect.iscoroutinefunction(type(client).send)
-    # The client must not hold itself: some SDKs close theirs when the last reference goes.
-    own = client.__dict__.get("send")
-    client._checkrein_send = True
-    client.send = functools.partial(_asend if is_async else _send, weakref.ref(client), own)
+    with _lock:
+        # Two threads may make its first call: asked twice, it would take two holds for one attempt.
+        if "_checkrein_send" in client.__dict__:
+            return
+        # The client must not hold itself: some SDKs close theirs when the last reference goes.
+        own = client.__dict__.get("send")
+        client.send = functools.partial(_asend if is_async else _send, weakref.ref(client), own)
+        client._checkrein_send = True
 
 
 def _of_client(reference: Callable[[], Any], own: Any) -> tuple[Any, MeteredCall | None]:
@@ -96,7 +104,7 @@ async def areceived(door: Door, attempt: Attempt, response: Any) -> None:
     elif response.status_code >= 300:
         await attempt.arefuse(response.status_code)
     else:
-        await Meter(attempt, door.whole(attempt, response.content)).aend()
+        await Meter(attempt, _whole(door, attempt, response)).aend()
 
 
 def _received(door: Door, attempt: Attempt, response: Any, body: type[SyncBody | AsyncBody]) -> None:
@@ -104,12 +112,22 @@ def _received(door: Door, attempt: Attempt, response: Any, body: type[SyncBody |
         attempt.refuse(response.status_code)
         return
     if not _comes_later(response):
-        Meter(attempt, door.whole(attempt, response.content)).end()
+        Meter(attempt, _whole(door, attempt, response)).end()
         return
     reading = door.reading(attempt, response.headers.get("content-type", ""))
     library = sys.modules[type(response).__mro__[-2].__module__.partition(".")[0]]
     base = library.SyncByteStream if body is SyncBody else library.AsyncByteStream
     response.stream = shaped(body, base)(response.stream, Meter(attempt, reading), _decoder(response))
+
+
+def _whole(door: Door, attempt: Attempt, response: Any) -> Reading:
+    """Read a reply that is there already: streams are too, where something in between has collected them."""
+    kind = response.headers.get("content-type", "")
+    if not kind.lower().startswith("text/event-stream"):
+        return door.whole(attempt, response.content)
+    reading = door.reading(attempt, kind)
+    response._content = b"".join([*reading.feed(response.content), reading.rest()])
+    return reading
 
 
 def _decoder(response: Any) -> Plain | None:

@@ -102,10 +102,12 @@ class JsonlSink:
         if self._closed:
             return
         self._finish()
+        _sinks.discard(self)
+        if self._closed:
+            return
         with self._writing:
             self._closed = True
             os.close(self._file)
-        _sinks.discard(self)
 
     def __enter__(self) -> JsonlSink:
         return self
@@ -185,6 +187,11 @@ class JsonlSink:
         if thread is not None and thread.is_alive():
             self._queue.put(None)
             thread.join(PATIENCE_S)
+            if thread.is_alive():
+                # It is stuck in a write: whoever waited for it would be stuck as well.
+                self._closed = True
+                _log.warning("%s hangs: at least %d events are not written", self.path, self._queue.qsize())
+                return
         self._drain()
 
     def _write(self, events: list[Event]) -> None:

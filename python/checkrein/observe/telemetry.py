@@ -157,17 +157,17 @@ class Telemetry:
     # Calls of models.
 
     def _held(self, event: Event) -> None:
+        if event.model is None:
+            # Of a run's own hold: what it is for, nobody says.
+            return
         span = self._start(event)
         for row in event.detail.get("held", ()):
             span.set_attribute(f"checkrein.held.{row['budget']}", f"{row['amount']} {row['unit']}")
         if event.detail.get("max_output") is not None:
             span.set_attribute("gen_ai.request.max_tokens", event.detail["max_output"])
         span.set_attribute("checkrein.decision.verdict", "allow")
-        if event.call is None:
-            span.end()
-            return
         with self._lock:
-            self._open[event.call] = _Open(span, time.perf_counter(), _labels(event))
+            self._open[event.call or ""] = _Open(span, time.perf_counter(), _labels(event))
             oldest = self._open.popitem(last=False)[1] if len(self._open) > MAX_OPEN else None
         if oldest is not None:
             oldest.span.set_attribute("checkrein.outcome", "abandoned")

@@ -346,6 +346,27 @@ def test_a_replay_shows_the_right_differences(story: dict[str, Any], command: st
     }
 
 
+# --- the fourth act ---
+
+
+def test_a_run_over_the_real_package_is_cut_before_it_overspends(story: dict[str, Any]) -> None:
+    run = story["summary"]["budgeted"]
+    limit = Decimal(run["budget"])
+    # Streamed answers, whole; their usage was asked for, and kept from the program that did not.
+    assert len(run["answers"]) == len(run["usages"]) == 2
+    assert {answer.split(",")[0] for answer in run["answers"]} == {"Dear Maria"}
+    used = [usage["input_tokens"] * INPUT + usage["output_tokens"] * OUTPUT for usage in run["usages"]]
+    assert [Decimal(spent) for spent in run["spent"]] == [sum(used[: number + 1]) for number in range(2)]
+    assert Decimal(run["remaining"]) == limit - sum(used) > 0
+    (reason,) = run["refused"]["reasons"]
+    detail = reason["detail"]
+    assert (reason["code"], Decimal(detail["spent"]), detail["held"]) == ("budget_exceeded", sum(used), "0")
+    # The most that the next one could have cost does not fit; the most that the others could have cost did.
+    asked = Decimal(detail["requested"])
+    assert sum(used) + asked > limit >= sum(used[:-1]) + asked
+    assert run["requests"] == 2, "the third call never reached the model's server"
+
+
 # --- what proves it, and how it looks ---
 
 
@@ -414,11 +435,16 @@ def test_the_timeline_tells_all_of_it_in_words(shown: subprocess.CompletedProces
         r"told the model: ",
         r"pay_2093 480\.00 observed, pay_2093 49\.00 enforced",
         r"RESULT: VALID \(\d+ entries verified\)",
+        r'with checkrein\.run\(user="maria", budget="\$0\.005"\):',
+        r"( +✓ allow +gpt-5 +streamed: Dear Maria, .*\n +the run: 0\.\d+ usd spent, 0\.\d+ of 0\.005 left\n){2}",
+        r"✗ block +gpt-5 +streamed: .*\n +budget_exceeded  ",
+        r"Cut before it is spent: the model's server saw 2 requests\.",
+        r"the run +2 streamed answers for 0\.\d+ usd of 0\.005; the next: not sent",
     ):
         assert re.search(promised, done.stdout), f"`{promised}` is missing in\n{done.stdout}"
     lines = done.stdout.splitlines()
     assert max(len(line) for line in lines if not line.startswith("The policy: ")) <= 80
-    assert len(lines) <= 135
+    assert len(lines) <= 150
 
 
 def test_the_real_answers_of_the_command_are_shown(
@@ -463,7 +489,7 @@ def test_the_readme_shows_what_the_demo_prints(shown: subprocess.CompletedProces
 
     readme = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
     excerpts = re.findall(r"```text\n(.*?)```", readme[: readme.index("## Install")], re.DOTALL)
-    assert [len(untimed(excerpt)) > 5 for excerpt in excerpts] == [True] * 3
+    assert [len(untimed(excerpt)) > 5 for excerpt in excerpts] == [True] * 4
     printed = iter(untimed(shown.stdout))
     for line in untimed("\n".join(excerpts)):
         assert line in printed, f"the demo does not print this, or not in this order: {line}"

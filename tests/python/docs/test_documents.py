@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,28 @@ def run(document: Path, line: int, source: str, namespace: dict[str, Any]) -> No
     exec(compile(padded, name, "exec"), namespace)
 
 
+@pytest.fixture
+def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a reader has who has keys: providers that answer, here on the loopback interface."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "python" / "integrations"))
+    from fake_anthropic import FakeAnthropic
+    from fake_google import FakeGoogle
+    from fake_openai import fake_openai
+
+    with fake_openai() as openai, FakeAnthropic() as anthropic, FakeGoogle() as google:
+        # Asked with tools, they use one.
+        anthropic.calls = google.calls = {"city": "Rome"}
+        for name, url in (
+            ("OPENAI_BASE_URL", f"{openai.url}/v1"),
+            ("ANTHROPIC_BASE_URL", anthropic.url),
+            ("GOOGLE_GEMINI_BASE_URL", google.url),
+        ):
+            monkeypatch.setenv(name, url)
+        for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+            monkeypatch.setenv(name, "sk-documents")
+        yield
+
+
 def test_the_readme_has_examples() -> None:
     assert ROOT / "README.md" in DOCUMENTS
     assert len(blocks(ROOT / "README.md")) >= 2
@@ -49,7 +72,7 @@ def test_the_readme_has_examples() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_run(
-    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: Server
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: Server, providers: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # Where a document uses Redis, its reader's server is here.

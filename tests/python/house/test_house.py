@@ -44,6 +44,13 @@ def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
     assert silent == []
 
 
+def test_no_merge_is_half_done() -> None:
+    mark = re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE)
+    texts = tracked(".rs", ".py", ".pyi", ".sh", ".md", ".toml", ".yml")
+    half = [path for path in texts if path.exists() and mark.search(path.read_text(encoding="utf-8"))]
+    assert half == []
+
+
 def test_nothing_unfinished_is_left_behind() -> None:
     mark = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b|\bto" + r"do!\(|unimpl" + r"emented!\(")
     found = [

@@ -32,9 +32,9 @@ class Books:
         self._store = store
         self.limit("1 usd")
 
-    def limit(self, limit: str) -> None:
-        """Begin with another limit."""
-        self._file.write_text(POLICY.replace("1 usd", limit))
+    def limit(self, limit: str, more: str = "") -> None:
+        """Begin with another limit, and with more about models."""
+        self._file.write_text(POLICY.replace("1 usd", limit) + more)
         self.clock = FakeClock(1_795_262_400.0)
         options = {"tenant": "acme", "clock": self.clock, "store": self._store}
         self.engine = checkrein.Engine.from_policy(self._file, **options)

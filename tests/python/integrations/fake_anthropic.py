@@ -91,6 +91,8 @@ class FakeAnthropic(FakeProvider):
 
     def __init__(self) -> None:
         self.reply: dict[str, Any] = message()
+        self.calls: dict[str, Any] | None = None
+        """The arguments with which it asks for the first tool that it is offered, once in a conversation."""
         super().__init__(self._said)
 
     def messages(self) -> list[Any]:
@@ -104,7 +106,11 @@ class FakeAnthropic(FakeProvider):
         if "/batches" in path:
             return Reply(_batch("canceling" if path.endswith("/cancel") else "in_progress"))
         if path.endswith("/messages"):
-            said = {**self.reply, "model": request.body.get("model", self.reply["model"])}
+            made = self.reply
+            offered, last = request.body.get("tools"), request.body.get("messages", [{}])[-1]
+            if self.calls is not None and offered and isinstance(last.get("content"), str):
+                made = tool_use(offered[0]["name"], self.calls)
+            said = {**made, "model": request.body.get("model", made["model"])}
             return Reply(events=events_of(said)) if request.streams else Reply(said)
         return Reply({"data": [], "has_more": False, "first_id": None, "last_id": None})
 

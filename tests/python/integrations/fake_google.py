@@ -64,11 +64,43 @@ def chunks_of(made: Mapping[str, Any]) -> list[dict[str, Any]]:
     return chunks
 
 
+def interaction(text: str = "Hello there", *, usage: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write an interaction as the provider does."""
+    counted = {"total_input_tokens": 200, "total_output_tokens": 40, "total_tokens": 240}
+    return {
+        "id": "interaction-1",
+        "object": "interaction",
+        "status": "completed",
+        "model": "gemini-3.8-flash",
+        "steps": [{"type": "model_output", "content": [{"type": "text", "text": text}]}],
+        "usage": counted if usage is None else dict(usage),
+    }
+
+
+def steps_of(made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Write an interaction as a stream of events."""
+    begun = {"id": made["id"], "status": "in_progress", "model": made["model"]}
+    words = made["steps"][0]["content"][0]["text"].split(" ")
+    texts = [word if number == 0 else f" {word}" for number, word in enumerate(words)]
+    return [
+        {"event_type": "interaction.created", "interaction": begun},
+        {"event_type": "step.start", "index": 0, "step": {"type": "model_output"}},
+        *(
+            {"event_type": "step.delta", "index": 0, "delta": {"type": "text", "text": text}}
+            for text in texts
+        ),
+        {"event_type": "step.stop", "index": 0},
+        {"event_type": "interaction.completed", "interaction": {**made, "steps": []}},
+    ]
+
+
 class FakeGoogle(FakeProvider):
     """The provider; what no reply was queued for it says with `reply`."""
 
     def __init__(self) -> None:
         self.reply: dict[str, Any] = reply()
+        self.calls: dict[str, Any] | None = None
+        """The arguments with which it asks for the first function that it is offered, once in a conversation."""
         super().__init__(self._said)
 
     def generated(self) -> list[Any]:
@@ -84,5 +116,12 @@ class FakeGoogle(FakeProvider):
         if verb == "streamGenerateContent":
             return Reply(events=chunks_of(self.reply))
         if verb == "generateContent":
+            offered = request.body.get("tools") or [{}]
+            functions = offered[0].get("functionDeclarations")
+            if self.calls is not None and functions and "text" in request.body["contents"][-1]["parts"][0]:
+                return Reply(call_of(functions[0]["name"], self.calls))
             return Reply(self.reply)
+        if request.path.endswith("/interactions"):
+            said = interaction()
+            return Reply(events=steps_of(said)) if request.streams else Reply(said)
         return Reply({"name": "batches/b1", "metadata": {"state": "BATCH_STATE_PENDING"}})

@@ -97,7 +97,7 @@ def events(
     """Yield a streamed response."""
     empty = {**response(status="in_progress"), **(begun or {})}
     if last is None:
-        last = {**response("".join(texts)), "id": empty["id"]}
+        last = {**response("".join(texts)), "id": empty["id"], "model": empty["model"]}
     listed: list[dict[str, Any]] = [
         {"type": "response.created", "response": empty},
         {"type": "response.in_progress", "response": empty},
@@ -143,24 +143,28 @@ def embedding(**more: Any) -> dict[str, Any]:
 def answer(request: Request) -> Reply:
     """Answer as the API does."""
     path = request.path.partition("?")[0].removeprefix("/v1")
+    model = (
+        {"model": request.body["model"]} if isinstance(request.body, dict) and "model" in request.body else {}
+    )
     if path == "/chat/completions":
         if request.streams:
             asked = (request.body.get("stream_options") or {}).get("include_usage") is True
-            return Reply(events=chunks("hel", "lo", asked=asked))
-        return Reply(completion())
+            pieces = chunks("hel", "lo", asked=asked)
+            return Reply(events=[of if isinstance(of, str) else {**of, **model} for of in pieces])
+        return Reply(completion(**model))
     if path == "/responses":
-        return Reply(events=events("hel", "lo")) if request.streams else Reply(response())
+        return Reply(events=events("hel", "lo", begun=model)) if request.streams else Reply(response(**model))
     if path == "/embeddings":
-        return Reply(embedding(model=request.body["model"]))
+        return Reply(embedding(**model))
     if path == "/completions":
         choice = {"index": 0, "text": "hello", "finish_reason": "stop", "logprobs": None}
         if request.streams:
-            piece = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": MODEL}
+            piece = {"id": "cmpl-1", "object": "text_completion", "created": 1, **model}
             listed = [{**piece, "choices": [choice]}, {**piece, "choices": [], "usage": USAGE}]
             return Reply(events=[*listed, "data: [DONE]\n\n"])
-        return Reply(completion(object="text_completion", choices=[choice]))
+        return Reply(completion(object="text_completion", choices=[choice], **model))
     if path.startswith("/responses/"):
-        return Reply(response(), status=200)
+        return Reply(response())
     if path == "/models":
         return Reply({"object": "list", "data": []})
     return Reply({"error": {"message": f"no {path} here"}}, status=404)

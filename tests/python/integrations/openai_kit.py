@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from conftest import Books
-from fakes import FakeProvider
+from fake_openai import answer
+from fakes import FakeProvider, Reply, Request
 
 import checkrein
 
@@ -46,3 +48,24 @@ async def aclient(books: Books, fake: FakeProvider) -> Any:
     """An asynchronous one."""
     async with openai.AsyncOpenAI(api_key="sk-secret", base_url=f"{fake.url}/v1") as made:
         yield checkrein.wrap(made, books.engine)
+
+
+class Crowd:
+    """A provider that answers nobody before so many callers were refused."""
+
+    def __init__(self, refused: int) -> None:
+        self._left = refused
+        self._lock = threading.Lock()
+        self.gate = threading.Event()
+
+    def answer(self, request: Request) -> Reply:
+        """Answer, when it is time."""
+        self.gate.wait(30)
+        return answer(request)
+
+    def refuse(self) -> None:
+        """Say that one was refused."""
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self.gate.set()

@@ -178,7 +178,7 @@ def test_what_nobody_can_bound_is_refused_under_a_limit(
     client: Client, books: Books, google: FakeGoogle
 ) -> None:
     unbounded: list[Callable[[], object]] = [
-        lambda: client.interactions.create(model=MODEL, input="hi"),
+        lambda: client.interactions.create(model=MODEL, input="hi", background=True),
         lambda: client.batches.create(model=MODEL, src="files/f1"),
         lambda: asyncio.run(live(client)),
         lambda: asyncio.run(interacted(client)),
@@ -197,13 +197,7 @@ async def live(client: Client) -> None:
 
 
 async def interacted(client: Client) -> None:
-    await client.aio.interactions.create(model=MODEL, input="hi")
-
-
-def test_interactions_pass_where_no_limit_counts(google: FakeGoogle) -> None:
-    client = checkrein.wrap(made(google), checkrein.Engine())
-    google.then(Reply({"id": "i1", "status": "completed", "model": MODEL, "object": "interaction"}))
-    assert client.interactions.create(model=MODEL, input="hi").id == "i1"
+    await client.aio.interactions.create(agent="deep-research-pro-preview-12-2025", input="hi")
 
 
 def test_each_round_of_automatic_function_calling_has_a_hold_of_its_own(
@@ -305,15 +299,15 @@ def test_runs_and_their_limits_hold_over_all_of_it(google: FakeGoogle) -> None:
             with pytest.raises(checkrein.BudgetExceeded):
                 client.models.generate_content(**ASKED)
         with pytest.raises(checkrein.BudgetExceeded, match="cannot be bounded"):
-            client.interactions.create(model=MODEL, input="hi")
+            asyncio.run(live(client))
         run.stop("over")
-        with pytest.raises(checkrein.Frozen):
-            client.interactions.create(model=MODEL, input="hi")
+        with pytest.raises(checkrein.Frozen, match="over"):
+            asyncio.run(live(client))
     assert (run.spent.usd, run.spent.calls, run.spent.tokens) == (3 * COST, 3, 720)
     assert (inner.spent.calls, run.held.usd, len(google.requests)) == (1, 0, 3)
     with checkrein.run():
-        google.then(Reply({"id": "i1", "status": "completed", "model": MODEL, "object": "interaction"}))
-        assert client.interactions.create(model=MODEL, input="hi").id == "i1"
+        # No limit counts here, and what cannot be bounded passes.
+        assert client.interactions.create(model=MODEL, input="hi", background=True).id == "interaction-1"
 
 
 def test_each_attempt_has_a_hold_of_its_own(client: Client, books: Books, google: FakeGoogle) -> None:
@@ -377,7 +371,7 @@ def test_all_clients_are_held_until_that_is_undone(books: Books, google: FakeGoo
         asyncio.run(agenerated(new))
         assert books.spent == 3 * COST
         with pytest.raises(checkrein.BudgetExceeded):
-            new.interactions.create(model=MODEL, input="hi")
+            new.interactions.create(model=MODEL, input="hi", background=True)
         # A client that is wrapped as well is held once.
         checkrein.wrap(new, books.engine).models.generate_content(**ASKED)
         assert books.spent == 4 * COST

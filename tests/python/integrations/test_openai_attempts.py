@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Books
-from fake_openai import COST, MODEL, completion
+from fake_openai import COST, MODEL, USAGE, completion
 from fakes import FakeProvider, Reply
 from openai_kit import SAID, _impatient, aclient, client, is_hold, openai
 
@@ -44,6 +44,22 @@ def test_each_attempt_has_a_hold_of_its_own(
     assert len(fake.requests) == 2
     assert books.spent == PAID
     assert is_hold(books.held) if is_charged else books.held == 0
+
+
+def test_all_attempts_of_a_call_are_one_call_to_who_listens(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    heard: list[checkrein.Event] = []
+    books.engine.on_event(heard.append)
+    fake.then(Reply(status=429, body={}), Reply(status=500, body={}))
+    create(client)
+    create(client)
+    held = [event for event in heard if event.name.startswith("hold.")]
+    taken = "hold.taken"
+    ends = ["hold.released", "hold.in_doubt", "hold.settled"]
+    assert [event.name for event in held] == [taken, ends[0], taken, ends[1], taken, ends[2], taken, ends[2]]
+    assert len({event.call for event in held[:6]}) == 1
+    assert len({event.call for event in held}) == 2
 
 
 async def test_it_is_the_same_on_an_event_loop(aclient: Any, books: Books, fake: FakeProvider) -> None:
@@ -234,4 +250,49 @@ def test_what_is_no_text_is_held_at_an_estimate_or_refused(
         client.images.generate(model="dall-e-9", prompt="a rein")
     with pytest.raises(checkrein.InvalidAction, match="refers to what it does not contain"):
         client.audio.transcriptions.create(model="gpt-4o-transcribe", file=("a.wav", b"RIFF"))
+    with pytest.raises(checkrein.Denied, match="refers to what it does not contain"):
+        client.batches.create(completion_window="24h", endpoint="/v1/responses", input_file_id="file-1")
     assert (books.spent, books.held, len(fake.requests)) == (spent, 0, 1)
+
+
+def test_a_decision_has_a_price_of_its_own(client: Any, books: Books, fake: FakeProvider) -> None:
+    usage = {"input_tokens": 1_000, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 0}
+    reply = {"id": "dec_1", "object": "decision", "model": "gpt-6-luna", "answers": []}
+    fake.then(Reply({**reply, "usage": {**usage, "total_tokens": 1_000}}))
+    body = {"model": "gpt-6-luna", "input": "hi", "questions": []}
+    client.post("/decisions", body=body, cast_to=object)
+    assert (books.spent, books.held) == (Decimal("0.0001"), 0)
+
+
+def test_a_request_without_a_model_has_no_price(client: Any, fake: FakeProvider) -> None:
+    with pytest.raises(checkrein.Denied) as refused:
+        client.responses.create(input="hi", prompt={"id": "pmpt_1"}, model=None)
+    assert {reason.code for reason in refused.value.decision.reasons} <= {"unknown_price", "invalid_action"}
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize(("own", "waits"), [(None, 0.2), (0.1, 0.1), (9, 0.2)])
+def test_the_policy_says_how_long_to_wait(
+    own: float | None, waits: float, books: Books, fake: FakeProvider
+) -> None:
+    books.limit("1 usd", more='timeout = "200ms"')
+    client = openai.OpenAI(api_key="x", base_url=f"{fake.url}/v1", max_retries=0)
+    fake.then(Reply(hangs=True))
+    with pytest.raises(openai.APITimeoutError) as late:
+        create(checkrein.wrap(client, books.engine), **({} if own is None else {"timeout": own}))
+    assert late.value.request.extensions["timeout"]["read"] == waits
+    assert is_hold(books.held)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_cannot_be_recorded_is_said_and_not_asked_again(
+    streams: bool, client: Any, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object, response: object) -> None:
+        raise checkrein.OutcomeNotRecorded("the disk is full", "store_error", response)
+
+    monkeypatch.setattr(checkrein.ModelCall, "settle", gone)
+    with pytest.raises(checkrein.OutcomeNotRecorded) as told:
+        list(create(client, stream=streams))
+    assert told.value.result["usage"] == USAGE
+    assert len(fake.requests) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -13,9 +12,9 @@ from typing import Any
 
 import pytest
 from conftest import Books
-from fake_openai import COST, MODEL, answer, completion
-from fakes import FakeProvider, Reply, Request
-from openai_kit import SAID, _impatient, openai
+from fake_openai import COST, MODEL, completion
+from fakes import FakeProvider, Reply
+from openai_kit import SAID, Crowd, _impatient, openai
 
 import checkrein
 
@@ -144,25 +143,6 @@ def test_a_client_of_ones_own_that_sends_elsewhere_is_charged_in_full(
     assert "sent past its meter" in caplog.text
 
 
-class Crowd:
-    """A provider that answers nobody before so many callers were refused."""
-
-    def __init__(self, refused: int) -> None:
-        self._left = refused
-        self._lock = threading.Lock()
-        self.gate = threading.Event()
-
-    def answer(self, request: Request) -> Reply:
-        self.gate.wait(30)
-        return answer(request)
-
-    def refuse(self) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left == 0:
-                self.gate.set()
-
-
 def test_of_twenty_threads_exactly_those_reach_the_provider_that_the_limit_pays_for(books: Books) -> None:
     books.limit("0.0275 usd")
     crowd = Crowd(refused=15)
@@ -210,6 +190,15 @@ async def test_of_twenty_tasks_exactly_those_reach_the_provider_that_the_limit_p
         assert sorted(results) == ["answered"] * 5 + ["refused"] * 15
         assert len(fake.requests) == 5
         assert (books.spent, books.held) == (5 * PAID, 0)
+
+
+def test_the_first_calls_of_many_threads_are_metered_once_each(books: Books, fake: FakeProvider) -> None:
+    for _ in range(20):
+        with plain(fake) as client, ThreadPoolExecutor(4) as pool:
+            checkrein.wrap(client, books.engine)
+            list(pool.map(lambda _, client=client: create(client), range(4)))
+            assert client._client.send.args[1] is None
+    assert (books.spent, books.held) == (80 * PAID, 0)
 
 
 def test_nothing_is_left_behind_by_many_calls(books: Books, fake: FakeProvider) -> None:

@@ -93,6 +93,17 @@ def test_a_compressed_stream_is_read_as_well(client: Any, books: Books, fake: Fa
     assert (books.spent, books.held) == (2 * PAID, 0)
 
 
+def test_a_stream_that_something_has_collected_is_read_as_well(books: Books) -> None:
+    http = pytest.importorskip("httpx2" if openai.__version__ >= "3" else "httpx")
+    whole = b"".join(bytes_of(event) for event in chunks("hel", "lo"))
+    headers = {"content-type": "text/event-stream"}
+    transport = http.MockTransport(lambda _: http.Response(200, headers=headers, content=whole))
+    client = openai.OpenAI(api_key="x", http_client=http.Client(transport=transport))
+    pieces = list(stream(checkrein.wrap(client, books.engine)))
+    assert [piece.usage for piece in pieces] == [None] * 3
+    assert (books.spent, books.held) == (PAID, 0)
+
+
 @pytest.mark.parametrize("way", ["break", "close", "with", "next", "raise", "dropped"])
 def test_a_stream_that_is_left_early_is_charged_its_hold(
     way: str, client: Any, books: Books, fake: FakeProvider, caplog: pytest.LogCaptureFixture
@@ -236,6 +247,18 @@ def test_a_stream_is_cut_when_its_hold_is_spent(client: Any, books: Books, fake:
     assert "hello" not in str(cut.value)
     assert is_hold(books.spent, 100)
     assert books.held == 0
+
+
+def test_usage_with_every_piece_does_not_keep_a_stream_from_being_cut(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 11, "total_tokens": 1_011}
+    fake.then(Reply(events=(chunk("hello ", usage=usage) for _ in repeat(None))))
+    pieces: list[Any] = []
+    with pytest.raises(checkrein.BudgetExceeded):
+        pieces.extend(stream(client, max_completion_tokens=10))
+    assert text_of(pieces) == "hello " * 11
+    assert books.spent == Decimal("0.00021375")
 
 
 async def test_a_stream_is_cut_on_an_event_loop(aclient: Any, books: Books, fake: FakeProvider) -> None:

@@ -144,43 +144,105 @@ class Part(SimpleNamespace):
     __hash__ = object.__hash__
 
 
-def test_runs_begin_and_end() -> None:
-    engine, heard = checkrein.Engine(clock=FakeClock(), tenant="acme"), []
-    nothing = {"usd": Decimal(0), "tokens": 0, "calls": 0, "cu": 0}
-    scope = Part(
-        name="answer",
-        run_id="r1",
-        user="ann",
-        agent=None,
-        session=None,
-        tenant=None,
-        parent=None,
-        limits={"usd": Decimal("0.50")},
-        spent=nothing | {"usd": Decimal("0.120"), "tokens": 500},
-        overrun=nothing,
-        forced=nothing,
-    )
-    engine._run_started(scope)
+def test_runs_begin_and_end_and_say_what_was_spent() -> None:
+    engine, heard = checkrein.Engine(clock=FakeClock()), []
     engine.on_event(heard.append)
-    engine._run_started(scope)
-    engine._run_ended(scope, None)
-    engine._run_ended(scope, KeyError("secret"))
-    assert [(event.name, event.run, event.user, event.tenant) for event in heard] == [
-        ("run.start", "r1", "ann", "acme"),
-        ("run.end", "r1", "ann", "acme"),
-        ("run.end", "r1", "ann", "acme"),
+
+    def spend() -> None:
+        engine.add_cost("0.12 usd", name="search")
+        raise KeyError("sk-secret")
+
+    with (
+        engine.session("s1", user="ann", tenant="acme", tokens=100),
+        engine.run("ann", run_id="r1", agent="bot", name="answer", budget="$0.50"),
+        pytest.raises(KeyError),
+        engine.scope("inner", calls=1),
+    ):
+        spend()
+    of_runs = [event for event in heard if event.kind == "run"]
+    assert [(event.name, event.detail["scope"], event.run) for event in of_runs] == [
+        ("run.start", "session", ""),
+        ("run.start", "run", "r1"),
+        ("run.start", "scope", "r1"),
+        ("run.end", "scope", "r1"),
+        ("run.end", "run", "r1"),
+        ("run.end", "session", ""),
     ]
-    assert len({event.call for event in heard}) == 1
-    assert heard[0].detail == {
-        "name": "answer",
-        "scope": "run",
-        "parent": None,
-        "limits": {"usd": "0.5"},
-    }
-    assert heard[1].detail["spent"] == {"usd": "0.12", "tokens": "500"}
-    assert [event.detail["status"] for event in heard[1:]] == ["success", "failed"]
-    assert heard[2].detail["error"] == "KeyError"
-    assert "secret" not in json.dumps(heard[2].to_dict())
+    assert {(event.user, event.session, event.tenant) for event in heard} == {("ann", "s1", "acme")}
+    numbers = [event.call for event in of_runs]
+    assert numbers[:3] == numbers[:2:-1]
+    assert len(set(numbers)) == 3
+    begun, ended = of_runs[1], of_runs[4]
+    assert begun.detail == {"name": "answer", "scope": "run", "parent": None, "limits": {"usd": "0.5"}}
+    assert (ended.detail["status"], ended.detail["spent"]) == ("success", {"usd": "0.12"})
+    failed = of_runs[3].detail
+    assert (failed["status"], failed["error"], failed["spent"]) == ("failed", "KeyError", {"usd": "0.12"})
+    assert named(heard, "cost.recorded").detail == {"amounts": {"usd": "0.12"}, "name": "search"}
+    assert "sk-secret" not in json.dumps([event.to_dict() for event in heard])
+
+
+def test_a_run_that_is_refused_or_stopped_says_so() -> None:
+    engine, heard = checkrein.Engine(clock=FakeClock()), []
+    engine.on_event(heard.append)
+    with engine.run(calls=1) as run:
+        run.stop("enough")
+        run.stop("again")
+    with pytest.raises(checkrein.BudgetExceeded), engine.run(calls=1) as run:
+        run.hold({"calls": 2})
+    assert named(heard, "run.stopped").run == heard[0].run
+    ended = heard[-1].detail
+    assert (heard[-1].name, ended["status"], ended["code"]) == ("run.end", "blocked", "budget_exceeded")
+
+
+def test_holds_of_a_run_are_told_from_taking_to_their_end() -> None:
+    engine, heard = checkrein.Engine(clock=FakeClock()), []
+    with engine.run(budget="1 usd") as run:
+        engine.on_event(heard.append)
+        with run.hold({"usd": "0.3", "calls": 1}, proven=False, name="search") as hold:
+            hold.settle({"usd": "0.1", "calls": 1})
+        with run.hold({"usd": "0.3"}):
+            pass
+        run.hold({"usd": "0.3"}).release()
+        run.hold({"usd": "0.3"}).doubt()
+    of_holds = [event for event in heard if event.kind == "hold"]
+    assert [event.name for event in of_holds] == [
+        *("hold.taken", "hold.settled"),
+        *("hold.taken", "hold.settled"),
+        *("hold.taken", "hold.released"),
+        *("hold.taken", "hold.in_doubt"),
+    ]
+    taken, settled, _, in_full = of_holds[:4]
+    assert taken.detail["held"] == [
+        {"budget": "@run", "amount": "0.3", "unit": "usd", "bound": "estimated"},
+        {"budget": "@run", "amount": "1", "unit": "calls", "bound": "estimated"},
+    ]
+    assert taken.call == settled.call != in_full.call
+    assert (settled.tool, settled.detail["charged"]) == (
+        "search",
+        [["search", "0.1 usd"], ["search", "1 calls"]],
+    )
+    assert (settled.detail["exact"], in_full.detail["exact"]) == (True, False)
+
+
+def test_usage_that_nobody_had_asked_about_is_told() -> None:
+    engine, heard = checkrein.Engine(), []
+    engine.on_event(heard.append)
+    with engine.run(user="ann"):
+        engine.record_usage(REPLY, provider="anthropic")
+    event = named(heard, "cost.recorded")
+    assert (event.model, event.user, event.detail["amounts"]["tokens"]) == (REPLY["model"], "ann", "247")
+
+
+def test_what_a_finalizer_says_is_told_with_the_next_event(
+    engine: checkrein.Engine, heard: list[Event]
+) -> None:
+    made = call(engine)
+    made.__enter__()
+    assert made.abandon()
+    assert [event.name for event in heard if event.kind == "hold"] == ["hold.taken"]
+    engine._emit("store.failed_open", "act")
+    assert [event.name for event in heard[-2:]] == ["hold.settled", "store.failed_open"]
+    assert (heard[-2].call, heard[-2].detail["exact"]) == (named(heard, "hold.taken").call, False)
 
 
 def test_a_run_without_figures_ends_all_the_same(caplog: pytest.LogCaptureFixture) -> None:

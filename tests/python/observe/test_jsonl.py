@@ -225,6 +225,35 @@ def test_everything_is_written_however_the_program_ends(end: str, tmp_path: Path
     assert len(lines(tmp_path / "events.jsonl")) == expected
 
 
+def test_a_file_that_hangs_does_not_keep_the_program_alive(tmp_path: Path) -> None:
+    program = """
+        import os, threading
+        import checkrein
+        from checkrein.observe import JsonlSink, jsonl
+        jsonl.PATIENCE_S = 0.2
+        sink, write = JsonlSink("events.jsonl"), os.write
+        stuck = threading.Event()
+
+        def hang(file, data):
+            if file != sink._file:
+                return write(file, data)
+            stuck.set()
+            threading.Event().wait()
+
+        os.write = hang
+        engine = checkrein.Engine()
+        engine.on_event(sink)
+        act = engine.guard(rate="9/h")(lambda: None)
+        act()
+        stuck.wait()
+        act()
+        assert not sink.flush(0.01)
+    """
+    done = run(program, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "hangs" in done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("way", ["os.fork", "multiprocessing"])
 def test_a_forked_child_writes_its_own_events_and_none_of_its_parents(way: str, tmp_path: Path) -> None:

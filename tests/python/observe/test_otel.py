@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -248,6 +251,40 @@ def test_what_a_tool_raises_is_told_by_its_type_only(watched: Watched) -> None:
     assert inner.parent.span_id == around.context.span_id
 
 
+def test_a_run_is_the_span_around_its_calls(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    telemetry = observe.otel(watched.engine, tracer_provider=watched.traces)
+    act = watched.engine.guard(name="act")(lambda: None)
+
+    async def work() -> None:
+        async with watched.engine.run(user="ann", agent="bot", run_id="r1", budget="$0.50"):
+            with watched.call(request="x") as call:
+                call.settle(REPLY)
+            await asyncio.gather(asyncio.to_thread(act), asyncio.to_thread(act))
+
+    asyncio.run(work())
+    with pytest.raises(KeyError), watched.engine.run(user="ann"):
+        raise KeyError("sk-secret")
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    *inside, run, failed = watched.spans()
+    assert {span.parent.span_id if span.parent else None for span in inside} == {run.context.span_id}
+    assert sorted(span.name for span in inside) == ["chat claude-opus-5", *["execute_tool act"] * 2]
+    assert dict(run.attributes or {}) == {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.name": "bot",
+        "checkrein.limit.usd": "0.5",
+        "checkrein.spent.usd": "0.0020035",
+        "checkrein.spent.tokens": "247",
+        "checkrein.spent.calls": "1",
+        "checkrein.run.status": "success",
+        **WHO,
+    }
+    assert (run.name, failed.name) == ("invoke_agent bot", "invoke_agent run")
+    assert (failed.attributes or {})["error.type"] == "KeyError"
+    assert "sk-secret" not in failed.to_json()
+    telemetry.remove()
+
+
 def test_generators_of_both_kinds_are_spans_until_they_end(watched: Watched) -> None:
     @watched.engine.guard(name="count", rate="9/h")
     def count(to: int) -> Iterator[int]:
@@ -280,6 +317,33 @@ def test_generators_of_both_kinds_are_spans_until_they_end(watched: Watched) -> 
         *[("execute_tool later", None)] * 2,
         ("execute_tool later", "ValueError"),
     ]
+
+
+def test_without_the_package_it_says_what_to_install() -> None:
+    program = """
+        import sys
+
+        class Without:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "opentelemetry":
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Without())
+        import checkrein
+        from checkrein import observe
+        try:
+            observe.otel(checkrein.Engine())
+        except checkrein.ConfigError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "pip install opentelemetry-api" in done.stdout, done.stderr
 
 
 def test_one_engine_is_traced_once_and_any_number_of_times_after(watched: Watched) -> None:

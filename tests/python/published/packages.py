@@ -6,6 +6,7 @@ Nothing of theirs is kept here: the source archives come from PyPI, checked by d
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -143,5 +144,25 @@ PACKAGES = [
         scripts={"tests/test_openai.py": 10, "demo.py": None},
         readme_prelude=TOOLS,
         readme_blocks=3,
+    ),
+    Published(
+        name="actguard",
+        version="1.0.2",
+        sha256="532a9182ee90d866b37dea28badb0512ec60e9e855cebb8802dcd17c5b187a25",
+        pytest_files=("tests",),
+        # All 306 but the two below.
+        pytest_passes=304,
+        readme_prelude=(Path(__file__).parent / "actguard_prelude.py").read_text(encoding="utf-8"),
+        readme_blocks=17,
+        exceptions={
+            "tests/test_budget_guard.py::TestNestedBudgetScopes::"
+            "test_budget_guard_rejects_removed_usd_limit_argument": (
+                "A17: the documents promise limits in dollars and tokens, so `usd_limit` is an argument again"
+            ),
+            "tests/test_client.py::test_budget_guard_reserve_transport_failure_warns_and_degrades_open": (
+                'A3: a guard with a limit stays closed when the gateway cannot be asked; `on_unreachable="open"` '
+                "does what the test wants"
+            ),
+        },
     ),
 ]

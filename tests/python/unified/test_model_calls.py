@@ -190,6 +190,18 @@ def test_replies_of_many_forms_are_read(engine: checkrein.Engine, reply: object)
     assert (settled.usd, settled.tokens, settled.exact) == ("0.002", 240, True), settled.shortfalls
 
 
+def test_searches_of_gemini_are_charged(engine: checkrein.Engine) -> None:
+    counts = {"promptTokenCount": 200, "candidatesTokenCount": 40, "totalTokenCount": 240}
+    answer = {
+        "content": object(),
+        "groundingMetadata": {"webSearchQueries": ["rome", "pisa"], "searchEntryPoint": object()},
+    }
+    with checkrein.acting(run="r1"), opus(engine) as call:
+        settled = call.settle({"usageMetadata": counts, "candidates": [answer, {"content": object()}]})
+    # Claude has searches at ten dollars per thousand.
+    assert (settled.usd, settled.tokens) == ("0.022", 240)
+
+
 @pytest.mark.parametrize(
     ("reply", "code"),
     [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -501,6 +503,43 @@ def test_a_fork_inside_a_run_does_not_double_it() -> None:
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 7
         assert run.spent.usd == Decimal("0.6")
+
+
+def test_the_ledger_of_runs_is_whole_and_replays_by_its_own_policy(tmp_path: Path) -> None:
+    file, store = tmp_path / "checkrein.toml", f"sqlite:{tmp_path / 'store.db'}"
+    file.write_text(
+        'version = 1\n[budgets.team]\nkey = "\'all\'"\nlimit = "1 usd"\n[models."*"]\nbudgets = ["team"]\n'
+    )
+    engine = Engine.from_policy(file, store=store, ledger_arguments="full")
+    with engine.run("alice", budget="0.02 usd") as run:
+        for _ in range(2):
+            with engine.model_call(request=REQUEST) as call:
+                call.settle(REPLY)
+        engine.record_usage(REPLY)
+        engine.add_cost("0.001 usd")
+        run.hold({"usd": "0.001"}).release()
+        with pytest.raises(BudgetExceeded):
+            engine.model_call(request={**REQUEST, "max_completion_tokens": 10_000}).admit()
+    del engine, call
+    gc.collect()
+    command = os.environ.get("CHECKREIN_COMMAND") or shutil.which("checkrein")
+    assert command is not None, "the command is not installed (hint: set CHECKREIN_COMMAND)"
+    said = subprocess.run(
+        [command, "replay", "--policy", file, "--ledger", tmp_path / "store.db", "--output", "json"],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    replayed = json.loads(said.stdout)
+    assert replayed["differences"] == [], replayed
+    left = replayed["coverage"]["left_out"]
+    assert left == {"spending": 3, "refused_by_code": 1}
+    tail = subprocess.run(
+        [command, "ledger", "tail", "--store", store, "-n", "100"],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    assert "in doubt" not in tail.stdout, "what was recorded was over before"
 
 
 def test_a_policy_file_and_a_run_are_one_admission(tmp_path: Path) -> None:

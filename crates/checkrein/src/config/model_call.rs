@@ -18,7 +18,7 @@ use super::model_request::ModelRequest;
 use super::model_settle::Settled;
 use super::policies::{Loaded, Policies, PolicyError, refusal};
 use crate::engine::Engine;
-use crate::engine::{Admitted, CompiledPolicy, ScopeShape, Scopes};
+use crate::engine::{Admitted, CompiledPolicy, ScopeShape, Scopes, USAGE_NAMESPACE};
 use crate::price::{CallBounds, Certainty, PriceError, Quote};
 use crate::store::PermitId;
 
@@ -210,8 +210,11 @@ impl Policies {
             arguments,
             from,
         };
+        // The namespace tells a ledger's reader that nobody decided this.
+        let call = ModelCall { action: Action { namespace: USAGE_NAMESPACE, ..call.action }, ..*call };
         let decide = |inputs: &Inputs<'_>| self.engine().admit(&prepared.gates.compiled, inputs);
-        let admitted = prepared.decide(self.engine(), call, scopes, decide);
+        let admitted = prepared.decide(self.engine(), &call, scopes, decide);
+        let admitted = self.engine().close_recorded(admitted).map_err(|error| refusal(&error.to_string()))?;
         if admitted.admission.verdict == Verdict::Allow { Ok(settled) } else { Err(admitted.admission) }
     }
 
@@ -318,7 +321,8 @@ impl Prepared {
         scopes: Option<&Scopes>,
         decide: impl FnOnce(&Inputs<'_>) -> R,
     ) -> R {
-        let action = Action { namespace: NAMESPACE, name: call.model, ..call.action };
+        let namespace = if call.action.namespace.is_empty() { NAMESPACE } else { call.action.namespace };
+        let action = Action { namespace, name: call.model, ..call.action };
         let call = Call { tenant: call.tenant, action, arguments: &self.arguments, uncovered: None };
         let resolved = &self.policy.resolved;
         let evaluated = Evaluated::of(resolved, &call, self.from, engine.keeps_ledger());

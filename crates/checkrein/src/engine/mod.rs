@@ -23,7 +23,7 @@ mod spec;
 pub use adjust::{BudgetError, BudgetInfo, BudgetRecord};
 pub use compile::{CompileError, CompileOptions, CompiledPolicy, FamilyInfo};
 pub(crate) use scopes::Taking;
-pub use scopes::{SCOPE_UNITS, SCOPE_WINDOW, Scope, ScopeShape, Scopes};
+pub use scopes::{SCOPE_NAMESPACE, SCOPE_UNITS, SCOPE_WINDOW, Scope, ScopeShape, Scopes, USAGE_NAMESPACE};
 pub use spec::{GateSpec, GateSpecKind, WindowSpec};
 
 use answer::Answer;

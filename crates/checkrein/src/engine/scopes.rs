@@ -5,16 +5,24 @@ use std::sync::{Arc, OnceLock};
 use checkrein_core::admission::{Action, Inputs, KeyValue, RuleVerdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::decision::MeterStatus;
+use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::Cost;
 use checkrein_core::key::KeyRef;
+use checkrein_core::permit::{Outcome, Settlement};
 use checkrein_core::policy::{Charge, Leases, Mode};
 use checkrein_core::time::Span;
 use parking_lot::Mutex;
 
-use super::{Admitted, CompileError, CompiledPolicy, Engine, GateSpec, GateSpecKind, WindowSpec};
+use super::{
+    Admitted, CompileError, CompiledPolicy, Engine, GateSpec, GateSpecKind, SettleError, WindowSpec,
+};
 
 /// What scopes count, in the order of their costs.
 pub const SCOPE_UNITS: [Unit; 4] = [Unit::Usd, Unit::Tokens, Unit::Calls, Unit::ComputeUnits];
+/// The namespace of what is held in scopes, or recorded there, beside the calls of tools and models.
+pub const SCOPE_NAMESPACE: &str = "scope";
+/// The namespace of what calls of models used that nobody had asked about; the name is the model's.
+pub const USAGE_NAMESPACE: &str = "usage";
 /// How long what was spent counts: longer than a run lasts.
 pub const SCOPE_WINDOW: Span = Span::from_secs(30 * 86_400);
 /// The most policies that are kept for the models that are called in one place.
@@ -157,6 +165,20 @@ impl ScopeShape {
     }
 }
 
+impl Engine {
+    /// Ends what was recorded in the moment in which it was: it was over before.
+    pub(crate) fn close_recorded(&self, admitted: Admitted) -> Result<Admitted, CompileError> {
+        if let Some(permit) = admitted.permit {
+            let done = self.finish(permit, &Settlement::new(Outcome::Done(None), Health::Neutral));
+            match done {
+                Ok(()) | Err(SettleError::Permit(_)) => {}
+                Err(SettleError::Store(problem)) => return Err(problem.into()),
+            }
+        }
+        Ok(Admitted { permit: None, ..admitted })
+    }
+}
+
 impl Scopes {
     /// Scopes of this shape for a tenant, with a key for each.
     pub fn new(shape: Arc<ScopeShape>, tenant: String, keys: Vec<Vec<u8>>) -> Self {
@@ -211,7 +233,8 @@ impl Scopes {
         action: &Action<'_>,
     ) -> Result<Admitted, CompileError> {
         let compiled = self.shape.compiled(engine, Taking::Record)?;
-        Ok(self.with_inputs(costs, &[], Some(action), |inputs| engine.admit(&compiled, inputs)))
+        let admitted = self.with_inputs(costs, &[], Some(action), |inputs| engine.admit(&compiled, inputs));
+        engine.close_recorded(admitted)
     }
 
     /// Forgets what the innermost scopes spent, `count` of them. What they hold stays held.

@@ -6,6 +6,7 @@ use super::lane::{Decided, Lane};
 use super::record::{Cause, Kept, Recorded, Ruling};
 use super::totals::{Change, Changed, Difference, Effect};
 use super::{Left, Replay};
+use crate::engine::{SCOPE_NAMESPACE, USAGE_NAMESPACE};
 
 /// Refusals that no policy file decides: of the store, of people, of credentials, of a switch at run time.
 const BY_OTHERS: [&str; 15] = [
@@ -31,6 +32,9 @@ impl Replay {
     pub(super) fn left(&self, recorded: &Recorded) -> Result<bool, Left> {
         if recorded.name.is_empty() {
             return Err(Left::NoName);
+        }
+        if matches!(recorded.namespace.as_str(), SCOPE_NAMESPACE | USAGE_NAMESPACE) {
+            return Err(Left::Spending);
         }
         // What a file freezes is a rule of its own.
         let by_others = |cause: &Cause| BY_OTHERS.contains(&cause.code.as_str()) && cause.kind != "rule";

@@ -19,6 +19,8 @@ pub enum Left {
     NoName,
     /// It was refused by gates of the code, which go on refusing.
     ByCode,
+    /// It is what was spent from a run, or recorded without asking: no file decides it.
+    Spending,
     /// It was refused by the store, a person or a caller's credentials, and not by a rule that a file has.
     ByOthers,
 }
@@ -33,6 +35,7 @@ impl Left {
             Self::ArgumentsUnreadable => "arguments_unreadable",
             Self::NoName => "no_name",
             Self::ByCode => "refused_by_code",
+            Self::Spending => "spending",
             Self::ByOthers => "refused_by_others",
         }
     }
@@ -46,6 +49,7 @@ impl Left {
             Self::ArgumentsUnreadable => "their arguments are too large to be read again",
             Self::NoName => "the action has no name",
             Self::ByCode => "refused by gates of the code, which stay",
+            Self::Spending => "spent from a run, or recorded without asking: no file decides it",
             Self::ByOthers => "refused by the store, by a person or for a credential",
         }
     }

@@ -296,7 +296,11 @@ pub(super) fn largest(costs: impl Iterator<Item = (Unit, Amount)>) -> Costs {
 
 /// Recorded costs with their budgets, where the ledger tells which is whose.
 pub(super) fn paired<'r>(recorded: &'r Recorded, actual: &[Amount]) -> Vec<(&'r str, Unit, Amount)> {
-    let budgets = &recorded.budgets;
+    // Totals and runs come first, and say again what the budgets of the file say, where there are any.
+    let counted = recorded.budgets.iter().take_while(|(name, _)| name.starts_with('@')).count();
+    let skipped = if counted < recorded.budgets.len() { counted } else { 0 };
+    let budgets = recorded.budgets.get(skipped..).unwrap_or_default();
+    let actual = actual.get(skipped..).unwrap_or_default();
     if budgets.len() == actual.len() {
         let pair = |((name, unit), amount): (&'r (String, Unit), &Amount)| (name.as_str(), *unit, *amount);
         return budgets.iter().zip(actual).map(pair).collect();

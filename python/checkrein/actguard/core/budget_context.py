@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -10,11 +9,13 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from checkrein.actguard.core import inherit
-from checkrein.actguard.core.amounts import ZERO, Amounts
+from checkrein.actguard.core.amounts import ZERO
 from checkrein.actguard.core.budget_state import (
     BudgetState,
+    LocalTally,
     ScopeKind,
     SharedBudgetState,
+    Usage,
     UsageBreakdownEntry,
 )
 from checkrein.actguard.exceptions import MissingRuntimeContextError
@@ -41,14 +42,7 @@ __all__ = [
     "set_budget_state",
 ]
 
-ExecutionKey = tuple[int, int | None]
-
-
-@dataclass(eq=False)
-class LocalTally:
-    """What was used on the one path of execution that entered a guard."""
-
-    amounts: Amounts = field(default_factory=Amounts)
+_NO_BUDGET = "No active budget context. Wrap work with client.budget_guard(...)."
 
 
 @dataclass(eq=False)
@@ -57,8 +51,10 @@ class BudgetExecutionContext:
 
     shared_root: SharedBudgetState | None
     scope_stack: tuple[BudgetState, ...]
-    owner_key: ExecutionKey = field(default_factory=lambda: current_execution_key())
+    owner_key: inherit.ExecutionKey = field(default_factory=inherit.execution_key)
     tallies: tuple[LocalTally, ...] = ()
+    abandoned: bool = False
+    """Whether it was left in another context than it was entered in, so that the first one still names it."""
 
     @property
     def active_scope(self) -> BudgetState | None:
@@ -67,8 +63,8 @@ class BudgetExecutionContext:
 
     @property
     def ended(self) -> bool:
-        """Whether the budget was closed: threads that it left behind have none any more."""
-        return bool(self.scope_stack) and self.scope_stack[-1].closed
+        """Whether the budget was closed: threads that it left behind have none any more, tasks stay below it."""
+        return bool(self.scope_stack) and self.scope_stack[0].closed
 
 
 @dataclass(frozen=True)
@@ -86,19 +82,10 @@ _active_budget_contexts: dict[int, BudgetExecutionContext] = {}
 _active_budget_states_lock = threading.Lock()
 
 
-def current_execution_key() -> ExecutionKey:
-    """Return what identifies this path of execution: the thread, and the task if there is one."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return (threading.get_ident(), None if task is None else id(task))
-
-
 def get_budget_context() -> BudgetExecutionContext | None:
     """Return the active budgets, or `None`."""
     context = _budget_context.get()
-    if context is not None:
+    if context is not None and not context.abandoned:
         return context
     found: BudgetExecutionContext | None = inherit.inherited("budget")
     return found
@@ -106,7 +93,8 @@ def get_budget_context() -> BudgetExecutionContext | None:
 
 def own_budget_context() -> BudgetExecutionContext | None:
     """Return the budgets of this context, without those that only the starter of this thread had."""
-    return _budget_context.get()
+    context = _budget_context.get()
+    return None if context is None or context.ended else context
 
 
 def get_budget_stack() -> tuple[BudgetState, ...]:
@@ -125,7 +113,7 @@ def require_budget_state() -> BudgetState:
     """Return the innermost scope; raises MissingRuntimeContextError."""
     state = get_budget_state()
     if state is None:
-        raise MissingRuntimeContextError("No active budget context. Wrap work with client.budget_guard(...).")
+        raise MissingRuntimeContextError(_NO_BUDGET)
     return state
 
 
@@ -154,9 +142,9 @@ def reset_budget_context(
     try:
         _budget_context.reset(token)
     except ValueError:
-        # Left in another context than it was entered in, as a generator that another task finishes.
-        if _budget_context.get() is context:
-            _budget_context.set(None)
+        # As with a generator that another thread or task finishes.
+        if context is not None:
+            context.abandoned = True
 
 
 def set_budget_state(state: BudgetState) -> Token[BudgetExecutionContext | None]:
@@ -178,51 +166,48 @@ def record_usage(
     cached_input_tokens: int = 0,
 ) -> None:
     """Count the usage of one call of a model in every active scope; raises MissingRuntimeContextError."""
-    require_budget_state()
     context = get_budget_context()
-    assert context is not None
-    record_in(
-        context,
-        provider=provider,
-        provider_model_id=provider_model_id,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cached_input_tokens=cached_input_tokens,
-    )
+    if context is None or not context.scope_stack:
+        raise MissingRuntimeContextError(_NO_BUDGET)
+    if input_tokens < 0 or output_tokens < 0 or cached_input_tokens < 0:
+        input_tokens, output_tokens = max(0, input_tokens), max(0, output_tokens)
+        cached_input_tokens = max(0, cached_input_tokens)
+    record_in(context, provider, provider_model_id, input_tokens, cached_input_tokens, output_tokens)
 
 
 def record_in(
     context: BudgetExecutionContext,
-    *,
     provider: str,
-    provider_model_id: str,
+    model: str,
     input_tokens: int,
+    cached_tokens: int,
     output_tokens: int,
-    cached_input_tokens: int = 0,
     usd: Decimal | None = None,
 ) -> None:
-    """Count usage in these budgets; `usd` is what the price book says, where somebody has asked it already."""
-    usage: dict[str, Any] = {
-        "provider": provider,
-        "provider_model_id": provider_model_id,
-        "input_tokens": max(0, input_tokens),
-        "output_tokens": max(0, output_tokens),
-        "cached_input_tokens": max(0, cached_input_tokens),
-    }
-    active = context.active_scope
-    assert active is not None
-    amounts = active.priced(**usage, usd=usd)
-    if context.shared_root is not None:
-        context.shared_root.count(amounts, **usage, scope_name=active.scope_name)
-    for scope in context.scope_stack:
-        scope.count(scope.priced(**usage, usd=amounts.usd), **usage)
-    _tally(context, amounts)
+    """Count one call of a model in these budgets."""
+    stack = context.scope_stack
+    active = stack[-1]
+    tariff = active.tariff
+    tokens = input_tokens + output_tokens
+    cost = (
+        0 if tariff is None else tariff.cost_of(provider, model, input_tokens, cached_tokens, output_tokens)
+    )
+    usage = (provider, model, input_tokens, cached_tokens, output_tokens, cost, active.scope_name, usd, None)
+    with active._lock:
+        for scope in stack:
+            if scope.tariff is not tariff:
+                # A budget around this one, of another client.
+                cost = 0 if scope.tariff is None else scope.tariff.cost_of(*usage[:5])
+            scope.tokens_used += tokens
+            scope.cost_used += cost
+            scope.log.append(usage)
+    _tally(context, usage)
 
 
-def _tally(context: BudgetExecutionContext, amounts: Amounts) -> None:
-    if context.tallies and context.owner_key == current_execution_key():
+def _tally(context: BudgetExecutionContext, usage: Usage) -> None:
+    if context.tallies and context.owner_key == inherit.execution_key():
         for tally in context.tallies:
-            tally.amounts += amounts
+            tally.log.append(usage)
 
 
 def add_cost(*, name: str, usd: float) -> None:
@@ -238,12 +223,11 @@ def add_cost(*, name: str, usd: float) -> None:
     tariff = state.tariff
     # Rounded up: a thousand costs of a twentieth of a unit are no gift.
     cost = 0 if tariff is None else int((amount * tariff.cu_per_usd).to_integral_value(ROUND_CEILING))
-    amounts = Amounts(0, cost, amount)
-    if context.shared_root is not None:
-        context.shared_root.count_custom(amounts, name=name, scope_name=state.scope_name)
-    for scope in context.scope_stack:
-        scope.count_custom(amounts)
-    _tally(context, amounts)
+    usage = ("", "", 0, 0, 0, cost, state.scope_name, amount, name)
+    with state._lock:
+        for scope in context.scope_stack:
+            scope.take(usage, 0, cost)
+    _tally(context, usage)
 
 
 def _exact(usd: float) -> Decimal:
@@ -269,7 +253,7 @@ def violation_in(context: BudgetExecutionContext) -> BudgetLimitViolation | None
     if active is None:
         return None
     for scope in reversed(context.scope_stack):
-        spent = scope.limits.left(scope.counted).spent()
+        spent = scope.spent_unit()
         if spent is not None:
             return BudgetLimitViolation(active, scope, spent)
     return None

@@ -5,22 +5,31 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from checkrein.actguard.core.amounts import Amounts, Limits
+from checkrein.actguard.core.amounts import ZERO, Amounts, Limits
 from checkrein.actguard.core.room import Room
 from checkrein.actguard.costs import CuTariff
 
 ScopeKind = Literal["root", "nested"]
 
-MAX_SEEN = 10_000
+MAX_SEEN: Final = 10_000
 """How many responses a budget remembers as counted."""
 
 
-@dataclass(frozen=True)
-class UsageBreakdownEntry:
+Usage = tuple[str, str, int, int, int, int, str | None, Decimal | None, str | None]
+"""One call of a model, or a cost of something else, as it is kept.
+
+Its provider and model; input, cached and output tokens; its cost in compute units of the innermost scope's tariff; the
+name of that scope; US dollars by the price book, where somebody has asked it already; the name of a cost of something
+else.
+
+A plain tuple: runs keep one for each call, and the garbage collector does not look at those twice.
+"""
+
+
+class UsageBreakdownEntry(NamedTuple):
     """One call of a model, or one cost of something else, as the gateway is told."""
 
     provider: str = ""
@@ -50,177 +59,179 @@ class UsageBreakdownEntry:
         return said
 
 
-@dataclass(eq=False)
-class SharedBudgetState:
-    """What a run's budget counts over all its scopes, and what the gateway was told about it."""
+class Meter:
+    """Adds up calls: at once what a limit needs at every call, the rest when somebody looks."""
 
-    user_id: str | None
-    run_id: str
-    tenant_id: str = ""
-    root_scope_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    root_scope_name: str | None = None
-    root_cost_limit: int | None = None
-    plan_key: str | None = None
-    reserve_id: str | None = None
-    tariff: CuTariff | None = None
-    tariff_version: str | None = None
-    registry_version: str | None = None
-    cu_per_usd: int | None = None
-    estimated_usd_micros: int | None = None
-    provider: str = ""
-    provider_model_id: str = ""
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    tokens_used: int = 0
-    cost_used: int = 0
-    usd_spent: Decimal = Decimal(0)
-    usage_breakdown: list[UsageBreakdownEntry] = field(default_factory=list, repr=False)
-    token_limit: int | None = None
-    usd_limit: float | None = None
-    root_state: BudgetState | None = field(default=None, repr=False)
-    room: Room = field(default_factory=Room, repr=False)
-    opened: threading.Event = field(default_factory=threading.Event, repr=False)
-    failure: BaseException | None = field(default=None, repr=False)
-    _attachments: int = field(default=0, repr=False)
-    _settled: bool = field(default=False, repr=False)
-    _seen: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)
-    _expected: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    def __init__(self) -> None:
+        self.tokens_used = 0
+        self.cost_used = 0
+        self.log: list[Usage] = []
+        self._folded_to = 0
+        self._provider = ""
+        self._model = ""
+        self._input = 0
+        self._cached = 0
+        self._output = 0
+        self._priced_to = 0
+        self._usd = ZERO
+        self._lock = threading.RLock()
 
-    def attach(self) -> None:
-        """Count one more guard that this budget is open for."""
+    def take(self, usage: Usage, tokens: int, cost: int) -> None:
+        """Add one call. With the lock held."""
+        self.tokens_used += tokens
+        self.cost_used += cost
+        self.log.append(usage)
+
+    def _fold(self) -> None:
         with self._lock:
-            self._attachments += 1
+            for provider, model, given, cached, output, _, _, _, custom in self.log[self._folded_to :]:
+                if custom is None:
+                    self._provider, self._model = provider, model
+                    self._input += given
+                    self._cached += cached
+                    self._output += output
+            self._folded_to = len(self.log)
 
-    def detach(self) -> bool:
-        """Count one guard less, and return whether it was the last."""
-        with self._lock:
-            self._attachments -= 1
-            return self._attachments <= 0
+    @property
+    def usd_spent(self) -> Decimal:
+        """What the calls cost in US dollars, by the price book."""
+        if self._priced_to < len(self.log):
+            # Imported here: prices are only loaded by programs that look at them.
+            from checkrein.actguard.integrations.pricing import of_tokens
 
-    def mark_settled(self) -> bool:
-        """Return whether it is this caller who settles: only the first one does."""
-        with self._lock:
-            if self._settled:
-                return False
-            self._settled = True
-            return True
-
-    def first_sight(self, response_id: str | None) -> bool:
-        """Return whether a response was not counted yet. One without an id always counts."""
-        if not response_id:
-            return True
-        with self._lock:
-            if response_id in self._seen:
-                return False
-            self._seen[response_id] = None
-            if len(self._seen) > MAX_SEEN:
-                self._seen.popitem(last=False)
-            return True
-
-    def expect(self, response_id: str) -> None:
-        """Remember a response that goes on, and whose usage is told later."""
-        with self._lock:
-            self._expected[response_id] = None
-            if len(self._expected) > MAX_SEEN:
-                self._expected.popitem(last=False)
-
-    def was_expected(self, response_id: str) -> bool:
-        """Whether a response is one of those."""
-        with self._lock:
-            return response_id in self._expected
-
-    def install_tariff(self, tariff: CuTariff) -> None:
-        """Price with this tariff from now on."""
-        self.tariff = tariff
-        self.tariff_version = tariff.tariff_version
-        self.registry_version = tariff.registry_version
-        self.cu_per_usd = tariff.cu_per_usd
-
-    def record_usage(
-        self,
-        *,
-        provider: str,
-        provider_model_id: str,
-        input_tokens: int,
-        output_tokens: int,
-        cached_input_tokens: int = 0,
-        scope_name: str | None = None,
-    ) -> None:
-        """Count one call of a model."""
-        usage: dict[str, Any] = {
-            "provider": provider,
-            "provider_model_id": provider_model_id,
-            "input_tokens": max(0, input_tokens),
-            "output_tokens": max(0, output_tokens),
-            "cached_input_tokens": max(0, cached_input_tokens),
-        }
-        self.count(_amounts(self.tariff, None, **usage), **usage, scope_name=scope_name)
-
-    def record_custom_cost(self, *, name: str, cost_cu: int, scope_name: str | None = None) -> None:
-        """Count one cost of something else than a model."""
-        self.count_custom(Amounts(0, cost_cu), name=name, scope_name=scope_name)
-
-    def count(self, amounts: Amounts, *, scope_name: str | None = None, **usage: Any) -> None:
-        """Count one call of a model whose cost is known."""
-        with self._lock:
-            _add(self, amounts, **usage)
-            self.usage_breakdown.append(UsageBreakdownEntry(**usage, scope_name=scope_name))
-
-    def count_custom(self, amounts: Amounts, *, name: str, scope_name: str | None) -> None:
-        """Count a cost of something else than a model."""
-        with self._lock:
-            self.cost_used += amounts.cost
-            self.usd_spent += amounts.usd
-            if self.tariff is not None:
-                entry = UsageBreakdownEntry(
-                    scope_name=scope_name, custom_cost_name=name, custom_cost_cu=amounts.cost
-                )
-                self.usage_breakdown.append(entry)
-
-    def usage_breakdown_payload(self) -> list[dict[str, Any]]:
-        """Return every call and cost, in order, as they are sent."""
-        with self._lock:
-            return [entry.as_payload() for entry in self.usage_breakdown]
+            with self._lock:
+                for usage in self.log[self._priced_to :]:
+                    usd = usage[7]
+                    self._usd += of_tokens(*usage[:5]) or ZERO if usd is None else usd
+                self._priced_to = len(self.log)
+        return self._usd
 
 
-@dataclass(eq=False)
-class BudgetState:
+class LocalTally:
+    """What was used on the one path of execution that entered a guard."""
+
+    def __init__(self) -> None:
+        self.log: list[Usage] = []
+
+    @property
+    def tokens_used(self) -> int:
+        """Input and output tokens."""
+        return sum(usage[2] + usage[4] for usage in self.log)
+
+    @property
+    def cost_used(self) -> int:
+        """Compute units."""
+        return sum(usage[5] for usage in self.log)
+
+    @property
+    def usd_spent(self) -> Decimal:
+        """US dollars, by the price book."""
+        meter = Meter()
+        meter.log = self.log
+        return meter.usd_spent
+
+
+class BudgetState(Meter):
     """One scope: its limits, what was used in it, and what it is called."""
 
-    user_id: str | None = None
-    run_id: str = ""
-    tenant_id: str = ""
-    scope_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    scope_name: str | None = None
-    scope_kind: ScopeKind = "root"
-    parent_scope_id: str | None = None
-    root_scope_id: str = ""
-    cost_limit: int | None = None
-    usd_limit: float | None = None
-    usd_limit_micros: int | None = None
-    plan_key: str | None = None
-    reserve_id: str | None = None
-    tariff: CuTariff | None = field(default=None, repr=False)
-    tariff_version: str | None = None
-    provider: str = ""
-    provider_model_id: str = ""
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    tokens_used: int = 0
-    cost_used: int = 0
-    shared_root: SharedBudgetState | None = field(default=None, repr=False)
-    token_limit: int | None = None
-    usd_spent: Decimal = Decimal(0)
-    before: Amounts = field(default_factory=Amounts, repr=False)
-    held: Amounts = field(default_factory=Amounts, repr=False)
-    closed: bool = field(default=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    def __init__(
+        self,
+        user_id: str | None = None,
+        run_id: str = "",
+        tenant_id: str = "",
+        scope_id: str | None = None,
+        scope_name: str | None = None,
+        scope_kind: ScopeKind = "root",
+        parent_scope_id: str | None = None,
+        root_scope_id: str = "",
+        cost_limit: int | None = None,
+        usd_limit: float | None = None,
+        usd_limit_micros: int | None = None,
+        plan_key: str | None = None,
+        reserve_id: str | None = None,
+        tariff: CuTariff | None = None,
+        tariff_version: str | None = None,
+        shared_root: SharedBudgetState | None = None,
+        token_limit: int | None = None,
+        before: Amounts | None = None,
+    ) -> None:
+        super().__init__()
+        self.user_id = user_id
+        self.run_id = run_id
+        self.tenant_id = tenant_id
+        self.scope_id = scope_id or str(uuid.uuid4())
+        self.scope_name = scope_name
+        self.scope_kind = scope_kind
+        self.parent_scope_id = parent_scope_id
+        self.root_scope_id = root_scope_id or self.scope_id
+        self.cost_limit = cost_limit
+        self.usd_limit = usd_limit
+        self.usd_limit_micros = usd_limit_micros
+        self.plan_key = plan_key
+        self.reserve_id = reserve_id
+        self.tariff = tariff
+        self.tariff_version = tariff_version
+        self.shared_root = shared_root
+        self.token_limit = token_limit
+        self.before = before or Amounts()
+        self.held = Amounts()
+        self.closed = False
+        self._lock = threading.RLock() if shared_root is None else shared_root.room.lock
 
-    def __post_init__(self) -> None:
-        self.root_scope_id = self.root_scope_id or self.scope_id
+    def __repr__(self) -> str:
+        return f"<budget scope {self.scope_name or self.scope_id!r}: {self.tokens_used} tokens, {self.cost_used} CU>"
+
+    # Programs read these, and write into them.
+
+    @property
+    def provider(self) -> str:
+        """The provider of the latest call."""
+        return self._folded()._provider
+
+    @provider.setter
+    def provider(self, value: str) -> None:
+        self._folded()._provider = value
+
+    @property
+    def provider_model_id(self) -> str:
+        """The model of the latest call."""
+        return self._folded()._model
+
+    @provider_model_id.setter
+    def provider_model_id(self, value: str) -> None:
+        self._folded()._model = value
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens that went in, cached ones too."""
+        return self._folded()._input
+
+    @input_tokens.setter
+    def input_tokens(self, value: int) -> None:
+        self._folded()._input = value
+
+    @property
+    def cached_input_tokens(self) -> int:
+        """Tokens of those that were read from a cache."""
+        return self._folded()._cached
+
+    @cached_input_tokens.setter
+    def cached_input_tokens(self, value: int) -> None:
+        self._folded()._cached = value
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens that came back."""
+        return self._folded()._output
+
+    @output_tokens.setter
+    def output_tokens(self, value: int) -> None:
+        self._folded()._output = value
+
+    def _folded(self) -> BudgetState:
+        if self._folded_to < len(self.log):
+            self._fold()
+        return self
 
     @property
     def limits(self) -> Limits:
@@ -231,11 +242,25 @@ class BudgetState:
     @property
     def counted(self) -> Amounts:
         """What counts against the limits: what was used here, and before in the same run."""
+        # Pricing takes time, and only a limit in dollars needs it.
+        usd = ZERO if self.usd_limit is None else self.usd_spent
+        return self.before + Amounts(self.tokens_used, self.cost_used, usd)
+
+    def whole(self) -> Amounts:
+        """Return everything that was used, here and before in the same run."""
         return self.before + Amounts(self.tokens_used, self.cost_used, self.usd_spent)
 
-    def priced(self, *, usd: Decimal | None = None, **usage: Any) -> Amounts:
-        """Return what a call counts as here."""
-        return _amounts(self.tariff, usd, **usage)
+    def spent_unit(self) -> str | None:
+        """Return the unit in which nothing is left, as "cost", "usd" or "token", or `None`."""
+        limit = self.cost_limit
+        if limit is not None and self.cost_used + self.before.cost >= limit:
+            return "cost"
+        limit = self.token_limit
+        if limit is not None and self.tokens_used + self.before.tokens >= limit:
+            return "token"
+        if self.usd_limit is not None and self.counted.usd >= Decimal(str(self.usd_limit)):
+            return "usd"
+        return None
 
     def record_usage(
         self,
@@ -247,29 +272,16 @@ class BudgetState:
         cached_input_tokens: int = 0,
     ) -> None:
         """Count one call of a model in this scope alone."""
-        usage: dict[str, Any] = {
-            "provider": provider,
-            "provider_model_id": provider_model_id,
-            "input_tokens": max(0, input_tokens),
-            "output_tokens": max(0, output_tokens),
-            "cached_input_tokens": max(0, cached_input_tokens),
-        }
-        self.count(self.priced(**usage), **usage)
+        counts = max(0, input_tokens), max(0, cached_input_tokens), max(0, output_tokens)
+        cost = 0 if self.tariff is None else self.tariff.cost_of(provider, provider_model_id, *counts)
+        with self._lock:
+            usage = (provider, provider_model_id, *counts, cost, self.scope_name, None, None)
+            self.take(usage, counts[0] + counts[2], cost)
 
     def record_custom_cost(self, *, name: str, cost_cu: int) -> None:
         """Count a cost of something else than a model in this scope alone."""
-        self.count_custom(Amounts(0, cost_cu))
-
-    def count(self, amounts: Amounts, **usage: Any) -> None:
-        """Count one call of a model whose cost is known."""
         with self._lock:
-            _add(self, amounts, **usage)
-
-    def count_custom(self, amounts: Amounts) -> None:
-        """Count a cost of something else than a model."""
-        with self._lock:
-            self.cost_used += amounts.cost
-            self.usd_spent += amounts.usd
+            self.take(("", "", 0, 0, 0, cost_cu, self.scope_name, ZERO, name), 0, cost_cu)
 
     def root_totals(self) -> tuple[int, int]:
         """Return tokens and CU of the whole run's budget."""
@@ -290,26 +302,133 @@ class BudgetState:
         return said
 
 
-def _amounts(tariff: CuTariff | None, usd: Decimal | None, **usage: Any) -> Amounts:
-    cost = 0 if tariff is None else tariff.llm_cost(**usage)
-    return Amounts(usage["input_tokens"] + usage["output_tokens"], cost, usd or Decimal(0))
+class SharedBudgetState:
+    """What a run's budget is over all its scopes: its root scope, and what the gateway is told about it."""
+
+    def __init__(
+        self,
+        user_id: str | None,
+        run_id: str,
+        tenant_id: str = "",
+        root_scope_name: str | None = None,
+        root_cost_limit: int | None = None,
+        plan_key: str | None = None,
+        token_limit: int | None = None,
+        usd_limit: float | None = None,
+        before: Amounts | None = None,
+        room: Room | None = None,
+    ) -> None:
+        self.user_id = user_id
+        self.run_id = run_id
+        self.tenant_id = tenant_id
+        self.root_scope_id = str(uuid.uuid4())
+        self.root_scope_name = root_scope_name
+        self.root_cost_limit = root_cost_limit
+        self.plan_key = plan_key
+        self.token_limit = token_limit
+        self.usd_limit = usd_limit
+        self.reserve_id: str | None = None
+        self.tariff: CuTariff | None = None
+        self.tariff_version: str | None = None
+        self.registry_version: str | None = None
+        self.cu_per_usd: int | None = None
+        self.estimated_usd_micros: int | None = None
+        # Budgets that hold together are held under one lock.
+        self.room = room or Room()
+        self.opened = threading.Event()
+        self.failure: BaseException | None = None
+        self._attachments = 0
+        self._settled = False
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._expected: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+        self.root_state = BudgetState(
+            user_id=user_id,
+            run_id=run_id,
+            tenant_id=tenant_id,
+            scope_id=self.root_scope_id,
+            scope_name=root_scope_name,
+            cost_limit=root_cost_limit,
+            token_limit=token_limit,
+            usd_limit=usd_limit,
+            plan_key=plan_key,
+            shared_root=self,
+            before=before,
+        )
+
+    @property
+    def tokens_used(self) -> int:
+        """Input and output tokens."""
+        return self.root_state.tokens_used
+
+    @property
+    def cost_used(self) -> int:
+        """Compute units."""
+        return self.root_state.cost_used
+
+    @property
+    def usd_spent(self) -> Decimal:
+        """US dollars by the price book."""
+        return self.root_state.usd_spent
+
+    def attach(self) -> None:
+        """Count one more guard that this budget is open for."""
+        with self._lock:
+            self._attachments += 1
+
+    def detach(self) -> bool:
+        """Count one guard less, and return whether it was the last."""
+        with self._lock:
+            self._attachments -= 1
+            return self._attachments <= 0
+
+    def mark_settled(self) -> bool:
+        """Return whether it is this caller who settles: only the first one does."""
+        with self._lock:
+            was, self._settled = self._settled, True
+            return not was
+
+    def first_sight(self, response_id: str | None) -> bool:
+        """Return whether a response was not counted yet. One without an id always counts."""
+        if not response_id:
+            return True
+        with self._lock:
+            return _remember(self._seen, response_id)
+
+    def expect(self, response_id: str) -> None:
+        """Remember a response that goes on, and whose usage is told later."""
+        with self._lock:
+            _remember(self._expected, response_id)
+
+    def was_expected(self, response_id: str) -> bool:
+        """Whether a response is one of those."""
+        with self._lock:
+            return response_id in self._expected
+
+    def install_tariff(self, tariff: CuTariff) -> None:
+        """Price with this tariff from now on."""
+        self.tariff = self.root_state.tariff = tariff
+        self.tariff_version = self.root_state.tariff_version = tariff.tariff_version
+        self.registry_version = tariff.registry_version
+        self.cu_per_usd = tariff.cu_per_usd
+
+    def usage_breakdown_payload(self) -> list[dict[str, Any]]:
+        """Return every call and cost, in order, as they are sent."""
+        with self.room.lock:
+            log = list(self.root_state.log)
+        # A cost of something else has no compute units where no tariff says how many.
+        has_units = self.tariff is not None
+        return [
+            UsageBreakdownEntry(*usage[:5], usage[6], usage[8], usage[5]).as_payload()
+            for usage in log
+            if has_units or usage[8] is None
+        ]
 
 
-def _add(
-    state: SharedBudgetState | BudgetState,
-    amounts: Amounts,
-    *,
-    provider: str,
-    provider_model_id: str,
-    input_tokens: int,
-    output_tokens: int,
-    cached_input_tokens: int,
-) -> None:
-    state.provider = provider
-    state.provider_model_id = provider_model_id
-    state.input_tokens += input_tokens
-    state.cached_input_tokens += cached_input_tokens
-    state.output_tokens += output_tokens
-    state.tokens_used += amounts.tokens
-    state.cost_used += amounts.cost
-    state.usd_spent += amounts.usd
+def _remember(known: OrderedDict[str, None], response_id: str) -> bool:
+    """Keep an id among the latest, and return whether it is new."""
+    is_new = response_id not in known
+    known[response_id] = None
+    if len(known) > MAX_SEEN:
+        known.popitem(last=False)
+    return is_new

@@ -7,12 +7,22 @@ process".
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, Protocol
+
+ExecutionKey = tuple[int, int | None]
+
+
+def execution_key() -> ExecutionKey:
+    """Return what identifies this path of execution: the thread, and the task if there is one."""
+    loop = asyncio._get_running_loop()
+    task = None if loop is None else asyncio.current_task(loop)
+    return (threading.get_ident(), None if task is None else id(task))
 
 
 class Source(Protocol):

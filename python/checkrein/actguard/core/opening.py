@@ -74,41 +74,43 @@ def open_root(plan: Plan, root: SharedBudgetState) -> None:
         answer: Any = plan.client.reserve_budget(
             run_id=plan.run_id, cost_limit=plan.cost_limit, plan_key=plan.plan_key, user_id=plan.user_id
         )
-        _adopt(plan, root, answer)
+        _adopt(root, answer)
     except (ActGuardPaymentRequired, BudgetExceededError):
         raise
     except Exception as error:
         _unreachable(plan, "reserve", RESERVE, error, limited=plan.limited)
+        return
+    _limit_by(plan, root, answer)
 
 
-def _adopt(plan: Plan, root: SharedBudgetState, answer: Any) -> None:
-    """Take over what the gateway says: the reservation, and a limit where the guard has none."""
+def _adopt(root: SharedBudgetState, answer: Any) -> None:
+    """Take over the reservation."""
     said: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {"reserve_id": answer}
     reserve_id = said.get("reserve_id")
     if not isinstance(reserve_id, str) or not reserve_id:
         raise BudgetTransportError("Budget reserve response missing required 'reserve_id'.")
     root.reserve_id = reserve_id
     root.estimated_usd_micros = _count(said.get("estimated_usd_micros"))
-    state = root.root_state
-    assert state is not None
-    state.reserve_id = reserve_id
-    limit = _count(said.get("cost_limit"))
-    if plan.cost_limit is None and limit:
-        root.root_cost_limit = state.cost_limit = limit
-        if root.tariff is None:
-            try:
-                _install(root, tariff(plan))
-            except BaseException:
-                # A limit that nobody can count by is no limit: the guard is not entered, and nothing was used.
-                settle_root(plan.client, root)
-                raise
+    root.root_state.reserve_id = reserve_id
+
+
+def _limit_by(plan: Plan, root: SharedBudgetState, answer: Any) -> None:
+    """Take over the limit of the gateway, where the guard has none in its unit."""
+    limit = _count(answer.get("cost_limit")) if isinstance(answer, Mapping) else None
+    if plan.cost_limit is not None or limit is None:
+        return
+    root.root_cost_limit = root.root_state.cost_limit = limit
+    try:
+        _install(root, tariff(plan))
+    except BaseException:
+        # A limit that nobody can count by is no limit: the guard is not entered, and nothing was used.
+        settle_root(plan.client, root)
+        raise
 
 
 def _install(root: SharedBudgetState, found: CuTariff | None) -> None:
-    state = root.root_state
-    if found is not None and state is not None:
+    if found is not None:
         root.install_tariff(found)
-        state.tariff, state.tariff_version = found, found.tariff_version
 
 
 def _count(value: object) -> int | None:
@@ -129,7 +131,7 @@ def _unreachable(plan: Plan, operation: str, path: str, error: Exception, *, lim
 def settle_root(client: Client | None, root: SharedBudgetState) -> None:
     """Tell the gateway what was used; a gateway that cannot be told is a warning, for it is used all the same."""
     state = root.root_state
-    if client is None or root.reserve_id is None or state is None:
+    if client is None or root.reserve_id is None:
         return
     breakdown: list[Any] = root.usage_breakdown_payload() or _from_state(state)
     try:

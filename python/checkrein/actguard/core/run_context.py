@@ -31,6 +31,8 @@ class RunState:
     _budget_lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     spent_before: Amounts = field(default_factory=Amounts, repr=False)
     ended: bool = field(default=False, repr=False)
+    abandoned: bool = field(default=False, repr=False)
+    """Whether it was left in another context than it was entered in, so that the first one still names it."""
 
     def get_attempt_count(self, tool_id: str) -> int:
         """Return how often a tool, as "module:qualname", was attempted in this run."""
@@ -56,7 +58,8 @@ _active_states_lock = threading.Lock()
 def get_run_state() -> RunState | None:
     """Return the active run, or `None`. A thread that was started outside every run has none."""
     state = _run_state.get()
-    if state is not None:
+    # Tasks that outlive their run stay in it.
+    if state is not None and not state.abandoned:
         return state
     found: RunState | None = inherit.inherited("run")
     return found
@@ -78,9 +81,9 @@ def set_run_state(state: RunState) -> Token[RunState | None]:
     return _run_state.set(state)
 
 
-def reset_run_state(token: Token[RunState | None]) -> None:
+def reset_run_state(token: Token[RunState | None], state: RunState | None = None) -> None:
     """End the run that `set_run_state` made active."""
-    state = _run_state.get()
+    state = state or _run_state.get()
     if state is not None:
         # Threads that the run left behind are not in it any more.
         state.ended = True
@@ -89,8 +92,9 @@ def reset_run_state(token: Token[RunState | None]) -> None:
     try:
         _run_state.reset(token)
     except ValueError:
-        # The block was entered in another context than it is left in, as a generator that another task finishes.
-        _run_state.set(None)
+        # As with a generator that another thread or task finishes.
+        if state is not None:
+            state.abandoned = True
 
 
 inherit.inherit("run", get_run_state)

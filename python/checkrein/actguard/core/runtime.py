@@ -33,7 +33,7 @@ class ClientRunContext:
 
     def __enter__(self) -> ClientRunContext:
         active = get_run_state()
-        if active is not None:
+        if active is not None and not active.ended:
             raise NestedRuntimeContextError(
                 "Nested runtime contexts are not supported. "
                 f"Active run_id='{active.run_id}'; finish the current client.run(...) before entering another."
@@ -56,7 +56,7 @@ class ClientRunContext:
             blocked = getattr(kind, "outcome", None) == "blocked"
             self._emit("end", payload, severity="error", outcome="blocked" if blocked else "failed")
         token, self._token = self._token, None
-        reset_run_state(token)
+        reset_run_state(token, self._state)
 
     async def __aenter__(self) -> ClientRunContext:
         return self.__enter__()

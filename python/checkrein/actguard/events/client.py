@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 import weakref
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from checkrein.actguard._monitoring import _is_ssl_cert_error, warn_monitoring_issue
@@ -27,7 +28,6 @@ IDLE_S: Final = 5.0
 """After how long without an event the thread ends; the next event starts another one."""
 _REFUSED: Final = frozenset({400, 401, 403})
 _TOO_MUCH: Final = frozenset({400, 413})
-_NAP_S: Final = 0.5
 
 _clients: weakref.WeakSet[EventClient] = weakref.WeakSet()
 
@@ -49,6 +49,8 @@ class EventClient:
         self._flushing = False
         self._started = False
         self.lost = 0
+        # What somebody puts in its place later is for their own requests, not for this thread's.
+        self._urlopen = urllib.request.urlopen
         self._thread = self._new_thread()
         _clients.add(self)
 
@@ -74,10 +76,10 @@ class EventClient:
 
     def flush(self, timeout: float = 5.0) -> None:
         """Send what is waiting now, and wait for it, at most `timeout` seconds."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         with self._changed:
             while self._queue or self._held_back or self._sending:
-                left = deadline - time.monotonic()
+                left = deadline - monotonic()
                 if left <= 0:
                     return
                 self._flushing = True
@@ -122,11 +124,11 @@ class EventClient:
                     if not self._stop.is_set():
                         self._thread = self._new_thread()
                     return None
-            until = time.monotonic() + self._config.flush_interval_ms / 1000
+            until = monotonic() + self._config.flush_interval_ms / 1000
             while not (
                 self._stop.is_set() or self._flushing or len(self._queue) >= self._config.max_batch_events
             ):
-                left = until - time.monotonic()
+                left = until - monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
@@ -211,7 +213,8 @@ class EventClient:
             max_attempts=attempts,
         )
         try:
-            with urlopen(request, timeout=timeout) as response:
+            through = self._urlopen if self._is_worker() else None
+            with urlopen(request, timeout=timeout, through=through) as response:
                 if trace is not None:
                     trace.log_success(response=response, body=None)
         except Exception as error:
@@ -219,14 +222,15 @@ class EventClient:
                 trace.log_failure(exc=error)
             raise
 
+    def _is_worker(self) -> bool:
+        return threading.current_thread() is getattr(self, "_thread", None)
+
     def _pause(self, seconds: float) -> None:
-        """Sleep, in naps, so that a program that ends is not kept waiting."""
-        while seconds > 0:
-            nap = seconds if seconds <= 2 * _NAP_S else _NAP_S
-            time.sleep(nap)
-            seconds -= nap
-            if self._stop.is_set():
-                return
+        """Wait before the next attempt; a program that ends is not kept waiting."""
+        if self._is_worker():
+            self._stop.wait(seconds)
+        else:
+            time.sleep(seconds)
 
     def _warn(self, operation: str, error: BaseException) -> None:
         # A filter that makes warnings errors must not end the thread.

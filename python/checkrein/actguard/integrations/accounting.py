@@ -10,16 +10,16 @@ from decimal import Decimal
 from typing import Any, Final
 
 from checkrein.actguard import budget_events
+from checkrein.actguard.core import inherit
 from checkrein.actguard.core.amounts import ZERO, Amounts, Limits
 from checkrein.actguard.core.budget_context import (
     BudgetExecutionContext,
     BudgetLimitViolation,
-    current_execution_key,
     record_in,
     violation_in,
 )
 from checkrein.actguard.core.budget_state import BudgetState
-from checkrein.actguard.exceptions import BudgetExceededError
+from checkrein.actguard.exceptions import ActGuardUsageError, BudgetExceededError
 from checkrein.actguard.integrations import pricing
 from checkrein.actguard.integrations.usage import UsageInfo, field
 
@@ -54,7 +54,7 @@ class CallHold:
     def __init__(self, context: BudgetExecutionContext, request: Request) -> None:
         self.context = context
         self.request = request
-        self._owner = current_execution_key()
+        self._owner = inherit.execution_key()
         self._held: list[tuple[BudgetState, Amounts]] = []
         self._lock = threading.Lock()
         self._open = True
@@ -93,7 +93,7 @@ class CallHold:
             return
         try:
             if info is not None:
-                record_info(self.context, info, response)
+                record_info(self.context, info, response, is_new=True)
         finally:
             _give_back(self)
 
@@ -155,7 +155,7 @@ def _ask(context: BudgetExecutionContext, request: Request) -> Ask | None:
     output = pricing.RESERVE_OUTPUT if request.max_output is None else request.max_output
     most, likely = request.input_bytes, -(-request.input_bytes // 4)
     tariff = next((scope.tariff for scope in reversed(context.scope_stack) if scope.tariff), None)
-    of_usd = pricing.bounds(request, output) if needs_usd else (ZERO, ZERO)
+    of_usd = _bounds(request, output) if needs_usd else (ZERO, ZERO)
 
     def amounts(tokens: int, usd: Decimal) -> Amounts:
         cost = 0
@@ -169,6 +169,18 @@ def _ask(context: BudgetExecutionContext, request: Request) -> Ask | None:
         return Amounts(tokens + output, cost, usd)
 
     return Ask(amounts(most, of_usd[0]), amounts(likely, of_usd[1]), request.max_output is not None)
+
+
+def _bounds(request: Request, output: int) -> tuple[Decimal, Decimal]:
+    try:
+        return pricing.bounds(request, output)
+    except pricing.UnknownPrice as error:
+        raise ActGuardUsageError(
+            f"A budget with usd_limit cannot hold a call without a price: {error}.",
+            code="budget.unknown_price",
+            reason="unknown_price",
+            cause=error,
+        ) from error
 
 
 def _try(call: CallHold, ask: Ask, deadline: float, *, may_wait: bool) -> bool:
@@ -226,19 +238,24 @@ def _give_back(call: CallHold) -> None:
     room.changed()
 
 
-def record_info(context: BudgetExecutionContext, info: UsageInfo, response: Any = None) -> bool:
-    """Count what a response used, once per response, and return whether it was counted now."""
+def record_info(
+    context: BudgetExecutionContext, info: UsageInfo, response: Any = None, *, is_new: bool = False
+) -> bool:
+    """Count what a response used, once per response, and return whether it was counted now.
+
+    is_new: it is the answer to a call that was just made; some servers give all of them one id.
+    """
     root = context.shared_root
-    if root is not None and not root.first_sight(_response_id(response)):
+    if root is not None and not root.first_sight(_response_id(response)) and not is_new:
         return False
     record_in(
         context,
-        provider=info.provider,
-        provider_model_id=info.model,
-        input_tokens=info.input_tokens,
-        output_tokens=info.output_tokens,
-        cached_input_tokens=info.cached_input_tokens,
-        usd=pricing.cost(info, response),
+        info.provider,
+        info.model,
+        info.input_tokens,
+        info.cached_input_tokens,
+        info.output_tokens,
+        pricing.cost(info, response),
     )
     return True
 

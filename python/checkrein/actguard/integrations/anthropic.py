@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
 from checkrein.actguard.integrations.accounting import Request
-from checkrein.actguard.integrations.patching import patch_clients
+from checkrein.actguard.integrations.patching import is_patched, patch_clients
 from checkrein.actguard.integrations.sizes import body_bytes
 from checkrein.actguard.integrations.streams import AsyncStream, SyncStream, compatible, said
 from checkrein.actguard.integrations.usage import UsageInfo, field, first_int
@@ -155,7 +156,9 @@ def _reads(client: Any, options: Any, stream: bool) -> _Endpoint | None:
 def patch_anthropic() -> None:
     """Let the package's clients count in budgets, from now on in the whole process. Idempotent."""
     global _patched
-    if _patched or importlib.util.find_spec("anthropic") is None:
+    if _patched and is_patched(sys.modules.get("anthropic._base_client")):
+        return
+    if importlib.util.find_spec("anthropic") is None:
         return
     patch_clients(importlib.import_module("anthropic._base_client"), _reads)
     _patched = True

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,7 +162,10 @@ def _aput(original: Callable[..., Any], *, stream: bool) -> Any:
 def patch_google() -> None:
     """Let the package's clients count in budgets, from now on in the whole process. Idempotent."""
     global _patched
-    if _patched or not _is_installed():
+    loaded = sys.modules.get("google.genai._api_client")
+    if _patched and loaded is not None and is_marked(loaded.BaseApiClient.request):
+        return
+    if not _is_installed():
         return
     package = importlib.import_module("google.genai")
     version = _parse_major_minor(str(getattr(package, "__version__", "")))

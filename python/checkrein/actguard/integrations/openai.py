@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
 from checkrein.actguard.integrations.accounting import Request
-from checkrein.actguard.integrations.patching import patch_clients
+from checkrein.actguard.integrations.patching import is_patched, patch_clients
 from checkrein.actguard.integrations.sizes import body_bytes, is_whole
 from checkrein.actguard.integrations.streams import AsyncStream, SyncStream, compatible, said
 from checkrein.actguard.integrations.usage import UsageInfo, field, first_int, usage_tokens
@@ -185,7 +186,9 @@ def _max_output(url: str, data: Any) -> int | None:
 def patch_openai() -> None:
     """Let the package's clients count in budgets, from now on in the whole process. Idempotent."""
     global _patched
-    if _patched or importlib.util.find_spec("openai") is None:
+    if _patched and is_patched(sys.modules.get("openai._base_client")):
+        return
+    if importlib.util.find_spec("openai") is None:
         return
     base = importlib.import_module("openai._base_client")
     version = _parse_major_minor(str(getattr(importlib.import_module("openai"), "__version__", "")))

@@ -57,3 +57,10 @@ def patch_clients(base: Any, reads: Reads) -> None:
         client = getattr(base, name)
         if not is_marked(client.request):
             client.request = wrapper(client.request, reads)
+
+
+def is_patched(base: Any) -> bool:
+    """Whether the clients of a module count still: another library may have put back what it found."""
+    return base is not None and all(
+        is_marked(getattr(base, name).request) for name in ("SyncAPIClient", "AsyncAPIClient")
+    )

@@ -18,8 +18,6 @@ from checkrein.actguard._redact import redact_text, redact_value
 MAX_BODY: Final = 4 * 1024 * 1024
 """How many bytes of an answer are read."""
 
-_stdlib_urlopen: Final = urllib.request.urlopen
-
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Leaves a redirection what it is, an answer: following it would hand the key to another host."""
@@ -47,13 +45,17 @@ def _ssl_context_for_url(url: str) -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-def urlopen(request: Any, *, timeout: float) -> Any:
-    """Send a request; no redirection is followed. Raises what urllib raises."""
+def urlopen(request: Any, *, timeout: float, through: Any = None) -> Any:
+    """Send a request; no redirection is followed. Raises what urllib raises.
+
+    through: what stands for `urllib.request.urlopen`, where that is not looked up now.
+    """
     context = _ssl_context_for_url(_url(request))
     named: dict[str, Any] = {} if context is None else {"context": context}
-    if urllib.request.urlopen is not _stdlib_urlopen:
+    send = through or urllib.request.urlopen
+    if getattr(send, "__module__", "") != "urllib.request":
         # Somebody put their own in its place, to watch or to answer.
-        return urllib.request.urlopen(request, timeout=timeout, **named)
+        return send(request, timeout=timeout, **named)
     handlers: list[Any] = [_NoRedirect()]
     if context is not None:
         handlers.append(urllib.request.HTTPSHandler(context=context))
