@@ -96,6 +96,22 @@ class Threshold(ArgumentRule):
                     f"the limit of a threshold is {a_type(bound)}", "threshold", "give a number"
                 )
 
+    def bound(self, path: tuple[str, ...]) -> Callable[[Any], bool]:
+        """Make what is asked; the usual numbers are compared at once."""
+        ask = super().bound(path)
+        if path:
+            return ask
+        low = -math.inf if self.min is None else self.min
+        high = math.inf if self.max is None else self.max
+
+        def compare(value: Any) -> bool:
+            # Exactly these: a boolean is none of them, and no comparison with NaN holds.
+            if value.__class__ is int or value.__class__ is float:
+                return low <= value <= high
+            return ask(value)
+
+        return compare
+
     def passes(self, value: Any) -> bool:
         """Whether it is a number within the limits."""
         if not _is_number(value) or (value.is_nan() if isinstance(value, Decimal) else value != value):
@@ -130,11 +146,15 @@ class BlockRegex(ArgumentRule):
             ) from error
         object.__setattr__(self, "_search", compiled.search)
 
+    def bound(self, path: tuple[str, ...]) -> Callable[[Any], bool]:
+        """Make what is asked; a text is searched at once."""
+        ask = super().bound(path)
+        search: Callable[[str], object] = self._search  # type: ignore[attr-defined]
+        return ask if path else lambda value: search(value) is None if value.__class__ is str else ask(value)
+
     def passes(self, value: Any) -> bool:
         """Whether no text in it matches."""
         search: Callable[[str], object] = self._search  # type: ignore[attr-defined]
-        if value.__class__ is str:
-            return search(value) is None
         return not any(search(text) for text in _texts(value))
 
     @property
