@@ -47,13 +47,14 @@ from checkrein.events import Event
 from checkrein.facts import Prove
 from checkrein.failures import FAIL_ON_DEFAULT, FailureKind, failure_kind
 from checkrein.guard import Handle, handle
-from checkrein.holds import BudgetHandle, Hold
+from checkrein.holds import BudgetHandle, Hold, ScopeHold
 from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
 from checkrein.rules import ArgumentRule, BlockRegex, RequireFact, Threshold
-from checkrein.scopes import Run, Scope, ScopeHold, Spend, current_run, current_scope
+from checkrein.scopes import Run, Scope, current_run, current_scope
 from checkrein.spec import PER_RUN, Breaker, Budget, Once, Rate, Rule
+from checkrein.spend import Spend
 
 __all__ = [
     "FAIL_ON_DEFAULT",

@@ -1,11 +1,12 @@
-"""Budgets for code that is no function call: a hold taken at `with`, settled inside or charged in full."""
+"""Holds of code that is no function call: taken from a budget or a run, settled or charged in full."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from checkrein import _native, loops, spec
+from checkrein import _native, events, loops, spec
 from checkrein.compile import describe
 from checkrein.errors import ConfigError, NotExecuted, PermitError
 from checkrein.target import inspect_target
@@ -167,3 +168,96 @@ def _amount(amount: object) -> object:
 def _full(result: object) -> object:
     """Never asked: holds are settled by their own methods."""
     return result
+
+
+class ScopeHold:
+    """Amounts that were taken and not yet settled; as a `with` block, charged in full when nobody settles them."""
+
+    def __init__(self, permit: _native.ScopePermit, engine: Engine, name: str) -> None:
+        self._permit = permit
+        self._engine = engine
+        self._name = name
+        self.ended = False
+
+    def settle(self, actual: Mapping[str, Quantity]) -> None:
+        """Charge what was really spent, by unit; a unit that is left out is charged as it was held."""
+        self._permit.settle(dict(actual))
+        self.ended = True
+        if self._engine._listening:
+            self._tell("hold.settled", exact=True, charged=events.charged(self._name, actual))
+
+    def settle_in_full(self) -> None:
+        """Charge everything that was held."""
+        self._permit.settle_in_full()
+        self.ended = True
+        self._tell("hold.settled", exact=False)
+
+    def release(self) -> None:
+        """Give everything back: nothing was spent."""
+        self._permit.release()
+        self.ended = True
+        self._tell("hold.released")
+
+    def doubt(self) -> None:
+        """Nobody knows: it stays held for an hour, and is charged then unless it is settled before."""
+        self._permit.doubt()
+        self.ended = True
+        self._tell("hold.in_doubt")
+
+    def abandon(self) -> bool:
+        """Charge everything that was held, without waiting for the store; `False` when it was settled before."""
+        self.ended = True
+        return self._permit.abandon()
+
+    def _tell(self, name: str, **detail: Any) -> None:
+        """Announce what became of it."""
+        if self._engine._listening:
+            self._engine._emit(name, self._name, detail, who={"call": events.number_of(self)})
+
+    async def asettle(self, actual: Mapping[str, Quantity]) -> None:
+        """Do the same as `settle` without blocking the event loop."""
+        await self._later(self.settle, actual)
+
+    async def asettle_in_full(self) -> None:
+        """Do the same as `settle_in_full` without blocking the event loop."""
+        await self._later(self.settle_in_full)
+
+    async def arelease(self) -> None:
+        """Do the same as `release` without blocking the event loop."""
+        await self._later(self.release)
+
+    async def adoubt(self) -> None:
+        """Do the same as `doubt` without blocking the event loop."""
+        await self._later(self.doubt)
+
+    async def _later(self, end: Any, *args: Any) -> None:
+        if not self._engine._waits:
+            end(*args)
+            return
+        import asyncio
+
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(end, *args)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.ended:
+            return
+        if isinstance(error, NotExecuted):
+            self.release()
+        else:
+            self.settle_in_full()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._later(self.__exit__, kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<checkrein hold `{self._name}`, {'ended' if self.ended else 'held'}>"

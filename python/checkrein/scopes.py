@@ -5,91 +5,39 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from checkrein import _native, events, threads
 from checkrein.acting import ScopeNames, _acting, actor
-from checkrein.errors import ConfigError, Frozen, PermitError, a_type
+from checkrein.errors import ConfigError, Frozen, PermitError
+from checkrein.holds import ScopeHold
+from checkrein.spend import (
+    UNITS,
+    Limits,
+    Report,
+    Spend,
+    left_of,
+    number,
+    read_budget,
+    read_limits,
+    total,
+    whole,
+)
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
     from checkrein.spec import Quantity
 
-__all__ = ["Run", "Scope", "ScopeHold", "Spend", "current_run", "current_scope"]
+__all__ = ["Run", "Scope", "current_run", "current_scope"]
 
 Kind = Literal["run", "scope", "session"]
 
-UNITS: Final = ("usd", "tokens", "calls")
 _LONGEST: Final = 200
 _SHAPES: Final = 512
 RESERVE_OUTPUT: Final = 4096
 """Output tokens that a model's call holds, and is sent as its maximum, where nobody sets one and a limit counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """Amounts by unit: exact dollars, and whole tokens, calls and compute units."""
-
-    usd: Decimal = Decimal(0)
-    tokens: int = 0
-    calls: int = 0
-    cu: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the amounts as plain JSON values; dollars are text."""
-        return {"usd": str(self.usd), "tokens": self.tokens, "calls": self.calls, "cu": self.cu}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Amounts by unit where there are any: `None` says that nothing limits the unit here."""
-
-    usd: Decimal | None = None
-    tokens: int | None = None
-    calls: int | None = None
-    cu: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Where a scope stands; as text it is a table for people."""
-
-    name: str
-    limits: Limits
-    spent: Spend
-    held: Spend
-    remaining: Limits
-    overrun: Spend
-    forced: Spend
-    stopped: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything about it as plain JSON values."""
-        whole: dict[str, Any] = {"name": self.name, "stopped": self.stopped}
-        for what in ("spent", "held", "overrun", "forced"):
-            whole[what] = getattr(self, what).to_dict()
-        for what in ("limits", "remaining"):
-            amounts: Limits = getattr(self, what)
-            whole[what] = {unit: _plain(getattr(amounts, unit)) for unit in (*UNITS, "cu")}
-        return whole
-
-    def __str__(self) -> str:
-        lines = [f"{self.name}{'' if self.stopped is None else f' (stopped: {self.stopped})'}"]
-        for unit in (*UNITS, "cu"):
-            spent, held, limit = (getattr(part, unit) for part in (self.spent, self.held, self.limits))
-            if not (spent or held or limit is not None):
-                continue
-            of = "" if limit is None else f" of {limit}"
-            line = f"  {unit:<6} {spent}{of} spent"
-            left = getattr(self.remaining, unit)
-            line += f", {held} held" if held else ""
-            line += "" if left is None else f", {left} left"
-            beyond = getattr(self.overrun, unit) + getattr(self.forced, unit)
-            lines.append(line + (f" ({beyond} of it beyond what was held or asked for)" if beyond else ""))
-        return "\n".join(lines)
 
 
 _current: ContextVar[Scope | None] = ContextVar("checkrein_scope", default=None)
@@ -127,14 +75,14 @@ class Scope:
                     f"`{what}` is no text of 1 to {_LONGEST} characters", what, "give a name or an id"
                 )
         if reserve_output is not None:
-            _whole("reserve_output", reserve_output, least=1)
+            whole("reserve_output", reserve_output, least=1)
         self.engine: Engine = engine
         self.kind: Kind = kind
         self.name = name
         self.user, self.tenant, self.agent, self.session = user, tenant, agent, session
         self.run_id = run_id
         self.parent: Scope | None = None
-        self._amounts = _limits(budget, tokens=tokens, calls=calls, cu=cu)
+        self._amounts = read_limits(budget, tokens=tokens, calls=calls, cu=cu)
         self._units = (*UNITS, "cu") if cu is not None else UNITS
         self._reserve = reserve_output
         self._is_own_id = run_id is None
@@ -149,7 +97,7 @@ class Scope:
     @property
     def limits(self) -> Limits:
         """The limits of this scope itself; those around it hold as well."""
-        return Limits(**{unit: _number(unit, text) for unit, text in self._amounts.items()})
+        return Limits(**{unit: number(unit, text) for unit, text in self._amounts.items()})
 
     @property
     def spent(self) -> Spend:
@@ -174,7 +122,7 @@ class Scope:
     @property
     def remaining(self) -> Limits:
         """What is left of this scope's limits, at least zero; `None` for units that it does not limit."""
-        return _left(self._standing())
+        return left_of(self._standing())
 
     @property
     def stopped(self) -> str | None:
@@ -189,14 +137,14 @@ class Scope:
     def report(self) -> Report:
         """Return where it stands, read once; `print(scope.report())` is for people."""
         rows = self._standing()
-        spent, held, overrun, forced = (_spend(rows, at) for at in (2, 3, 5, 6))
+        spent, held, overrun, forced = (total(rows, at) for at in (2, 3, 5, 6))
         title = self.name or (self.run_id if self.kind == "run" else self.session) or "scope"
         return Report(
             name=f"{self.kind} `{title}`",
             limits=self.limits,
             spent=spent,
             held=held,
-            remaining=_left(rows),
+            remaining=left_of(rows),
             overrun=overrun,
             forced=forced,
             stopped=self.stopped,
@@ -411,7 +359,7 @@ class Scope:
         return [row for row in self._scopes.status() if row[0] == self._gate]
 
     def _sum(self, at: int) -> Spend:
-        return _spend(self._standing(), at)
+        return total(self._standing(), at)
 
     def __enter__(self) -> Self:
         self._enter()
@@ -443,101 +391,6 @@ class Scope:
 
 class Run(Scope):
     """One piece of work of an agent: a scope with an id, for whom it is done, and what it may spend."""
-
-
-class ScopeHold:
-    """Amounts that were taken and not yet settled; as a `with` block, charged in full when nobody settles them."""
-
-    def __init__(self, permit: _native.ScopePermit, engine: Engine, name: str) -> None:
-        self._permit = permit
-        self._engine = engine
-        self._name = name
-        self.ended = False
-
-    def settle(self, actual: Mapping[str, Quantity]) -> None:
-        """Charge what was really spent, by unit; a unit that is left out is charged as it was held."""
-        self._permit.settle(dict(actual))
-        self.ended = True
-        if self._engine._listening:
-            self._tell("hold.settled", exact=True, charged=events.charged(self._name, actual))
-
-    def settle_in_full(self) -> None:
-        """Charge everything that was held."""
-        self._permit.settle_in_full()
-        self.ended = True
-        self._tell("hold.settled", exact=False)
-
-    def release(self) -> None:
-        """Give everything back: nothing was spent."""
-        self._permit.release()
-        self.ended = True
-        self._tell("hold.released")
-
-    def doubt(self) -> None:
-        """Nobody knows: it stays held for an hour, and is charged then unless it is settled before."""
-        self._permit.doubt()
-        self.ended = True
-        self._tell("hold.in_doubt")
-
-    def abandon(self) -> bool:
-        """Charge everything that was held, without waiting for the store; `False` when it was settled before."""
-        self.ended = True
-        return self._permit.abandon()
-
-    def _tell(self, name: str, **detail: Any) -> None:
-        """Announce what became of it."""
-        if self._engine._listening:
-            self._engine._emit(name, self._name, detail, who={"call": events.number_of(self)})
-
-    async def asettle(self, actual: Mapping[str, Quantity]) -> None:
-        """Do the same as `settle` without blocking the event loop."""
-        await self._later(self.settle, actual)
-
-    async def asettle_in_full(self) -> None:
-        """Do the same as `settle_in_full` without blocking the event loop."""
-        await self._later(self.settle_in_full)
-
-    async def arelease(self) -> None:
-        """Do the same as `release` without blocking the event loop."""
-        await self._later(self.release)
-
-    async def adoubt(self) -> None:
-        """Do the same as `doubt` without blocking the event loop."""
-        await self._later(self.doubt)
-
-    async def _later(self, end: Any, *args: Any) -> None:
-        if not self._engine._waits:
-            end(*args)
-            return
-        import asyncio
-
-        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(end, *args)))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.ended:
-            return
-        from checkrein.errors import NotExecuted
-
-        if isinstance(error, NotExecuted):
-            self.release()
-        else:
-            self.settle_in_full()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._later(self.__exit__, kind, error, trace)
-
-    def __repr__(self) -> str:
-        return f"<checkrein hold `{self._name}`, {'ended' if self.ended else 'held'}>"
 
 
 def current_scope() -> Scope | None:
@@ -607,7 +460,7 @@ def spending_scopes(engine: Engine, tenant: str | None, tool: str) -> _native.Sc
 
 def add_cost(engine: Engine, amount: object, name: str, *, check: bool) -> None:
     """Record what something else cost; see `Engine.add_cost`."""
-    unit, exact = _budget(amount)
+    unit, exact = read_budget(amount)
     scopes = spending_scopes(engine, None, name)
     scopes.record({unit: exact}, actor(), name)
     engine._emit("cost.recorded", name, {"amounts": {unit: exact}, "name": name})
@@ -617,7 +470,7 @@ def add_cost(engine: Engine, amount: object, name: str, *, check: bool) -> None:
 
 def spent_in(scopes: _native.Scopes, gate: str) -> Spend:
     """Return what was spent in one scope of a chain."""
-    return _spend([row for row in scopes.status() if row[0] == gate], 2)
+    return total([row for row in scopes.status() if row[0] == gate], 2)
 
 
 def check_limits(scopes: _native.Scopes, title: str) -> None:
@@ -634,70 +487,3 @@ def _give_back(taking: Any) -> None:
         import threading
 
         threading.Thread(target=taking.result().release, daemon=True).start()
-
-
-def _limits(
-    budget: str | Decimal | Sequence[str] | None, *, tokens: int | None, calls: int | None, cu: int | None
-) -> dict[str, str]:
-    """Read limits as exact decimals by unit."""
-    found: dict[str, str] = {}
-    several = budget if isinstance(budget, list | tuple) else [] if budget is None else [budget]
-    for one in several:
-        unit, amount = _budget(one)
-        if unit in found:
-            raise ConfigError(f"two budgets in {unit}", "budget", "give one for each unit")
-        found[unit] = amount
-    for unit, count in (("tokens", tokens), ("calls", calls), ("cu", cu)):
-        if count is None:
-            continue
-        if unit in found:
-            raise ConfigError(f"two budgets in {unit}", "budget", "give one for each unit")
-        found[unit] = str(_whole(unit, count, least=0))
-    return found
-
-
-def _budget(budget: object) -> tuple[str, str]:
-    hint = 'write it as text with its unit: "$0.50", "0.50 usd" or "200000 tokens"; money is never a float'
-    if isinstance(budget, Decimal):
-        budget = f"{budget:f} usd"
-    if not isinstance(budget, str):
-        raise ConfigError(f"a budget is {a_type(budget)}", "budget", hint)
-    text = budget.strip()
-    if text.startswith("$"):
-        text = f"{text[1:].strip()} usd"
-    if "/" in text or " per " in text:
-        raise ConfigError(
-            "the budget of a run has no window", "budget", "a run is its window; a policy file has the others"
-        )
-    pico, unit = _native.parse_quantity(text)
-    if pico < 0:
-        raise ConfigError("a budget is negative", "budget", hint)
-    return str(unit), f"{Decimal(pico).scaleb(-12).normalize():f}"
-
-
-def _whole(what: str, count: object, *, least: int) -> int:
-    if not isinstance(count, int) or isinstance(count, bool) or not least <= count < 2**53:
-        raise ConfigError(f"`{what}` is no whole number of {least} or more", what, f"give a number of {what}")
-    return count
-
-
-def _number(unit: str, text: str) -> Any:
-    return Decimal(text) if unit == "usd" else int(Decimal(text))
-
-
-def _spend(rows: list[tuple[Any, ...]], at: int) -> Spend:
-    return Spend(**{row[1]: _number(row[1], row[at]) for row in rows})
-
-
-def _left(rows: list[tuple[Any, ...]]) -> Limits:
-    limited = (row for row in rows if row[4] is not None)
-    return Limits(
-        **{
-            row[1]: max(_number(row[1], row[4]) - _number(row[1], row[2]) - _number(row[1], row[3]), 0)
-            for row in limited
-        }
-    )
-
-
-def _plain(amount: Decimal | int | None) -> str | int | None:
-    return str(amount) if isinstance(amount, Decimal) else amount

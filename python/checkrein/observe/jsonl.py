@@ -283,7 +283,8 @@ def _without_words(reason: dict[str, Any]) -> dict[str, Any]:
 
 
 def _line(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    # ASCII: what else ends a line for some readers, or steers a terminal, is escaped.
+    return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _open(path: str) -> int:
@@ -293,7 +294,8 @@ def _open(path: str) -> int:
         hint = "name a file in a directory that exists"
         raise ConfigError(f"events cannot be written to `{path}`: {error.strerror}", "path", hint) from error
     about = os.fstat(file)
-    if stat.S_ISREG(about.st_mode) and stat.S_IMODE(about.st_mode) & 0o077 and about.st_uid == os.geteuid():
+    is_own = hasattr(os, "geteuid") and about.st_uid == os.geteuid()
+    if is_own and stat.S_ISREG(about.st_mode) and stat.S_IMODE(about.st_mode) & 0o077:
         os.fchmod(file, 0o600)
     return file
 

@@ -103,11 +103,16 @@ class Telemetry:
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._runs: OrderedDict[str, tuple[Span, Any]] = OrderedDict()
         self._lock = threading.RLock()
+        self._is_removed = False
         self._tracing = Tracing(engine, self._tool_span, self._tool_ended)
         self._remove_listener = engine.on_event(self)
 
     def remove(self) -> None:
         """Make no more spans and metrics; those of calls that are under way end now."""
+        with self._lock:
+            if self._is_removed:
+                return
+            self._is_removed = True
         self._remove_listener()
         self._tracing.remove()
         with self._lock:
@@ -174,27 +179,22 @@ class Telemetry:
             oldest.span.end()
 
     def _settled(self, event: Event) -> None:
-        opened = self._taken(event)
-        if opened is None:
+        opened, detail = self._taken(event), event.detail
+        # What was in doubt before has no span any more; what it cost counts all the same.
+        labels = _labels(event) if opened is None else opened.labels
+        if event.model is None:
             return
-        span, detail = opened.span, event.detail
-        usage: Mapping[str, int] = detail.get("usage") or {}
-        for name, attribute in _USAGE.items():
-            if name in usage:
-                span.set_attribute(attribute, usage[name])
         if detail.get("response_model"):
-            span.set_attribute("gen_ai.response.model", detail["response_model"])
-            opened.labels["gen_ai.response.model"] = detail["response_model"]
+            labels["gen_ai.response.model"] = detail["response_model"]
+        usage: Mapping[str, int] = detail.get("usage") or {}
         for kind in ("input", "output"):
             if f"{kind}_tokens" in usage:
-                self._tokens.record(usage[f"{kind}_tokens"], {**opened.labels, "gen_ai.token.type": kind})
-        span.set_attribute("checkrein.settlement.exact", bool(detail.get("exact")))
-        if detail.get("shortfalls"):
-            span.set_attribute("checkrein.settlement.shortfalls", list(detail["shortfalls"]))
+                self._tokens.record(usage[f"{kind}_tokens"], {**labels, "gen_ai.token.type": kind})
         if detail.get("usd") is not None:
-            span.set_attribute("checkrein.settlement.usd", detail["usd"])
-            self._cost.add(float(detail["usd"]), opened.labels)
-        self._end(opened, "done")
+            self._cost.add(float(detail["usd"]), labels)
+        if opened is not None:
+            _describe(opened.span, detail, usage)
+            self._end(opened, "done")
 
     def _released(self, event: Event) -> None:
         opened = self._taken(event)
@@ -316,6 +316,20 @@ _HANDLERS: Final = {
     "budget.threshold": Telemetry._noted,
     "events.lost": Telemetry._losing,
 }
+
+
+def _describe(span: Span, detail: Mapping[str, Any], usage: Mapping[str, int]) -> None:
+    """Write how a call was settled into its span."""
+    for name, attribute in _USAGE.items():
+        if name in usage:
+            span.set_attribute(attribute, usage[name])
+    if detail.get("response_model"):
+        span.set_attribute("gen_ai.response.model", detail["response_model"])
+    span.set_attribute("checkrein.settlement.exact", bool(detail.get("exact")))
+    if detail.get("shortfalls"):
+        span.set_attribute("checkrein.settlement.shortfalls", list(detail["shortfalls"]))
+    if detail.get("usd") is not None:
+        span.set_attribute("checkrein.settlement.usd", detail["usd"])
 
 
 def _labels(event: Event) -> Attributes:

@@ -17,6 +17,7 @@ from opentelemetry import context, trace
 from opentelemetry.trace import Span
 
 from checkrein.guard import Handle
+from checkrein.stacking import handles_below
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
@@ -50,7 +51,9 @@ class Tracing:
         if cell is None or not isinstance(handle, Handle):
             return
         function = cell.cell_contents
-        if hasattr(function, "__checkrein_traced__"):
+        # Of guards above each other the lowest one runs the function; the others find out by the frames between them
+        # which of them refused, so that nothing may stand there.
+        if hasattr(function, "__checkrein_traced__") or handles_below(function):
             return
         made = _KINDS[handle._target.kind](function, _Spans(handle.name, self._start, self._end))
         made.__checkrein_traced__ = function

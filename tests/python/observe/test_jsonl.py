@@ -71,6 +71,16 @@ def test_a_file_of_others_is_made_ones_own(tmp_path: Path) -> None:
     assert len(lines(path)) == 2
 
 
+def test_what_steers_a_terminal_or_ends_a_line_is_escaped(tmp_path: Path) -> None:
+    hostile = "a\x1b[31m\u2028\u202e\x85\ud800\nb"
+    with JsonlSink(tmp_path / "events.jsonl") as sink:
+        sink(event(1, user=hostile))
+    text = (tmp_path / "events.jsonl").read_bytes().decode("ascii")
+    assert text.isprintable() is False
+    assert text.rstrip("\n").isprintable()
+    assert json.loads(text)["user"] == hostile
+
+
 class Refusal:
     """A decision that says in words what a rule was raised with."""
 
@@ -98,7 +108,9 @@ def test_an_event_that_cannot_be_written_is_counted_and_reported(
     sink = JsonlSink(tmp_path / "events.jsonl")
     engine.on_event(sink)
     engine.on_event(heard.append)
-    for bad in ({"x": object()}, {"x": float("nan")}, {"x": "\ud800"}):
+    recursive: dict[str, Any] = {}
+    recursive["x"] = recursive
+    for bad in ({"x": object()}, {"x": float("nan")}, recursive):
         engine._tell(event(1, detail=bad))
     engine._tell(event(2))
     sink.close()

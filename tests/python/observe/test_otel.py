@@ -231,6 +231,23 @@ def test_guarded_functions_are_spans_those_made_before_too(tmp_path: Path) -> No
     assert [span.name for span in watched.spans()[5:]] == ["child"]
 
 
+def test_guards_above_each_other_are_one_span_and_still_know_who_refused(watched: Watched) -> None:
+    engine = watched.engine
+
+    @engine.idempotent()
+    @engine.rate_limit(max_calls=1, period="1h")
+    def send(text: str, *, idempotency_key: str) -> str:
+        return text
+
+    assert send("a", idempotency_key="k1") == "a"
+    assert [span.name for span in watched.spans()] == ["execute_tool " + checkrein.handle(send).name]
+    with pytest.raises(checkrein.RateLimited):
+        send("b", idempotency_key="k2")
+    engine.reset(checkrein.handle(send.__wrapped__).name)
+    # What a guard refused has not begun: its key is free.
+    assert send("b", idempotency_key="k2") == "b"
+
+
 def test_what_a_tool_raises_is_told_by_its_type_only(watched: Watched) -> None:
     @watched.engine.guard(name="fails", rate="9/h")
     def fails() -> None:
@@ -346,9 +363,30 @@ def test_without_the_package_it_says_what_to_install() -> None:
     assert "pip install opentelemetry-api" in done.stdout, done.stderr
 
 
-def test_one_engine_is_traced_once_and_any_number_of_times_after(watched: Watched) -> None:
-    with pytest.raises(checkrein.ConfigError, match="traced already"):
-        watched.watch()
+def test_one_engine_is_traced_once_at_a_time(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    act = watched.engine.guard(name="act")(lambda: None)
+    for turn in range(3):
+        telemetry = watched.watch()
+        with pytest.raises(checkrein.ConfigError, match="traced already"):
+            watched.watch()
+        act()
+        assert len(watched.spans()) == turn + 1
+        telemetry.remove()
+        telemetry.remove()
+        act()
+
+
+def test_a_reply_that_comes_after_the_doubt_counts(watched: Watched) -> None:
+    call = watched.call(request="x")
+    call.__enter__()
+    call.doubt()
+    call.settle(REPLY)
+    (span,) = watched.spans()
+    assert (span.attributes or {})["checkrein.outcome"] == "in_doubt"
+    metrics = watched.metrics()
+    assert [value for _, value in metrics["gen_ai.client.token.usage"]] == [(1, 200), (1, 40)]
+    assert [value for _, value in metrics["checkrein.settlement.cost"]] == [pytest.approx(0.0020035)]
 
 
 def test_spans_that_nobody_ends_do_not_pile_up(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
