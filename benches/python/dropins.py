@@ -28,6 +28,8 @@ class Prepared:
     clear: Callable[[], Any] = field(default=lambda: None)
     awaits: bool = False
     """Whether `call` returns something to await."""
+    end: Callable[[], Any] = field(default=lambda: None)
+    """Leaves what `clear` has entered."""
 
 
 def tool(user: str, text: str, limit: int = 10) -> None:

@@ -15,8 +15,12 @@ PUBLISHED = (
     "rulegate==0.3.0",
     "auditgate==0.3.0",
     "actiongate-openai==0.2.0",
+    "actguard==1.0.2",
 )
 """They need Python 3.12 or newer."""
+
+SDKS = ("openai==3.52.0", "anthropic==2.11.0", "google-genai==3.4.0")
+"""What entering the first budget of a process must not import."""
 
 BESIDE = ("redis==8.1.0", "limits==5.8.0")
 """What the Redis stores are measured with and beside."""
@@ -41,7 +45,7 @@ def find(own: str | None, peers: str | None, wheel: Path | None) -> Found:
     elif base is None:
         found.missing["published packages"] = "they need Python 3.12 or newer, and none was found"
     else:
-        _make(found, "published", base, list(PUBLISHED))
+        _make(found, "published", base, [*PUBLISHED, *SDKS])
     if own:
         found.pythons["checkrein"] = own
     elif wheel is None:
@@ -84,6 +88,8 @@ def _make(found: Found, side: str, base: str, requirements: list[str]) -> None:
         # A wheel of the same version may be a new build.
         again = ["--force-reinstall", "--no-deps"] if side == "checkrein" else []
         _run([*pip, *again, *requirements])
+        if side == "checkrein":
+            _run([*pip, *SDKS])
         found.pythons[side] = str(python)
     except subprocess.CalledProcessError as error:
         lines = str(error.stderr).strip().splitlines()

@@ -40,7 +40,7 @@ def _published_runner() -> ModuleType:
 
 def versions(side: str) -> dict[str, str]:
     """The installed versions of what is measured."""
-    names = ("actiongate", "budgetgate", "rulegate", "auditgate", "actiongate-openai")
+    names = ("actiongate", "budgetgate", "rulegate", "auditgate", "actiongate-openai", "actguard")
     if side == "checkrein":
         return {"checkrein": importlib.import_module("checkrein").__version__}
     return {name: importlib.metadata.version(name) for name in names}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import agents
 import dropins
 
 
@@ -99,6 +100,7 @@ def races() -> Iterator[tuple[str, list[Comparison]]]:
             Comparison("an empty functools.wraps to a bare call", wraps, bare),
         ],
     )
+    yield from _agents()
     awaited = _unified("bare await")
     yield (
         "async",
@@ -111,3 +113,17 @@ def races() -> Iterator[tuple[str, list[Comparison]]]:
             ),
         ],
     )
+
+
+def _agents() -> Iterator[tuple[str, list[Comparison]]]:
+    """Guards of tools and budgets beside the published actguard: our drop-in, and the unified API where it is alike."""
+    for case in agents.all_cases():
+        events = str(case.size or "-")
+        theirs = Contestant("published", "actguard", case.name, case.what, case.size, events)
+        comparisons = []
+        for side in case.sides:
+            kind = "actguard" if side == "checkrein" else "actguard unified"
+            ours = Contestant("checkrein", kind, case.name, case.what, case.size, events)
+            label = f"actguard {case.name}" + (", unified API" if side == "unified" else "")
+            comparisons.append(Comparison(label, theirs, ours, at_least=case.goal))
+        yield "actguard", comparisons

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,33 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
+def first_guards(pythons: dict[str, str], rounds: int) -> list[dict[str, Any]]:
+    """Rows about entering the first budget of a process: milliseconds, and the SDKs that it imports."""
+    rows: list[dict[str, Any]] = []
+    program = Path(__file__).with_name("first_guard.py")
+    ours = (("checkrein", "checkrein.actguard"), ("checkrein", "checkrein"))
+    for side, package in (("published", "actguard"), *ours):
+        if side not in pythons:
+            continue
+        runs = []
+        for _ in range(rounds):
+            ended = subprocess.run(
+                [pythons[side], str(program), package], capture_output=True, text=True, check=False
+            )
+            if ended.returncode != 0:
+                print(f"  skipped: first guard of {package}: {ended.stderr.strip()[-200:]}", file=sys.stderr)
+                break
+            runs.append(json.loads(ended.stdout))
+        if runs:
+            median = statistics.median(run["ms"] for run in runs)
+            row = {"first_guard": package, "ms": median, **{k: runs[0][k] for k in ("imported", "installed")}}
+            row["met"] = side == "published" or (median < 20 and not row["imported"])
+            rows.append(row)
+            imported = ", ".join(row["imported"]) or "nothing"
+            print(f"entering the first budget, {package:<34}{median:>10,.2f} ms, imports {imported}")
+    return rows
+
+
 def main() -> int:
     """Measure everything; exit 1 when there is nothing of ours to measure."""
     options = arguments()
@@ -141,6 +169,7 @@ def main() -> int:
             rows.append(row)
     for side in sides.values():
         side.close()
+    firsts = first_guards(found.pythons, 3) if options.only in "first guard" else []
     if options.json:
         report = {
             "benchmark": "python",
@@ -150,6 +179,7 @@ def main() -> int:
             "skipped": found.missing,
             "load_after": os.getloadavg(),
             "results": rows,
+            "first_guards": firsts,
         }
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0

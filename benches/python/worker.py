@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import repeat
 from typing import Any
 
+import agents
 import dropins
 import packages
 import unified
@@ -21,6 +22,15 @@ def prepare(side: str, request: dict[str, Any]) -> dropins.Prepared:
     """Make the case that a request names."""
     if request["kind"] == "unified":
         return unified.MAKERS[request["name"]](request["what"])
+    if request["kind"] in ("actguard", "actguard unified"):
+        agent = next(
+            case
+            for case in agents.all_cases()
+            if (case.name, case.what, case.size) == (request["name"], request["what"], request["size"])
+        )
+        return agent.make(
+            "unified" if request["kind"] == "actguard unified" else side, agent.what, agent.size
+        )
     case = next(
         case
         for case in dropins.all_cases()
@@ -70,7 +80,7 @@ def answer(side: str, prepared: dict[str, dropins.Prepared], request: dict[str, 
         case "run":
             return dict(lap(prepared[request["key"]], request["calls"]))
         case "drop":
-            del prepared[request["key"]]
+            prepared.pop(request["key"]).end()
             return {}
         case other:
             raise ValueError(f"unknown request {other!r}")

@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 import checkrein
+from checkrein import actguard
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -80,6 +81,9 @@ def decorators() -> dict[str, Decorator]:
         "max_attempts": lambda of: checkrein.Engine().max_attempts(3)(of),
         "idempotent": lambda of: checkrein.Engine().idempotent(exclude="place" if of is placed else ())(of),
         "several": several,
+        "drop-in": lambda of: actguard.tool(
+            rate_limit={"max_calls": 10}, circuit_breaker={"name": "weather"}, timeout=5
+        )(of),
     }
 
 

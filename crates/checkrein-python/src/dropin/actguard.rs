@@ -11,6 +11,7 @@ mod windows;
 use pyo3::prelude::*;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    clock::remember(module.py())?;
     module.add("ActGuardMemory", module.py().get_type::<memory::Memory>())?;
     module.add("ActGuardGate", module.py().get_type::<gate::Gate>())?;
     module.add("ActGuardCall", module.py().get_type::<call::Call>())?;

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from checkrein import _native
 from checkrein._wrap import wrap
-from checkrein.actguard.core.run_context import require_run_state
+from checkrein.actguard.core.run_context import _run_state, require_run_state
 from checkrein.actguard.events.context import _tool_name
 from checkrein.actguard.exceptions import ActGuardError, ActGuardToolError
 from checkrein.actguard.tools import _cache, _failures, _observability, _results
@@ -46,7 +46,12 @@ def guard(fn: Callable[..., Any], gates: Gates, *, tool_name: str | None = None)
     """Wrap `fn` in its gates. With a `tool_name`, events that happen in it carry the name, and it has its own."""
     asks = _Asks(fn, gates)
     is_async = inspect.iscoroutinefunction(fn)
-    names: dict[str, Any] = {"run": require_run_state, "stored": _native.ActGuardStored, **asks.names}
+    names: dict[str, Any] = {
+        "run": require_run_state,
+        "state": _run_state.get,
+        "stored": _native.ActGuardStored,
+        **asks.names,
+    }
     call = "await CALL" if is_async else "CALL"
     lines = asks.lines
     if gates:
@@ -68,7 +73,10 @@ def guard(fn: Callable[..., Any], gates: Gates, *, tool_name: str | None = None)
 
 
 def _admission(gates: Gates, asks: _Asks, call: str) -> list[str]:
-    run = "$run()" if gates.once is not None or gates.attempts is not None else "None"
+    needs_run = gates.once is not None or gates.attempts is not None
+    # What `require_run_state` says of nearly every call, without calling it.
+    found = "($found if ($found := $state()) is not None and not $found.abandoned else $run())"
+    run = found if needs_run else "None"
     asked = f"$admit({run}, {asks.key}, {asks.arguments}, {asks.scope})"
     if not gates.settles:
         return [asked, f"$result = {call}"]

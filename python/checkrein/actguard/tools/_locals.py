@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from keyword import iskeyword
 from types import FunctionType
 from typing import Any
+
+from checkrein._wrap import _PREFIX
 
 
 def local_parameters(fn: Callable[..., Any]) -> list[str] | None:
@@ -16,7 +19,9 @@ def local_parameters(fn: Callable[..., Any]) -> list[str] | None:
     count = code.co_argcount + code.co_kwonlyargcount
     count += bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
     names = list(code.co_varnames[:count])
-    return names if all(name.isidentifier() for name in names) else None
+    writable = all(name.isidentifier() and not iskeyword(name) for name in names)
+    # Names as the wrapper's own make it take whatever comes.
+    return names if writable and not any(name.startswith(_PREFIX) for name in names) else None
 
 
 def binding(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from checkrein._wrap import wrap
 from checkrein.actguard.exceptions import ActGuardUsageError, PolicyViolationError
-from checkrein.actguard.tools import _observability
+from checkrein.actguard.tools import _facts, _observability
 from checkrein.actguard.tools._locals import binding, local_parameters
 from checkrein.actguard.tools._names import name_of
 from checkrein.actguard.tools._refusals import mark_not_started
 from checkrein.actguard.tools._scope import _scope_hash, _session_id
-from checkrein.actguard.tools.rules import Rule
+from checkrein.actguard.tools.rules import BlockRegex, RequireFact, Rule, Threshold
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,10 +66,47 @@ def _enforced(fn: Callable[..., Any], rules: tuple[Rule, ...]) -> Any:
     keywords = [p.name for p in shown if p.kind is Parameter.VAR_KEYWORD]
     if local is None or any(parameter.name not in local for parameter in shown):
         body = f"$check($bind(args, kwargs))\n{call}"
-        names = {"check": check, "bind": _flat(binding(fn), keywords)}
-        return wrap(fn, body, names, is_async=is_async, as_called=True)
+        bound = {"check": check, "bind": _flat(binding(fn), keywords)}
+        return wrap(fn, body, bound, is_async=is_async, as_called=True)
     pairs = [f"{name!r}: {name}" for name in plain] + [f"**{name}" for name in keywords]
-    return wrap(fn, f"$check({{{', '.join(pairs)}}})\n{call}", {"check": check}, is_async=is_async)
+    asked = f"$check({{{', '.join(pairs)}}})"
+    quick = _quick(rules, plain)
+    names: dict[str, Any] = {
+        "check": check,
+        "session": _session_id.get,
+        "scope": _scope_hash.get,
+        "facts": _facts,
+    }
+    names |= {"text": str, "whole": int, "real": float}
+    if quick is not None:
+        asked = f"$now = $session()\nif not ($now is not None and {quick}):\n    {asked}"
+        names |= {f"rule{number}": rule for number, rule in enumerate(rules)}
+    return wrap(fn, f"{asked}\n{call}", names, is_async=is_async)
+
+
+def _quick(rules: tuple[Rule, ...], parameters: list[str]) -> str | None:
+    """An expression that is true of nearly every call that passes; where it is false the rules themselves are asked.
+
+    `None` where rules are not ours, or read what is no single parameter.
+    """
+    conditions = []
+    for number, rule in enumerate(rules):
+        arg, name = getattr(rule, "arg", None), f"$rule{number}"
+        if arg not in parameters:
+            return None
+        if type(rule) is RequireFact:
+            key = f"($now, $scope(), {name}.kind, {arg})"
+            known = f"$facts._FACTS.get({key}, 0.0) > $facts.time.time()"
+            conditions.append(f"{arg}.__class__ is $text and {known}")
+        elif type(rule) is Threshold:
+            conditions.append(
+                f"({arg}.__class__ is $whole or {arg}.__class__ is $real) and {arg} <= {name}.max"
+            )
+        elif type(rule) is BlockRegex:
+            conditions.append(f"{arg}.__class__ is $text and {name}._re.search({arg}) is None")
+        else:
+            return None
+    return " and ".join(conditions) or None
 
 
 def _flat(

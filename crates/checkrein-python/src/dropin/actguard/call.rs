@@ -14,8 +14,6 @@ use super::memory::Memory;
 #[pyclass(name = "ActGuardCall", module = "checkrein._native", frozen)]
 pub(crate) struct Call {
     gate: Py<Gate>,
-    /// The run and the key.
-    place: Option<(Py<PyAny>, Py<PyAny>)>,
     arguments: Py<PyAny>,
     state: Mutex<State>,
 }
@@ -23,6 +21,8 @@ pub(crate) struct Call {
 struct State {
     phase: Phase,
     expires: Timestamp,
+    /// The run and the key, while it runs: a run must not keep itself alive through its calls.
+    place: Option<(Py<PyAny>, Py<PyAny>)>,
     circuit: Option<(Py<Memory>, Ticket)>,
 }
 
@@ -73,8 +73,8 @@ impl Call {
         arguments: Py<PyAny>,
         expires: Timestamp,
     ) -> Self {
-        let state = State { phase: Phase::Running, expires, circuit: None };
-        Self { gate, place, arguments, state: Mutex::new(state) }
+        let state = State { phase: Phase::Running, expires, place, circuit: None };
+        Self { gate, arguments, state: Mutex::new(state) }
     }
 
     pub(super) fn arguments(&self, py: Python<'_>) -> Py<PyAny> {
@@ -128,7 +128,8 @@ impl Call {
 
     fn free(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        match (&self.gate.get().once, &self.place) {
+        let place = self.state.lock().place.take();
+        match (&self.gate.get().once, place) {
             (Some(once), Some((run, key))) => once.free(py, run.bind(py), key.bind(py), slf),
             _ => Ok(()),
         }
@@ -157,6 +158,9 @@ impl Call {
         let mut state = self.state.lock();
         state.phase = Phase::Done(kept.unbind());
         state.expires = expires;
+        let place = state.place.take();
+        drop(state);
+        drop(place);
         Ok(())
     }
 
@@ -171,6 +175,9 @@ impl Call {
             call.state.lock().phase = phase;
             if frees {
                 call.free(slf)?;
+            } else {
+                let place = call.state.lock().place.take();
+                drop(place);
             }
         }
         call.report(py, outcome(word))
@@ -179,13 +186,14 @@ impl Call {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.gate)?;
         visit.call(&self.arguments)?;
-        if let Some((run, key)) = &self.place {
+        let Some(state) = self.state.try_lock() else { return Ok(()) };
+        if let Some((run, key)) = &state.place {
             visit.call(run)?;
             visit.call(key)?;
         }
-        match self.state.try_lock().as_deref() {
-            Some(State { phase: Phase::Done(object) | Phase::Unknown(object), .. }) => visit.call(object),
-            _ => Ok(()),
+        match &state.phase {
+            Phase::Done(object) | Phase::Unknown(object) => visit.call(object),
+            Phase::Running | Phase::Gone => Ok(()),
         }
     }
 }

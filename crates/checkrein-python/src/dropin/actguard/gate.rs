@@ -165,6 +165,7 @@ impl Gate {
         scope: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, gate) = (slf.py(), slf.get());
+        let key = &text_of(key)?;
         // Clocks and texts are the user's code: they are asked before anything is taken.
         let moments = gate.moments(py)?;
         let scope = if gate.rate.is_some() && !scope.is_none() { Some(scope.str()?) } else { None };
@@ -392,6 +393,16 @@ fn reset_at(phase: &Phase, now: Timestamp) -> Timestamp {
         Phase::Open { until } => *until,
         // At the latest then: a probe is under way, and its lease ends.
         Phase::HalfOpen { probes, .. } => probes.iter().map(|&(_, lease)| lease).min().unwrap_or(now),
+    }
+}
+
+/// The key itself, but a text of a subclass as plain text: it is the same key.
+fn text_of<'py>(key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    match key.cast::<PyString>() {
+        Ok(text) if !key.is_exact_instance_of::<PyString>() => {
+            Ok(PyString::new(key.py(), text.to_str()?).into_any())
+        }
+        _ => Ok(key.clone()),
     }
 }
 

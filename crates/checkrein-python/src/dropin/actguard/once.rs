@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use checkrein_core::time::{Span, Timestamp};
+use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -19,36 +20,82 @@ const MAX_LOOKS: usize = 1_000;
 /// The calls of one tool in one run, by key.
 #[pyclass(name = "ActGuardKeys", module = "checkrein._native", frozen)]
 pub(crate) struct Keys {
-    calls: Py<PyDict>,
+    /// By keys that are plain text; nothing of the user's runs when one is looked up.
+    texts: Py<PyDict>,
+    /// By all other keys.
+    others: Py<PyDict>,
     sweep_at: AtomicUsize,
+    /// Held from the look at a text to its entry.
+    taking: Mutex<()>,
 }
 
 #[pymethods]
 impl Keys {
     fn __len__(&self, py: Python<'_>) -> usize {
-        self.calls.bind(py).len()
+        self.len(py)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.calls)
+        visit.call(&self.texts)?;
+        visit.call(&self.others)
     }
 }
 
 impl Keys {
+    fn len(&self, py: Python<'_>) -> usize {
+        self.texts.bind(py).len() + self.others.bind(py).len()
+    }
+
+    fn new(py: Python<'_>) -> Self {
+        let empty = || PyDict::new(py).unbind();
+        Self {
+            texts: empty(),
+            others: empty(),
+            sweep_at: AtomicUsize::new(SWEEP_FROM),
+            taking: Mutex::new(()),
+        }
+    }
+
+    fn of<'py>(&self, key: &Bound<'py, PyAny>) -> &Bound<'py, PyDict> {
+        let calls = if key.is_exact_instance_of::<PyString>() { &self.texts } else { &self.others };
+        calls.bind(key.py())
+    }
+
+    /// The call under a key, which is `call` if nobody was there before.
+    fn take<'py>(
+        &self,
+        key: &Bound<'py, PyAny>,
+        call: &Bound<'py, Call>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if key.is_exact_instance_of::<PyString>() {
+            let texts = self.texts.bind(key.py());
+            let _alone = self.taking.lock();
+            if let Some(found) = texts.get_item(key)? {
+                return Ok(Some(found));
+            }
+            texts.set_item(key, call)?;
+            return Ok(None);
+        }
+        // One step of the dictionary, whatever the key's own comparison does.
+        let others = self.others.bind(key.py());
+        let found = others.call_method1(pyo3::intern!(key.py(), "setdefault"), (key, call))?;
+        Ok(if found.is(call) { None } else { Some(found) })
+    }
+
     /// Drops what has expired once the keys have doubled, so that forgetting costs each new key the same.
     fn sweep(&self, py: Python<'_>, now: Timestamp) -> PyResult<()> {
-        let calls = self.calls.bind(py);
-        if calls.len() < self.sweep_at.load(Ordering::Relaxed) {
+        if self.len(py) < self.sweep_at.load(Ordering::Relaxed) {
             return Ok(());
         }
-        for (key, call) in
-            calls.items().iter().filter_map(|pair| pair.extract::<(Bound<'_, PyAny>, Bound<'_, Call>)>().ok())
-        {
-            if call.get().expire(now) {
-                calls.call_method1(pyo3::intern!(py, "pop"), (key, py.None()))?;
+        for calls in [self.texts.bind(py), self.others.bind(py)] {
+            for pair in calls.items() {
+                let (key, call): (Bound<'_, PyAny>, Bound<'_, Call>) = pair.extract()?;
+                if call.get().expire(now) {
+                    calls.call_method1(pyo3::intern!(py, "pop"), (key, py.None()))?;
+                }
             }
         }
-        self.sweep_at.store((calls.len() * 2).max(SWEEP_FROM), Ordering::Relaxed);
+        self.sweep_at.store((self.len(py) * 2).max(SWEEP_FROM), Ordering::Relaxed);
         Ok(())
     }
 }
@@ -95,19 +142,14 @@ impl Once {
     ) -> PyResult<Begun> {
         let keys = self.keys(py, run)?;
         keys.get().sweep(py, now)?;
-        let calls = keys.get().calls.bind(py);
         for _ in 0..MAX_LOOKS {
-            // One step of the dictionary, whatever the key's own comparison does.
-            let found = calls.call_method1(pyo3::intern!(py, "setdefault"), (key, call))?;
-            if found.is(call) {
-                return Ok(Begun::New);
-            }
+            let Some(found) = keys.get().take(key, call)? else { return Ok(Begun::New) };
             let found = found.cast_into::<Call>()?;
             match found.get().look(py, now) {
                 // Whoever made it so takes it away.
                 Found::Gone => py.detach(std::thread::yield_now),
                 Found::Expired => {
-                    calls.set_item(key, call)?;
+                    keys.get().of(key).set_item(key, call)?;
                     return Ok(Begun::New);
                 }
                 Found::Running => return Ok(Begun::Refused(Refusal::InProgress)),
@@ -138,7 +180,7 @@ impl Once {
         call: &Bound<'_, Call>,
     ) -> PyResult<()> {
         let keys = self.keys(py, run)?;
-        let calls = keys.get().calls.bind(py);
+        let calls = keys.get().of(key);
         if calls.get_item(key)?.is_some_and(|found| found.is(call)) {
             calls.call_method1(pyo3::intern!(py, "pop"), (key, py.None()))?;
         }
@@ -150,9 +192,10 @@ impl Once {
         if let Some(keys) = tools.get_item(self.tool.bind(py))? {
             return Ok(keys.cast_into::<Keys>()?);
         }
-        let keys = Keys { calls: PyDict::new(py).unbind(), sweep_at: AtomicUsize::new(SWEEP_FROM) };
-        let keys = tools
-            .call_method1(pyo3::intern!(py, "setdefault"), (self.tool.bind(py), Bound::new(py, keys)?))?;
+        let keys = tools.call_method1(
+            pyo3::intern!(py, "setdefault"),
+            (self.tool.bind(py), Bound::new(py, Keys::new(py))?),
+        )?;
         Ok(keys.cast_into::<Keys>()?)
     }
 

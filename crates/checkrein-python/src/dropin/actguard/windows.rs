@@ -75,27 +75,3 @@ impl Windows {
         self.turned = Some(now);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn idle_users_leave_nothing_behind() {
-        let limit = Limit { max_calls: 1, period: Span::from_secs(60) };
-        let mut windows = Windows::default();
-        let at = |secs: i64| Timestamp::from_nanos(secs * 1_000_000_000);
-        for user in 0..5_000 {
-            let meter = windows.meter(&user.to_string(), at(user / 1_000), &limit).unwrap();
-            assert!(limit.record(meter, at(user / 1_000)));
-        }
-        assert_eq!(windows.len(), 5_000);
-        assert_eq!(
-            limit.refusal(windows.meter("4999", at(63), &limit).unwrap(), at(63)),
-            Some(Span::from_secs(1))
-        );
-        assert_eq!(limit.refusal(windows.meter("4999", at(64), &limit).unwrap(), at(64)), None);
-        windows.meter("0", at(200), &limit);
-        assert_eq!(windows.len(), 1);
-    }
-}
