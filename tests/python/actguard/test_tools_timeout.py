@@ -173,3 +173,17 @@ async def test_async_tools_are_cancelled() -> None:
     with pytest.raises(ToolTimeoutError):
         await tool()
     assert cancelled == ["yes"]
+
+
+def test_a_call_without_any_thread_is_not_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool, ran = _pool.Pool(), []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.submit(ran.append, "lost")
+    pool.submit(ran.append, "kept").result(30)
+    assert ran == ["kept"]
+    pool.shutdown()
