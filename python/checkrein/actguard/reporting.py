@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from checkrein.actguard.core.budget_context import get_budget_context
+from checkrein.actguard.core.run_context import get_run_state
 from checkrein.actguard.integrations.usage import extract_usage_info
 from checkrein.actguard.observability.events import emit_event
 from checkrein.actguard.observability.violations import emit_violation
@@ -21,23 +22,13 @@ def record_response_usage(response: Any, *, provider: str | None = None, model: 
     info = extract_usage_info(response, provider=provider, model=model)
     if info is None:
         return False
+    # Imported here: providers import what is reported.
+    from checkrein.actguard.integrations.accounting import check_limits, record_info, report
+
     context = get_budget_context()
     if context is None:
-        emit_event(
-            "llm",
-            "usage",
-            {},
-            outcome="success",
-            provider=info.provider,
-            model=info.model,
-            input_tokens=info.input_tokens,
-            cached_input_tokens=info.cached_input_tokens,
-            output_tokens=info.output_tokens,
-        )
+        report(get_run_state(), info, response)
         return True
-    # Imported here: providers import what is reported.
-    from checkrein.actguard.integrations.accounting import check_limits, record_info
-
     record_info(context, info, response)
     check_limits(context)
     return True

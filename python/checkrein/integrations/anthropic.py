@@ -101,7 +101,9 @@ def _dialect(given: Callable[[], Engine | None]) -> stainless.Dialect:
     """Make what reads the requests of a version without middleware, which have one hold each."""
 
     def read(client: Any, options: Any) -> Endpoint | None:
-        body = {**(options.json_data or {}), **(getattr(options, "extra_json", None) or {})}
+        body = getattr(options, "content", None)
+        if body is None:
+            body = {**(options.json_data or {}), **(getattr(options, "extra_json", None) or {})}
         engine = engine_for(given())
         endpoint = endpoint_of(options.method, str(options.url), body, provider_of(client), engine)
         if endpoint is not None and endpoint.is_batch:

@@ -32,7 +32,7 @@ class GateMiddleware(Middleware):
     def handle(self, request: Any, call_next: Callable[[Any], Any]) -> Any:
         """Hold, send, settle."""
         engine = engine_for(self._given())
-        endpoint = endpoint_of(request.method, str(request.url), request.json, self._provider, engine)
+        endpoint = endpoint_of(request.method, str(request.url), _body(request), self._provider, engine)
         if endpoint is None:
             return call_next(request)
         attempts = _attempts(request, endpoint, engine)
@@ -50,7 +50,7 @@ class GateMiddleware(Middleware):
     async def handle_async(self, request: Any, call_next: Callable[[Any], Any]) -> Any:
         """Do the same on an event loop."""
         engine = engine_for(self._given())
-        endpoint = endpoint_of(request.method, str(request.url), request.json, self._provider, engine)
+        endpoint = endpoint_of(request.method, str(request.url), _body(request), self._provider, engine)
         if endpoint is None:
             return await call_next(request)
         attempts = _attempts(request, endpoint, engine)
@@ -64,6 +64,11 @@ class GateMiddleware(Middleware):
         for attempt in attempts:
             await _aanswered(endpoint, attempt, response)
         return response
+
+
+def _body(request: Any) -> Any:
+    """Return what is sent: values, or the bytes that somebody made of them."""
+    return request.json if request.json is not None else getattr(request.options, "content", None)
 
 
 def _attempts(request: Any, endpoint: Endpoint, engine: Engine) -> list[Attempt]:

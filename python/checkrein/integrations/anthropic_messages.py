@@ -26,7 +26,6 @@ _BYTES_PER_TOKEN: Final = 128
 """No token of any model is longer than this, runs of spaces included."""
 # Parts of an answer of which each holds a token at least; a summary of thoughts is not what was charged for them.
 _COUNTED: Final = {"text_delta": "text", "input_json_delta": "partial_json"}
-_READ: Final = ("id", "type", "model", "usage", "service_tier")
 
 
 class Endpoint:
@@ -34,8 +33,11 @@ class Endpoint:
 
     def __init__(self, bodies: list[Mapping[str, Any]], provider: str, *, is_batch: bool) -> None:
         context = {"processing": "batch"} if is_batch else None
+        texts = [_text(one) for one in bodies]
+        self._text = texts[0]
         self.all_asked = [
-            Asked(_text(one), model=one.get("model"), provider=provider, context=context) for one in bodies
+            Asked(text, model=one.get("model"), provider=provider, context=context)
+            for text, one in zip(texts, bodies, strict=True)
         ]
         self.asked: Asked | None = self.all_asked[0]
         self.response_id: str | None = None
@@ -52,11 +54,14 @@ class Endpoint:
 
     def sent(self, options: Any, attempt: Attempt) -> Any:
         """Return the options of a request with the maximum that was held for."""
-        body = self.maximum({**(options.json_data or {}), **(options.extra_json or {})}, attempt)
+        body = self.maximum(json.loads(self._text), attempt)
         if body is None:
             return options
         bounded = copy.copy(options)
-        bounded.json_data = body
+        if getattr(options, "content", None) is not None:
+            bounded.content = json.dumps(body).encode()
+        else:
+            bounded.json_data = body
         return bounded
 
     def whole(self, attempt: Attempt, body: bytes) -> MessageReading:
@@ -80,6 +85,8 @@ def endpoint_of(method: str, url: str, body: Any, provider: str, engine: Engine)
     if method.lower() != "post":
         return None
     path = url.partition("?")[0].rstrip("/")
+    if isinstance(body, bytes | bytearray):
+        body = _json(bytes(body))
     said = body if isinstance(body, Mapping) else {}
     if _MESSAGES.search(path):
         return Endpoint([said], provider, is_batch=False)
@@ -123,7 +130,7 @@ class MessageReading:
     def rest(self) -> bytes:
         """Take its end."""
         if self._events is None:
-            self.reply, self.finished = _message_only(_json(bytes(self._bytes))), True
+            self.reply, self.finished = _told(_json(bytes(self._bytes))), True
             return b""
         rest = self._events.rest()
         self._event(rest)
@@ -183,7 +190,7 @@ class MessageReading:
         if isinstance(output, int) and not isinstance(output, bool):
             self._output = output
         if "output_tokens" in told and _mapping(said.get("delta")).get("stop_reason") is not None:
-            self.reply = _message_only({"type": "message", **self._message, "usage": self._usage})
+            self.reply = {"type": "message", **self._message, "usage": self._usage}
 
 
 def _lives(usage: Mapping[str, Any]) -> object:
@@ -195,11 +202,9 @@ def _lives(usage: Mapping[str, Any]) -> object:
     return told
 
 
-def _message_only(said: object) -> object | None:
-    """Keep what of a message says what it used; nothing if that is not there."""
-    if not isinstance(said, Mapping) or not isinstance(said.get("usage"), Mapping):
-        return None
-    return {name: said[name] for name in _READ if name in said}
+def _told(said: object) -> object | None:
+    """Return a message that says what it used; nothing for one that does not."""
+    return said if isinstance(said, Mapping) and isinstance(said.get("usage"), Mapping) else None
 
 
 def _text(body: Mapping[str, Any]) -> str:

@@ -257,27 +257,34 @@ def _metered(base: Any) -> type:
         _checkrein_meter: Meter
 
         def segments(self) -> Iterator[Any]:
-            meter = self._checkrein_meter
+            meter, chunks = self._checkrein_meter, super().segments()
             try:
-                for chunk in super().segments():
+                for chunk in chunks:
                     meter.reading.chunk(chunk)  # type: ignore[attr-defined]
                     yield chunk
                     if meter.reading.reply is None and meter.is_spent():
                         raise meter.refusal()
                 meter.reading.end()  # type: ignore[attr-defined]
             finally:
+                chunks.close()
                 meter.end()
 
+        def __aiter__(self) -> AsyncIterator[Any]:
+            # The base keeps its iterator, which keeps it. Such a circle is left to the collector, and what is open
+            # then is closed side by side, each part in the way of another.
+            return self.async_segments()
+
         async def async_segments(self) -> AsyncIterator[Any]:
-            meter = self._checkrein_meter
+            meter, chunks = self._checkrein_meter, super().async_segments()
             try:
-                async for chunk in super().async_segments():
+                async for chunk in chunks:
                     meter.reading.chunk(chunk)  # type: ignore[attr-defined]
                     yield chunk
                     if meter.reading.reply is None and meter.is_spent():
                         raise meter.refusal()
                 meter.reading.end()  # type: ignore[attr-defined]
             finally:
+                await chunks.aclose()
                 await meter.aend()
 
         def __del__(self) -> None:

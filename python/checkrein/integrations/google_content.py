@@ -168,6 +168,8 @@ class ContentReading:
         """Take a reply that is there."""
         self.chunk(said)
         if isinstance(said, Mapping):
+            # All of it, so that an error that says nobody could be told carries it.
+            self._said, self._searches = dict(said), []
             counted = _embedded(self._verb, said)
             if counted is not None:
                 self._said["usageMetadata"] = counted

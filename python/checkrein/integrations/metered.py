@@ -163,20 +163,22 @@ class Attempt:
     def settle(self, reply: object) -> None:
         """Charge what a reply says was used; nothing or nonsense is charged in full."""
         if self._claim():
-            self._remember(reply)
+            response_id = self._remember(reply)
             try:
                 self.settlement = self._call.settle(reply)
             except PermitError as error:
                 self._too_late(error)
+            self._count(response_id)
 
     async def asettle(self, reply: object) -> None:
         """Do the same on an event loop."""
         if self._claim():
-            self._remember(reply)
+            response_id = self._remember(reply)
             try:
                 self.settlement = await self._call.asettle(reply)
             except PermitError as error:
                 self._too_late(error)
+            self._count(response_id)
 
     def settle_in_full(self) -> None:
         """Charge the whole hold: the call was made, and nobody said what it used."""
@@ -230,11 +232,17 @@ class Attempt:
         self._ended = False
         return True
 
-    def _remember(self, reply: object) -> None:
+    def _remember(self, reply: object) -> str | None:
         """Who records this reply by hand charges it no second time."""
         response_id = responses.id_of(reply)
         if response_id is not None:
             responses.of(self.engine).charge(response_id)
+        return response_id
+
+    def _count(self, response_id: str | None) -> None:
+        """Who continues this reply is charged for what stands before it, and can say how much that is."""
+        if response_id is not None and self.settlement is not None and self.settlement.exact:
+            responses.of(self.engine).count(response_id, self.settlement.tokens)
 
     def _claim(self) -> bool:
         with self._lock:

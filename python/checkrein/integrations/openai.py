@@ -195,7 +195,7 @@ class Endpoint:
             provider=provider,
             max_output=0 if self.path in _NO_OUTPUT else _IMAGE_TOKENS if self.path == _DRAWS else None,
             # An estimate, and said to be one: nobody can bound what is no text.
-            unseen_tokens=None if self._is_text or self._has_files else 0,
+            unseen_tokens=_continued(body) if self._is_text else None if self._has_files else 0,
             at_most=_server_tools(body),
         )
 
@@ -234,8 +234,10 @@ class Endpoint:
 
     def reading(self, attempt: Attempt, content_type: str) -> Reading:
         """Begin to read a reply that comes in pieces."""
-        if not content_type.lower().startswith("text/event-stream"):
-            return BodyReading(self._in_background, is_lookup=isinstance(attempt, Lookup))
+        kind = content_type.lower()
+        if not kind.startswith("text/event-stream"):
+            is_lookup, is_json = isinstance(attempt, Lookup), "json" in kind or not kind
+            return BodyReading(self._in_background, is_lookup=is_lookup, is_json=is_json)
         most = attempt.max_output
         return StreamReading(
             SHAPES.get(self.path, SHAPES["embeddings"]),
@@ -243,6 +245,39 @@ class Endpoint:
             hides_usage=self._hides_usage,
             in_background=self._in_background,
         )
+
+
+_TEXTS: Final = frozenset(
+    {"message", "input_text", "output_text", "text", "refusal", "reasoning", "summary_text", "reasoning_text"}
+    | {"function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"}
+)
+"""Parts of an input that are all text."""
+
+
+def _continued(body: Mapping[str, Any]) -> int | None:
+    """Return what a request leaves to the response before it, in tokens, where that is all that it refers to.
+
+    That is no more than the response used, with everything that stood before it.
+    """
+    before = body.get("previous_response_id")
+    if not isinstance(before, str) or not _is_text(body.get("input")):
+        return None
+    tools = body.get("tools") or ()
+    if any(body.get(name) is not None for name in ("conversation", "prompt", "container")):
+        return None
+    if not all(isinstance(tool, Mapping) and tool.get("type") in ("function", "custom") for tool in tools):
+        return None
+    return responses.tokens_of(before)
+
+
+def _is_text(said: object) -> bool:
+    if isinstance(said, list):
+        return all(map(_is_text, said))
+    if isinstance(said, Mapping):
+        return said.get("type", "message") in _TEXTS and all(
+            _is_text(said.get(name)) for name in ("content", "output", "summary")
+        )
+    return said is None or isinstance(said, str)
 
 
 def _server_tools(body: Mapping[str, Any]) -> dict[str, int] | None:

@@ -27,7 +27,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 class BodyReading:
     """A reply in one piece, that may come in several."""
 
-    def __init__(self, in_background: bool = False, *, is_lookup: bool = False) -> None:
+    def __init__(self, in_background: bool = False, *, is_lookup: bool = False, is_json: bool = True) -> None:
         self.reply: object | None = None
         self.finished = False
         self.response_id: str | None = None
@@ -35,12 +35,12 @@ class BodyReading:
         self._in_background = in_background
         self._is_lookup = is_lookup
         self._parts: list[bytes] = []
-        self._length = 0
+        self._left = MAX_BODY if is_json else 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take more of the body, all of which is passed on."""
-        self._length += len(data)
-        if self._length <= MAX_BODY:
+        self._left -= len(data)
+        if self._left >= 0:
             self._parts.append(data)
         else:
             self._parts.clear()

@@ -27,7 +27,8 @@ class Responses:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._expected: OrderedDict[str, tuple[float, Attempt]] = OrderedDict()
-        self._charged: OrderedDict[str, None] = OrderedDict()
+        # With the tokens that it used, where they are known.
+        self._charged: OrderedDict[str, int | None] = OrderedDict()
 
     def expect(self, response_id: str, attempt: Attempt) -> None:
         """Keep an attempt whose reply comes later, as that of a response in the background does."""
@@ -61,6 +62,17 @@ class Responses:
             while len(self._charged) > MAX_CHARGED:
                 self._charged.popitem(last=False)
         return first
+
+    def count(self, response_id: str, tokens: int | None) -> None:
+        """Remember how many tokens a reply that was charged used, input and output."""
+        with self._lock:
+            if response_id in self._charged:
+                self._charged[response_id] = tokens
+
+    def tokens(self, response_id: str) -> int | None:
+        """Return how many tokens a reply used, as far as that is remembered."""
+        with self._lock:
+            return self._charged.get(response_id)
 
     def forget(self, response_id: str) -> None:
         """Take back that a reply was charged: it was not, after all."""
@@ -102,6 +114,13 @@ def take(response_id: str) -> Attempt | None:
         if attempt is not None:
             return attempt
     return None
+
+
+def tokens_of(response_id: str) -> int | None:
+    """Return how many tokens a reply used, of whatever engine: what continues it has no more before it than that."""
+    with _lock:
+        places = list(_all)
+    return next((tokens for place in places if (tokens := place.tokens(response_id)) is not None), None)
 
 
 def id_of(reply: object) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 import warnings
@@ -200,6 +201,14 @@ def test_a_gateway_that_answers_slowly_costs_no_more_than_the_timeout(gateway: G
         client.reserve_budget(run_id="r")
     # Generous: what counts is that four attempts share the time instead of having it each.
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("piece", [b" ", b"x" * 65_536], ids=["slowly", "much"])
+def test_an_answer_without_an_end_is_not_read_for_ever(gateway: Gateway, piece: bytes) -> None:
+    gateway.reserve = Reply(events=itertools.repeat(piece))
+    client = gateway.client(budget_timeout_s=0.5, budget_max_retries=0)
+    with pytest.raises(BudgetTransportError):
+        client.reserve_budget(run_id="r")
 
 
 def test_a_redirection_is_not_followed_and_the_key_stays(gateway: Gateway) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from actguard_kit import FakeProvider, Reply
+from actguard_kit import FakeProvider, Gateway, Reply, gateway
 
 import checkrein
 from checkrein import actguard
@@ -27,6 +27,8 @@ genai = pytest.importorskip("google.genai")
 import fake_anthropic  # noqa: E402
 import fake_google  # noqa: E402
 import fake_openai  # noqa: E402
+
+__all__ = ["gateway"]
 
 SAID: Any = [{"role": "user", "content": "hi"}]
 MODEL = fake_openai.MODEL
@@ -362,3 +364,20 @@ def test_a_guard_counts_again_after_an_instrumentation_was_undone(ai: Any) -> No
         assert budget.tokens_used == TOKENS
     finally:
         _base_client.SyncAPIClient.request = ours
+
+
+def test_calls_in_a_run_without_a_budget_are_told_once(ai: Any, gateway: Gateway) -> None:
+    client = gateway.client(event_mode="verbose", flush_interval_ms=5)
+    with client.run(user_id="alice", run_id="r1"):
+        reply = ask(ai)
+        list(ask(ai, stream=True))
+        assert actguard.reporting.record_response_usage(reply, provider="openai")
+        with client.budget_guard():
+            ask(ai)
+    client.close()
+    told = [event for event in gateway.sent() if event["name"] == "usage"]
+    assert len(told) == 2
+    for event in told:
+        assert (event["category"], event["run_id"], event["user_id"]) == ("llm", "r1", "alice")
+        assert (event["provider"], event["model"]) == ("openai", MODEL)
+        assert (event["input_tokens"], event["output_tokens"], event["usd_micros"]) == (1_000, 400, 700)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -349,3 +352,53 @@ def test_texts_of_a_prompt_are_in_no_refusal(books: Books, claude: FakeAnthropic
         )
     error = refused.value
     assert secret not in f"{error}{error!r}{error.to_prompt()}{error.decision.to_dict()}{error.__context__}"
+
+
+def test_a_body_of_bytes_is_read_too(client: Client, books: Books, claude: FakeAnthropic) -> None:
+    if "content" not in inspect.signature(client.post).parameters:
+        pytest.skip("this version of anthropic sends no bytes")
+    sent = json.dumps(ASKED).encode()
+    client.post("/v1/messages", content=sent, cast_to=object)
+    assert claude.requests[0].body == ASKED
+    assert (books.spent, books.held) == (COST, 0)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_outcome_that_cannot_be_recorded_carries_the_message(
+    streams: bool, client: Client, claude: FakeAnthropic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object, response: object) -> None:
+        raise checkrein.OutcomeNotRecorded("the disk is full", "store_error", response)
+
+    monkeypatch.setattr(checkrein.ModelCall, "settle", gone)
+    with pytest.raises(checkrein.OutcomeNotRecorded) as told:
+        list(client.messages.create(**ASKED, stream=streams))
+    assert told.value.result["usage"]["output_tokens"] == 40
+    assert told.value.result["id"] == "msg_0001"
+    assert streams or told.value.result["content"][0]["text"] == "Hello there"
+    assert len(claude.requests) == 1
+
+
+def test_a_message_is_charged_once(client: Client, books: Books) -> None:
+    said = client.messages.create(**ASKED)
+    assert books.engine.record_usage(said) is None
+    with client.messages.stream(**{**ASKED, "max_tokens": 90}) as stream:
+        assert books.engine.record_usage(stream.get_final_message()) is None
+    assert (books.spent, books.held) == (2 * COST, 0)
+
+
+def test_a_thousand_clients_leave_nothing_behind(books: Books, claude: FakeAnthropic) -> None:
+    def count() -> int:
+        gc.collect()
+        return sum(
+            type(one).__name__ in ("GateMiddleware", "Attempt", "Anthropic") for one in gc.get_objects()
+        )
+
+    plain = made(claude)
+    checkrein.wrap(plain, books.engine).messages.create(**ASKED)
+    before = count()
+    for _ in range(1_000):
+        checkrein.wrap(plain, books.engine).with_options(timeout=3)
+    for _ in range(20):
+        checkrein.wrap(plain, books.engine).messages.create(**ASKED)
+    assert count() <= before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -399,3 +400,43 @@ def test_texts_of_a_prompt_are_in_no_refusal(books: Books, google: FakeGoogle) -
         client.models.generate_content(model=MODEL, contents=secret, config=config(system_instruction=secret))
     error = refused.value
     assert secret not in f"{error}{error!r}{error.to_prompt()}{error.decision.to_dict()}{error.__context__}"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_outcome_that_cannot_be_recorded_carries_the_reply(
+    streams: bool, client: Client, google: FakeGoogle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object, response: object) -> None:
+        raise checkrein.OutcomeNotRecorded("the disk is full", "store_error", response)
+
+    monkeypatch.setattr(checkrein.ModelCall, "settle", gone)
+    with pytest.raises(checkrein.OutcomeNotRecorded) as told:
+        CALLS["stream" if streams else "generate"](client)
+    result = told.value.result
+    assert result["usageMetadata"]["totalTokenCount"] == 240
+    assert streams or result["candidates"][0]["content"]["parts"][0]["text"] == "Hello there"
+    assert len(google.requests) == 1
+
+
+def test_a_reply_is_charged_once(client: Client, books: Books) -> None:
+    said = client.models.generate_content(**ASKED)
+    assert books.engine.record_usage(said) is None
+    assert (books.spent, books.held) == (COST, 0)
+
+
+def test_many_clients_leave_nothing_behind(books: Books, google: FakeGoogle) -> None:
+    def count() -> int:
+        gc.collect()
+        names = ("Attempt", "Meter", "ContentReading", "BaseApiClient")
+        return sum(type(one).__name__ in names for one in gc.get_objects())
+
+    def call() -> None:
+        client = checkrein.wrap(made(google), books.engine)
+        client.models.generate_content(**ASKED)
+        list(client.models.generate_content_stream(**ASKED))
+
+    call()
+    before = count()
+    for _ in range(10):
+        call()
+    assert count() <= before

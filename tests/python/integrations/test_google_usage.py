@@ -357,3 +357,17 @@ async def test_a_store_that_waits_does_not_block_the_loop(kept: Books, google: F
     async for _ in await client.aio.models.generate_content_stream(**ASKED):
         pass
     assert (kept.spent, kept.held) == (2 * COST, 0)
+
+
+async def test_leaving_an_asynchronous_stream_is_quiet(books: Books, google: FakeGoogle) -> None:
+    troubles: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: troubles.append(about))
+    client = checkrein.wrap(made(google), books.engine)
+    for _ in range(5):
+        async for _ in await client.aio.models.generate_content_stream(**ASKED):
+            break
+        await asyncio.sleep(0.02)
+        gc.collect()
+        await asyncio.sleep(0.02)
+    assert troubles == []
+    assert books.held == 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from conftest import Books
-from fake_openai import COST, MODEL, USAGE, completion
+from fake_openai import COST, MODEL, USAGE, chunks, completion
 from fakes import FakeProvider, Reply
 from openai_kit import SAID, _impatient, aclient, client, is_hold, openai
 
@@ -296,3 +297,55 @@ def test_what_cannot_be_recorded_is_said_and_not_asked_again(
         list(create(client, stream=streams))
     assert told.value.result["usage"] == USAGE
     assert len(fake.requests) == 1
+
+
+def test_a_reply_of_another_kind_than_asked_is_read_all_the_same(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(events=chunks("hello")), Reply(completion()))
+    client.chat.completions.with_raw_response.create(model=MODEL, messages=SAID, extra_body={"stream": True})
+    assert (books.spent, books.held) == (PAID, 0)
+    list(create(client, stream=True))
+    assert (books.spent, books.held) == (2 * PAID, 0)
+
+
+def test_what_is_long_and_no_json_is_not_kept(client: Any, books: Books, fake: FakeProvider) -> None:
+    sound = {"content-type": "audio/mpeg"}
+    fake.then(Reply(b"x" * 1_000_000, headers=sound))
+    speech = client.audio.speech.with_streaming_response
+    with speech.create(model="gpt-4o-mini-tts", voice="alloy", input="hi") as reply:
+        assert len(reply.read()) == 1_000_000
+    assert books.held == 0
+    assert books.spent > 0
+
+
+def test_azure_is_a_client_like_the_others(books: Books, fake: FakeProvider) -> None:
+    client = openai.AzureOpenAI(api_key="x", api_version="2026-01-01", azure_endpoint=fake.url)
+    fake.then(Reply(completion()))
+    create(checkrein.wrap(client, books.engine))
+    assert fake.paths()[0].startswith(f"/openai/deployments/{MODEL}/chat/completions")
+    assert (books.spent, books.held) == (PAID, 0)
+
+
+@pytest.mark.parametrize(("most", "at_most"), [(None, None), (3, {"web_searches": 3})])
+def test_tools_that_the_provider_runs_are_bounded_where_the_request_says_so(
+    most: int | None, at_most: Any, client: Any, books: Books, fake: FakeProvider
+) -> None:
+    tools = [{"type": "web_search"}]
+    more = {} if most is None else {"max_tool_calls": most}
+    with pytest.raises(checkrein.InvalidAction, match="refers to what it does not contain"):
+        client.responses.create(model=MODEL, input="hi", tools=tools, **more)
+    books.limit("1 usd", more="reserve_unseen = 1000")
+    checkrein.wrap(client, books.engine)
+    asked: list[Any] = []
+    ask = books.engine.model_call
+
+    def listen(*args: Any, **named: Any) -> Any:
+        asked.append(named["at_most"])
+        return ask(*args, **named)
+
+    books.engine.model_call = listen  # type: ignore[method-assign]
+    with suppress(checkrein.Denied):
+        client.responses.create(model=MODEL, input="hi", tools=tools, **more)
+    assert asked == [at_most]
+    assert books.held == 0

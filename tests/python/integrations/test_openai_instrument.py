@@ -104,6 +104,16 @@ def test_a_wrapped_client_is_metered_once_and_by_its_own_engine(books: Books, fa
     assert books.spent == 2 * PAID
 
 
+def test_the_functions_of_the_module_are_instrumented_too(
+    books: Books, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai, "api_key", "x")
+    monkeypatch.setattr(openai, "base_url", f"{fake.url}/v1/")
+    checkrein.instrument(engine=books.engine)
+    create(openai)
+    assert books.spent == PAID
+
+
 async def test_asynchronous_clients_are_instrumented_too(books: Books, fake: FakeProvider) -> None:
     checkrein.instrument(engine=books.engine)
     async with openai.AsyncOpenAI(api_key="x", base_url=f"{fake.url}/v1") as client:

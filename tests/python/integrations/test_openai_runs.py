@@ -165,3 +165,36 @@ async def test_of_twenty_tasks_in_a_run_five_reach_the_provider(engine: checkrei
                 for _ in range(20):
                     group.create_task(call())
     assert (len(fake.requests), run.spent.calls, run.spent.usd) == (5, 5, 5 * PAID)
+
+
+def test_a_response_that_continues_another_is_held_with_what_that_used(
+    engine: checkrein.Engine, client: Any, fake: FakeProvider
+) -> None:
+    held: list[Decimal] = []
+    image = {"type": "input_image", "image_url": "https://host/a.png"}
+
+    def go_on(**more: Any) -> Any:
+        asked = {"model": MODEL, "input": "go on", "max_output_tokens": 100, "previous_response_id": "resp_1"}
+        return client.responses.create(**{**asked, **more})
+
+    with engine.run(budget="1 usd") as run:
+        with pytest.raises(checkrein.InvalidAction, match="refers to what it does not contain"):
+            go_on()
+        first = client.responses.create(model=MODEL, input="hi", max_output_tokens=100, stream=True)
+        held.append(run.held.usd)
+        assert [event.type for event in first][-1] == "response.completed"
+        result = {"type": "function_call_output", "call_id": "c", "output": "seen"}
+        for said in ("go on", [result], [{"role": "user", "content": "go on"}]):
+            stream = go_on(input=said, stream=True)
+            held.append(run.held.usd)
+            list(stream)
+        # 1,400 tokens at the rate of input, and a request that is a little longer.
+        assert all(more > held[0] + Decimal("0.00028") for more in held[1:])
+        assert run.spent.usd == 4 * PAID
+        for more in (
+            {"input": [{"role": "user", "content": [image]}]},
+            {"tools": [{"type": "web_search"}]},
+            {"previous_response_id": "resp_of_somebody_else"},
+        ):
+            with pytest.raises(checkrein.InvalidAction):
+                go_on(**more)

@@ -53,6 +53,8 @@ class BudgetExecutionContext:
     scope_stack: tuple[BudgetState, ...]
     owner_key: inherit.ExecutionKey = field(default_factory=inherit.execution_key)
     tallies: tuple[LocalTally, ...] = ()
+    run: Any = None
+    """Where there are no scopes: the run whose events say what calls use."""
     abandoned: bool = False
     """Whether it was left in another context than it was entered in, so that the first one still names it."""
 

@@ -341,7 +341,7 @@ class SharedBudgetState:
         self._settled = False
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._expected: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.root_state = BudgetState(
             user_id=user_id,
             run_id=run_id,
@@ -393,12 +393,12 @@ class SharedBudgetState:
         if not response_id:
             return True
         with self._lock:
-            return _remember(self._seen, response_id)
+            return remember(self._seen, response_id)
 
     def expect(self, response_id: str) -> None:
         """Remember a response that goes on, and whose usage is told later."""
         with self._lock:
-            _remember(self._expected, response_id)
+            remember(self._expected, response_id)
 
     def was_expected(self, response_id: str) -> bool:
         """Whether a response is one of those."""
@@ -425,7 +425,7 @@ class SharedBudgetState:
         ]
 
 
-def _remember(known: OrderedDict[str, None], response_id: str) -> bool:
+def remember(known: OrderedDict[str, None], response_id: str) -> bool:
     """Keep an id among the latest, and return whether it is new."""
     is_new = response_id not in known
     known[response_id] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,7 @@ class Room:
 
         def wake() -> None:
             # A loop that is closed has nobody left to wake.
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(ring)
 
         self._waiting.append(wake)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from checkrein.actguard.core import inherit
 from checkrein.actguard.core.amounts import Amounts
+from checkrein.actguard.core.budget_state import remember
 from checkrein.actguard.exceptions import MissingRuntimeContextError
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class RunState:
     _budget_lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     spent_before: Amounts = field(default_factory=Amounts, repr=False)
     ended: bool = field(default=False, repr=False)
+    _reported: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)
     abandoned: bool = field(default=False, repr=False)
     """Whether it was left in another context than it was entered in, so that the first one still names it."""
 
@@ -38,6 +41,11 @@ class RunState:
         """Return how often a tool, as "module:qualname", was attempted in this run."""
         with self._lock:
             return self._tool_attempts.get(tool_id, 0)
+
+    def first_report(self, response_id: str | None) -> bool:
+        """Return whether the usage of a response was not told yet. One without an id is always told."""
+        with self._lock:
+            return not response_id or remember(self._reported, response_id)
 
     def get_budget_root(self) -> SharedBudgetState | None:
         """Return the root budget that is open now."""

@@ -40,6 +40,9 @@ class ClientRunContext:
             )
         self._state = RunState(client=self.client, run_id=self.run_id, user_id=self.user_id)
         self._token = set_run_state(self._state)
+        if self.client.event_client is not None:
+            # What calls of models use is told in runs without a budget too.
+            self.client.prepare_budget_scope()
         self._emit("start", {"run_id": self.run_id, "user_id": self.user_id})
         return self
 

@@ -22,6 +22,7 @@ from checkrein.actguard.core.budget_state import BudgetState
 from checkrein.actguard.exceptions import ActGuardUsageError, BudgetExceededError
 from checkrein.actguard.integrations import pricing
 from checkrein.actguard.integrations.usage import UsageInfo, field
+from checkrein.actguard.observability.events import emit_usage
 
 WAIT_S: Final = 60.0
 """How long a call waits for others to settle before it is refused."""
@@ -56,7 +57,7 @@ class CallHold:
         self.request = request
         self._owner = inherit.execution_key()
         self._held: list[tuple[BudgetState, Amounts]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open = True
 
     @property
@@ -113,8 +114,11 @@ def hold(context: BudgetExecutionContext, request: Request) -> CallHold:
         return call
     deadline = time.monotonic() + WAIT_S
     while True:
-        with room.lock:
-            bell = None if _try(call, ask, deadline, may_wait=not _on_a_loop()) else room.bell()
+        try:
+            with room.lock:
+                bell = None if _try(call, ask, deadline, may_wait=not _on_a_loop()) else room.bell()
+        except _Refused as refused:
+            raise refused.told() from None
         if bell is None:
             return call
         bell.wait(max(0.0, deadline - time.monotonic()))
@@ -131,8 +135,11 @@ async def ahold(context: BudgetExecutionContext, request: Request) -> CallHold:
         return call
     deadline = time.monotonic() + WAIT_S
     while True:
-        with room.lock:
-            future = None if _try(call, ask, deadline, may_wait=True) else room.future()
+        try:
+            with room.lock:
+                future = None if _try(call, ask, deadline, may_wait=True) else room.future()
+        except _Refused as refused:
+            raise refused.told() from None
         if future is None:
             return call
         await asyncio.wait([future], timeout=max(0.0, deadline - time.monotonic()))
@@ -188,7 +195,7 @@ def _try(call: CallHold, ask: Ask, deadline: float, *, may_wait: bool) -> bool:
     context = call.context
     violation = violation_in(context)
     if violation is not None:
-        raise blocked(violation)
+        raise _Refused(violation.blocked_scope, violation.limit_type)
     left, free = Limits(), Limits()
     for scope in context.scope_stack:
         left = left.within(scope.limits.left(scope.counted))
@@ -245,6 +252,8 @@ def record_info(
 
     is_new: it is the answer to a call that was just made; some servers give all of them one id.
     """
+    if not context.scope_stack:
+        return report(context.run, info, response, is_new=is_new)
     root = context.shared_root
     if root is not None and not root.first_sight(_response_id(response)) and not is_new:
         return False
@@ -257,6 +266,14 @@ def record_info(
         info.output_tokens,
         pricing.cost(info, response),
     )
+    return True
+
+
+def report(run: Any, info: UsageInfo, response: Any = None, *, is_new: bool = False) -> bool:
+    """Tell what a response used, in a run without a budget, once per response."""
+    if run is None or (not run.first_report(_response_id(response)) and not is_new):
+        return False
+    emit_usage(run, info, pricing.cost(info, response))
     return True
 
 
@@ -278,19 +295,29 @@ def blocked(violation: BudgetLimitViolation) -> BudgetExceededError:
     return _error(violation.blocked_scope, violation.limit_type)
 
 
-def _too_much(context: BudgetExecutionContext, asked: Amounts) -> BudgetExceededError:
-    """Send the event, and return the error, of a call for which a scope has too little left."""
+def _too_much(context: BudgetExecutionContext, asked: Amounts) -> _Refused:
+    """Return why a call is refused for which a scope has too little left."""
+    may_take = {"cost": f"{asked.cost} CU", "token": f"{asked.tokens} tokens", "usd": f"${asked.usd:.6f}"}
     for scope in reversed(context.scope_stack):
         short = scope.limits.left(scope.counted, scope.held).short(asked)
         if short is not None:
-            budget_events.emit_budget_blocked(scope)
-            may_cost = {
-                "cost": f"{asked.cost} CU",
-                "token": f"{asked.tokens} tokens",
-                "usd": f"${asked.usd:.6f}",
-            }
-            return _error(scope, short, f", and the call may take {may_cost[short]}")
-    return _error(context.scope_stack[-1], "cost")
+            return _Refused(scope, short, f", and the call may take {may_take[short]}")
+    return _Refused(context.scope_stack[-1], "cost")
+
+
+class _Refused(Exception):
+    """A refusal on its way out of the lock: whoever listens to events must not hold up others."""
+
+    def __init__(self, scope: BudgetState, unit: str, more: str = "") -> None:
+        super().__init__()
+        self.scope = scope
+        self.unit = unit
+        self.more = more
+
+    def told(self) -> BudgetExceededError:
+        """Send the event, and return the error."""
+        budget_events.emit_budget_blocked(self.scope)
+        return _error(self.scope, self.unit, self.more)
 
 
 def _error(scope: BudgetState, limit_type: str, more: str = "") -> BudgetExceededError:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from checkrein.actguard.core.budget_context import BudgetExecutionContext, get_budget_context
+from checkrein.actguard.core.run_context import get_run_state
 from checkrein.actguard.integrations.accounting import (
     CallHold,
     Request,
@@ -18,8 +19,7 @@ from checkrein.actguard.integrations.accounting import (
 )
 from checkrein.actguard.integrations.streams import AsyncStream, Reading, SyncStream
 from checkrein.actguard.integrations.usage import UsageInfo
-
-RAW_HEADER: Final = "X-Stainless-Raw-Response"
+from checkrein.actguard.observability.events import event_client_of
 
 _inside: ContextVar[bool] = ContextVar("_inside", default=False)
 
@@ -42,8 +42,17 @@ class Endpoint(Protocol):
 
 
 def active() -> BudgetExecutionContext | None:
-    """Return the budgets that a call counts in; nothing inside a call that is counted already."""
-    return None if _inside.get() else get_budget_context()
+    """Return the budgets that a call counts in; nothing inside a call that is counted already.
+
+    In a run without one that sends events, it is a context without scopes.
+    """
+    if _inside.get():
+        return None
+    context = get_budget_context()
+    if context is not None:
+        return context
+    run = get_run_state()
+    return None if event_client_of(run) is None else BudgetExecutionContext(None, (), run=run)
 
 
 def call(context: BudgetExecutionContext, endpoint: Endpoint, send: Callable[[], Any]) -> Any:

@@ -32,7 +32,8 @@ budgets = ["book"]
 """
 _log: Final = logging.getLogger("actguard.prices")
 _warned: set[tuple[str, str]] = set()
-_making: Final = threading.Lock()
+# Re-entrant, as every lock that a stream may need that is collected while its own thread holds it.
+_making: Final = threading.RLock()
 _engine: Engine | None = None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Any
 
 from checkrein.actguard.core.budget_context import active_scope_metadata
@@ -9,7 +11,7 @@ from checkrein.actguard.core.run_context import RunState, get_run_state
 from checkrein.actguard.events.catalog import VERBOSE
 from checkrein.actguard.events.context import get_tool_name
 from checkrein.actguard.events.envelope import Envelope
-from checkrein.actguard.integrations.usage import extract_usage_info, usage_tokens
+from checkrein.actguard.integrations.usage import UsageInfo, extract_usage_info, usage_tokens
 
 _RESPONSES = ("raw", "response", "result", "usage", "usage_metadata", "response_metadata", "body")
 _SCOPE = ("scope_id", "scope_name", "scope_kind", "parent_scope_id", "root_scope_id", "plan_key")
@@ -70,6 +72,32 @@ def emit_event(
             tool_name=tool_name or _text(said.get("tool_name")),
             **_usage(said, given),
             **_scope_members(said),
+        )
+    )
+
+
+def emit_usage(run: RunState, info: UsageInfo, usd: Decimal) -> None:
+    """Send `llm.usage` for a call that was made in a run, whoever sees its end."""
+    client = event_client_of(run)
+    if client is None:
+        return
+    payload = with_scope({})
+    client.enqueue(
+        Envelope(
+            category="llm",
+            name="usage",
+            outcome="success",
+            run_id=run.run_id,
+            user_id=run.user_id or None,
+            payload=payload,
+            provider=info.provider,
+            model=info.model,
+            input_tokens=info.input_tokens,
+            cached_input_tokens=info.cached_input_tokens,
+            output_tokens=info.output_tokens,
+            # Nothing is said of a model without a price: that is not nothing.
+            usd_micros=math.ceil(usd * 1_000_000) if usd else None,
+            tool_name=_text(payload.get("tool_name")),
         )
     )
 
