@@ -7,6 +7,7 @@ import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -426,3 +427,16 @@ def test_budgets_of_two_runs_under_one_that_surrounds_them(client: actguard.Clie
 
         in_threads(serve, 20)
     assert (len(began), outer.tokens_used) == (5, 50)
+
+
+def test_prices_of_calls_by_their_tokens(caplog: pytest.LogCaptureFixture) -> None:
+    from checkrein.actguard.integrations.pricing import of_tokens
+
+    assert of_tokens("openai", "gpt-4o", 1_000, 800, 200) == Decimal("0.0035")
+    assert of_tokens("openai", "gpt-4o", 0, 0, 0) == 0
+    assert not caplog.records
+    for _ in range(2):
+        assert of_tokens("openai", "a-model-of-tomorrow", 1, 0, 0) is None
+    assert [record.message for record in caplog.records] == [
+        "the price book does not have `a-model-of-tomorrow` of `openai`: its calls count as $0"
+    ]
