@@ -111,6 +111,8 @@ def of_tokens(
 def _by_tokens(
     provider: str, model: str, input_tokens: int, cached_tokens: int, output_tokens: int
 ) -> Decimal | None:
+    if not (input_tokens or output_tokens):
+        return Decimal(0)
     return _settled(provider, model, _usage(provider, input_tokens, cached_tokens, output_tokens))
 
 
