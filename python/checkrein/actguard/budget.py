@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import uuid
 from contextvars import Token
@@ -341,7 +342,8 @@ class BudgetGuard:
             root.detach()
             raise root.failure
         if self._is_root_scope and root is not None:
-            self.cost_limit = root.root_cost_limit if self._created_root else self.cost_limit
+            # The gateway may have set one, or a smaller one.
+            self.cost_limit = root.root_state.cost_limit if self._created_root else self.cost_limit
 
     def _install(self) -> None:
         assert self._state is not None
@@ -403,8 +405,8 @@ class BudgetGuard:
         return root.mark_settled()
 
     def _close_root(self) -> None:
-        if self._leave_root():
-            assert self._shared_root is not None
+        # A forked child leaves the reservation to the process that made it.
+        if self._leave_root() and self._shared_root is not None and self._shared_root.pid == os.getpid():
             opening.settle_root(self._client, self._shared_root)
 
 

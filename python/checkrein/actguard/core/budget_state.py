@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections import OrderedDict
@@ -208,6 +209,7 @@ class SharedBudgetState:
         before: Amounts | None = None,
         room: Room | None = None,
     ) -> None:
+        self.pid = os.getpid()
         self.user_id = user_id
         self.run_id = run_id
         self.tenant_id = tenant_id

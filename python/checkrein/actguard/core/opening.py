@@ -95,13 +95,24 @@ def _adopt(root: SharedBudgetState, answer: Any) -> None:
 
 
 def _limit_by(plan: Plan, root: SharedBudgetState, answer: Any) -> None:
-    """Take over the limit of the gateway, where the guard has none in its unit."""
-    limit = _count(answer.get("cost_limit")) if isinstance(answer, Mapping) else None
-    if plan.cost_limit is not None or limit is None:
+    """Take over the limit of the gateway; where the guard has one of its own, the smaller one counts."""
+    said = answer.get("cost_limit") if isinstance(answer, Mapping) else None
+    if said is None:
         return
-    root.root_cost_limit = root.root_state.cost_limit = limit
     try:
-        _install(root, tariff(plan))
+        if type(said) is not int:
+            error = BudgetTransportError(
+                "Budget reserve response has a 'cost_limit' that is no whole number."
+            )
+            _unreachable(plan, "reserve", RESERVE, error, limited=True)
+            return
+        # Nothing, or less, is what is left: the first call is refused.
+        limit = max(0, said)
+        if plan.cost_limit is None:
+            _install(root, tariff(plan))
+            root.root_cost_limit = root.root_state.cost_limit = limit
+        else:
+            root.root_state.cost_limit = min(limit, plan.cost_limit)
     except BaseException:
         # A limit that nobody can count by is no limit: the guard is not entered, and nothing was used.
         settle_root(plan.client, root)

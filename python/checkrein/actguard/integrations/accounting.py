@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from checkrein.actguard.core.budget_context import (
     violation_in,
 )
 from checkrein.actguard.core.budget_state import BudgetState
-from checkrein.actguard.exceptions import ActGuardUsageError, BudgetExceededError
+from checkrein.actguard.exceptions import ActGuardRuntimeContextError, ActGuardUsageError, BudgetExceededError
 from checkrein.actguard.integrations import pricing
 from checkrein.actguard.integrations.usage import UsageInfo, field
 from checkrein.actguard.observability.events import emit_usage
@@ -197,6 +198,7 @@ def _ask(context: BudgetExecutionContext, request: Request) -> Ask | None:
     limits = [scope.limits for scope in context.scope_stack if scope.limits]
     if not limits:
         return None
+    _check_process(context)
     needs_usd = any(limit.usd is not None for limit in limits)
     output = pricing.RESERVE_OUTPUT if request.max_output is None else request.max_output
     most, likely = request.input_bytes, -(-request.input_bytes // 4)
@@ -216,6 +218,19 @@ def _ask(context: BudgetExecutionContext, request: Request) -> Ask | None:
 
     bounded = request.max_output is not None
     return Ask(amounts(most, of_usd[0]), amounts(likely, of_usd[1]), bounded, output)
+
+
+def _check_process(context: BudgetExecutionContext) -> None:
+    """Refuse in a process that was forked inside the guard: each would spend the whole limit."""
+    for scope in context.scope_stack:
+        if scope.shared_root is not None and scope.shared_root.pid != os.getpid():
+            raise ActGuardRuntimeContextError(
+                "This process was forked inside a budget_guard, whose limit counts in the process that entered it. "
+                "Enter a guard after the fork, or share limits through an engine with a store.",
+                code="runtime.forked_process",
+                reason="forked_process",
+                retryable=False,
+            )
 
 
 def _bounds(request: Request, output: int) -> tuple[Decimal, Decimal]:
