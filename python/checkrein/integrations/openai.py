@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from checkrein.integrations import openai_runner, responses, stainless
-from checkrein.integrations.metered import Asked, Attempt
+from checkrein.integrations import limits, openai_runner, openai_sockets, responses, stainless
+from checkrein.integrations.metered import Asked, Attempt, engine_for
 from checkrein.integrations.openai_replies import SHAPES, BodyReading, StreamReading
 from checkrein.integrations.responses import Lookup
 from checkrein.integrations.streams import Reading
@@ -30,8 +30,18 @@ _OTHERS: Final = re.compile(
     re.ASCII,
 )
 """What is paid for as well, although not by the text that is sent: held at an estimate where that is possible."""
+_FREE: Final = re.compile(
+    r"(?:^|/)(?:files|uploads(?:/.+)?|moderations|responses/input_tokens|chat/completions/[^/]+|conversations(?:/.+)?"
+    r"|threads(?:/(?!runs/?$)[^/]+)?|threads/[^/]+/messages(?:/[^/]+)?|threads/[^/]+/runs/[^/]+|assistants(?:/[^/]+)?"
+    r"|evals(?:/[^/]+)?|fine_tuning/alpha/graders/validate|fine_tuning/checkpoints/[^/]+/permissions"
+    r"|vector_stores/[^/]+|skills(?:/.+)?|vaults(?:/.+)?|webhook_endpoints(?:/.+)?|organization/.+|projects/[^/]+/(?:groups|roles|users)(?:/.+)?"
+    r"|.+/(?:cancel|pause|hangup|reject|archive))/?$",
+    re.ASCII,
+)
+"""What is only kept, described or stopped costs nothing; whatever else is posted may, now or at the next version."""
 _IN_FILES: Final = frozenset({"batches", "fine_tuning/jobs"})
 """What it costs stands in files that were sent before."""
+_LONG: Final = 100
 _UNNAMED: Final = "unnamed"
 """The model of a request that names none; it has no price."""
 _NO_OUTPUT: Final = frozenset({"embeddings", "decisions"})
@@ -81,16 +91,18 @@ def wrap(client: Any, engine: Engine | None) -> Any:
     global _wraps
     _wraps = True
     openai_runner.install()
+    openai_sockets.install()
     sync, asynchronous = _bases()
-    return stainless.wrap(client, sync, asynchronous, read, engine)
+    return stainless.wrap(client, sync, asynchronous, _dialect(lambda: engine), engine)
 
 
 def instrument(engine: Engine | None) -> None:
     """Meter all clients of the process, those that exist too."""
     global _instrumented
     if _instrumented is None:
-        _instrumented = stainless.Instrumented(read)
+        _instrumented = stainless.Instrumented(_dialect(_given))
     openai_runner.install()
+    openai_sockets.watch_all(_given)
     _instrumented.install(*_bases(), engine)
 
 
@@ -98,8 +110,10 @@ def uninstrument() -> None:
     """Stop metering clients that were not wrapped."""
     if _instrumented is not None:
         _instrumented.remove()
+    openai_sockets.watch_all(None)
     if not _wraps:
         openai_runner.remove()
+        openai_sockets.remove()
 
 
 def is_client(value: object) -> bool:
@@ -113,23 +127,44 @@ def _bases() -> tuple[type, type]:
     return _base_client.SyncAPIClient, _base_client.AsyncAPIClient
 
 
-def read(client: Any, options: Any) -> Endpoint | None:
-    """Read a request; `None` for one that costs nothing, or is not paid for by tokens."""
-    method, path = options.method.lower(), urlsplit(options.url).path
+def _given() -> Engine | None:
+    return None if _instrumented is None else _instrumented.engine
+
+
+def _dialect(given: Callable[[], Engine | None]) -> stainless.Dialect:
+    """Make what reads the requests of clients that an engine decides about."""
+    return lambda client, options: read(client, options, given)
+
+
+def read(client: Any, options: Any, given: Callable[[], Engine | None] = lambda: None) -> Endpoint | None:
+    """Read a request; `None` for one that costs nothing.
+
+    Raises BudgetExceeded for what cannot be bounded, where a limit counts.
+    """
+    method, path = options.method.lower(), urlsplit(str(options.url)).path
     looked_up = _LOOKED_UP.search(path)
-    if looked_up is not None and looked_up[1] not in ("compact", "input_tokens"):
+    if looked_up is not None and (method != "post" or path.rstrip("/").endswith("/cancel")):
         # Reads, cancels and deletes are never refused; but a reply that is waited for may come with them.
         known = method in ("get", "post") and responses.is_expected(looked_up[1])
         return Endpoint("responses", None, response_id=looked_up[1]) if known else None
     found = _PATHS.search(path) or _OTHERS.search(path)
-    if method != "post" or found is None:
+    if method != "post" or (found is None and _FREE.search(path)):
+        return None
+    if found is None:
+        limits.refuse_unmetered(engine_for(given()), f"`POST {path[:_LONG]}`")
         return None
     body = _body_of(options)
+    if _enabled(body.get("multi_agent")):
+        limits.refuse_unmetered(engine_for(given()), "a response of several agents")
     path, provider = found[1], _provider(client, body.get("model"))
     if path == "decisions" and provider == "openai":
         # It has prices of its own.
         provider = "openai-decisions"
     return Endpoint(path, body, provider=provider, has_files=bool(options.files) or path in _IN_FILES)
+
+
+def _enabled(feature: object) -> bool:
+    return bool(feature.get("enabled", True) if isinstance(feature, Mapping) else feature)
 
 
 def _body_of(options: Any) -> dict[str, Any]:

@@ -130,26 +130,26 @@ class Instrumented:
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._engine: Engine | None = None
+        self.engine: Engine | None = None
         self._originals: list[tuple[type, Any]] = []
 
     def install(self, sync: type, asynchronous: type, engine: Engine | None) -> None:
         """Replace them; a second time only the engine changes."""
-        self._engine = engine
+        self.engine = engine
         if self._originals:
             return
         for base, put in ((sync, around), (asynchronous, aaround)):
             original = base.__dict__["request"]
             self._originals.append((base, original))
             # mypy sees no attribute on a type that is only known as one.
-            base.request = put(original, self._dialect, lambda: self._engine)  # type: ignore[attr-defined]
+            base.request = put(original, self._dialect, lambda: self.engine)  # type: ignore[attr-defined]
 
     def remove(self) -> None:
         """Put them back."""
         while self._originals:
             base, original = self._originals.pop()
             base.request = original  # type: ignore[attr-defined]
-        self._engine = None
+        self.engine = None
 
 
 def wrap(client: Any, sync: type, asynchronous: type, dialect: Dialect, engine: Engine | None) -> Any:
