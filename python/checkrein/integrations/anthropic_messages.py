@@ -52,6 +52,7 @@ class Endpoint:
         ]
         self.asked: Asked | None = self.all_asked[0]
         self.response_id: str | None = None
+        self.unbounded: str | None = None
         self.is_batch = is_batch
 
     def maximum(self, body: Any, attempt: Attempt) -> dict[str, Any] | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from checkrein.integrations import limits, openai_runner, openai_sockets, responses, stainless
-from checkrein.integrations.metered import Asked, Attempt, engine_for
+from checkrein.integrations import openai_runner, openai_sockets, responses, stainless
+from checkrein.integrations.metered import Asked, Attempt
 from checkrein.integrations.openai_replies import SHAPES, BodyReading, StreamReading
 from checkrein.integrations.responses import Lookup
 from checkrein.integrations.streams import Reading
@@ -34,11 +34,11 @@ _FREE: Final = re.compile(
     r"(?:^|/)(?:files|uploads(?:/.+)?|moderations|responses/input_tokens|chat/completions/[^/]+|conversations(?:/.+)?"
     r"|threads(?:/(?!runs/?$)[^/]+)?|threads/[^/]+/messages(?:/[^/]+)?|threads/[^/]+/runs/[^/]+|assistants(?:/[^/]+)?"
     r"|evals(?:/[^/]+)?|fine_tuning/alpha/graders/validate|fine_tuning/checkpoints/[^/]+/permissions"
-    r"|vector_stores/[^/]+|skills(?:/.+)?|vaults(?:/.+)?|webhook_endpoints(?:/.+)?|organization/.+|projects/[^/]+/(?:groups|roles|users)(?:/.+)?"
-    r"|.+/(?:cancel|pause|hangup|reject|archive))/?$",
+    r"|vector_stores/[^/]+|skills(?:/.+)?|vaults(?:/.+)?|webhook_endpoints(?:/.+)?|organization/.+"
+    r"|projects/[^/]+/(?:groups|roles|users)(?:/.+)?|.+/(?:cancel|pause|hangup|reject|archive))/?$",
     re.ASCII,
 )
-"""What is only kept, described or stopped costs nothing; whatever else is posted may, now or at the next version."""
+"""What is only kept, described or stopped costs nothing; whatever else is posted may, or the next version of it."""
 _IN_FILES: Final = frozenset({"batches", "fine_tuning/jobs"})
 """What it costs stands in files that were sent before."""
 _LONG: Final = 100
@@ -91,18 +91,18 @@ def wrap(client: Any, engine: Engine | None) -> Any:
     global _wraps
     _wraps = True
     openai_runner.install()
-    openai_sockets.install()
+    openai_sockets.install(_metered_by)
     sync, asynchronous = _bases()
-    return stainless.wrap(client, sync, asynchronous, _dialect(lambda: engine), engine)
+    return stainless.wrap(client, sync, asynchronous, read, engine)
 
 
 def instrument(engine: Engine | None) -> None:
     """Meter all clients of the process, those that exist too."""
     global _instrumented
     if _instrumented is None:
-        _instrumented = stainless.Instrumented(_dialect(_given))
+        _instrumented = stainless.Instrumented(read)
     openai_runner.install()
-    openai_sockets.watch_all(_given)
+    openai_sockets.install(_metered_by)
     _instrumented.install(*_bases(), engine)
 
 
@@ -110,7 +110,6 @@ def uninstrument() -> None:
     """Stop metering clients that were not wrapped."""
     if _instrumented is not None:
         _instrumented.remove()
-    openai_sockets.watch_all(None)
     if not _wraps:
         openai_runner.remove()
         openai_sockets.remove()
@@ -121,41 +120,36 @@ def is_client(value: object) -> bool:
     return isinstance(value, _bases())
 
 
+def _metered_by(client: Any) -> tuple[bool, Engine | None]:
+    """Whether a client is metered, and by which engine."""
+    own = type(client)
+    if "_checkrein_wrapped" in own.__dict__:
+        return True, own._checkrein_engine
+    return (False, None) if _instrumented is None else _instrumented.meters()
+
+
 def _bases() -> tuple[type, type]:
     from openai import _base_client
 
     return _base_client.SyncAPIClient, _base_client.AsyncAPIClient
 
 
-def _given() -> Engine | None:
-    return None if _instrumented is None else _instrumented.engine
-
-
-def _dialect(given: Callable[[], Engine | None]) -> stainless.Dialect:
-    """Make what reads the requests of clients that an engine decides about."""
-    return lambda client, options: read(client, options, given)
-
-
-def read(client: Any, options: Any, given: Callable[[], Engine | None] = lambda: None) -> Endpoint | None:
-    """Read a request; `None` for one that costs nothing.
-
-    Raises BudgetExceeded for what cannot be bounded, where a limit counts.
-    """
+def read(client: Any, options: Any) -> Endpoint | None:
+    """Read a request; `None` for one that costs nothing."""
     method, path = options.method.lower(), urlsplit(str(options.url)).path
     looked_up = _LOOKED_UP.search(path)
     if looked_up is not None and (method != "post" or path.rstrip("/").endswith("/cancel")):
         # Reads, cancels and deletes are never refused; but a reply that is waited for may come with them.
         known = method in ("get", "post") and responses.is_expected(looked_up[1])
         return Endpoint("responses", None, response_id=looked_up[1]) if known else None
+    if method != "post":
+        return None
     found = _PATHS.search(path) or _OTHERS.search(path)
-    if method != "post" or (found is None and _FREE.search(path)):
-        return None
     if found is None:
-        limits.refuse_unmetered(engine_for(given()), f"`POST {path[:_LONG]}`")
-        return None
+        return None if _FREE.search(path) else Endpoint(path, None, unbounded=f"`POST {path[:_LONG]}`")
     body = _body_of(options)
-    if _enabled(body.get("multi_agent")):
-        limits.refuse_unmetered(engine_for(given()), "a response of several agents")
+    if _is_on(body.get("multi_agent")):
+        return Endpoint(path, None, unbounded="a response of several agents")
     path, provider = found[1], _provider(client, body.get("model"))
     if path == "decisions" and provider == "openai":
         # It has prices of its own.
@@ -163,7 +157,7 @@ def read(client: Any, options: Any, given: Callable[[], Engine | None] = lambda:
     return Endpoint(path, body, provider=provider, has_files=bool(options.files) or path in _IN_FILES)
 
 
-def _enabled(feature: object) -> bool:
+def _is_on(feature: object) -> bool:
     return bool(feature.get("enabled", True) if isinstance(feature, Mapping) else feature)
 
 
@@ -200,8 +194,10 @@ class Endpoint:
         provider: str | None = None,
         response_id: str | None = None,
         has_files: bool = False,
+        unbounded: str | None = None,
     ) -> None:
         self.path = path
+        self.unbounded = unbounded
         self._is_text = path in SHAPES
         self._has_files = has_files
         self.response_id = response_id

@@ -1,4 +1,4 @@
-"""The websockets of openai: what goes over them is no request with an end, and is refused where a limit counts."""
+"""Sessions of openai over a websocket: nobody can bound them, so that they do not begin where a limit counts."""
 
 from __future__ import annotations
 
@@ -8,36 +8,43 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from checkrein.integrations import limits
 from checkrein.integrations.later import Watch
+from checkrein.integrations.limits import refuse_unmetered
 from checkrein.integrations.metered import engine_for
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
 
-Given = Callable[[], "Engine | None"]
-
 MODULES: Final = tuple(
     f"openai.resources.{name}"
     for name in (
-        "responses.responses",
-        "beta.responses.responses",
         "realtime.realtime",
         "realtime.translations.translations",
-        "beta.realtime.realtime",
+        "responses.responses",
         "live.live",
-        "live.forks",
         "live.sideband",
+        "live.forks",
+        "beta.realtime.realtime",
+        "beta.responses.responses",
     )
 )
-"""Where 2.x and 3.x keep what opens a websocket."""
-_WHAT: Final = "a websocket"
+"""Where `connect` is. The SDK imports them when somebody asks a client for them."""
 
-_everywhere: Given | None = None
+Meters = Callable[[Any], tuple[bool, "Engine | None"]]
+"""Says of a client whether it is metered, and by which engine."""
+
+Given = Callable[[], "Engine | None"]
+
+_originals: list[tuple[type, str, Any]] = []
+_meters: Meters | None = None
 
 
-def install() -> None:
-    """Ask before each of them opens, now or when somebody imports them; those of clients nobody meters just open."""
+def install(meters: Meters) -> None:
+    """Ask before sessions begin, now or when somebody imports where they do."""
+    global _meters
+    if _meters is not None:
+        return
+    _meters = meters
     for name in MODULES:
         if name in sys.modules:
             _put(name)
@@ -45,18 +52,15 @@ def install() -> None:
             _watch.add(name)
 
 
-def watch_all(given: Given | None) -> None:
-    """Ask for every client from now on, or only for those that are wrapped."""
-    global _everywhere
-    _everywhere = given
-    if given is not None:
-        install()
-
-
 def remove() -> None:
-    """Wait for no more of them; where somebody asks before they open, nothing is in the way of clients of nobody."""
+    """Put back what was there."""
+    global _meters
+    _meters = None
     for name in MODULES:
         _watch.remove(name)
+    while _originals:
+        kind, name, original = _originals.pop()
+        setattr(kind, name, original)
 
 
 def _put(name: str) -> None:
@@ -64,80 +68,60 @@ def _put(name: str) -> None:
     for kind in list(vars(sys.modules[name]).values()):
         if not isinstance(kind, type) or kind.__module__ != name:
             continue
+        _replace(kind, "connect", lambda resource: _engine_of(resource._client))
         if kind.__name__.endswith("ConnectionManager"):
-            # It connects again through the second by itself.
+            # It may be entered where another run is around it; and it connects again by itself.
+            client = f"_{kind.__name__.lstrip('_')}__client"
             for method in ("__enter__", "__aenter__", "enter", "_connect_ws"):
-                _replace(kind, method, functools.partial(_opening, f"_{kind.__name__.lstrip('_')}__client"))
+                _replace(kind, method, functools.partial(_engine_of_manager, client))
         elif kind.__name__.endswith("Connection"):
-            _replace(kind, "send", _sending)
+            # A run may have begun, or been stopped, since it was opened.
+            _replace(kind, "send", lambda connection: connection.__dict__.get("_checkrein_given"))
 
 
-def _replace(kind: type, name: str, around: Callable[[Any], Any]) -> None:
+def _engine_of(client: object) -> Given | None:
+    is_metered, engine = (False, None) if _meters is None else _meters(client)
+    return (lambda: engine) if is_metered else None
+
+
+def _engine_of_manager(name: str, manager: object) -> Given | None:
+    return _engine_of(getattr(manager, name, None))
+
+
+def _replace(kind: type, name: str, find: Callable[[Any], Given | None]) -> None:
+    """Put the question before a method; what it opens knows whom to ask."""
     original = kind.__dict__.get(name)
-    if original is not None and not hasattr(original, "_checkrein_asks"):
-        asking = around(original)
-        asking._checkrein_asks = True
-        setattr(kind, name, asking)
-
-
-def _opening(client_name: str, original: Callable[..., Any]) -> Any:
-    """Ask before a connection is opened, and let what is opened know who is asked."""
+    if original is None:
+        return
+    _originals.append((kind, name, original))
     if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)
-        async def aopened(self: Any, *args: Any, **named: Any) -> Any:
-            given = _given(getattr(self, client_name, None))
-            _refuse(given)
+        async def awaited(self: Any, *args: Any, **named: Any) -> Any:
+            given = _refuse(find(self))
             return _known(await original(self, *args, **named), given)
 
-        return aopened
-
-    @functools.wraps(original)
-    def opened(self: Any, *args: Any, **named: Any) -> Any:
-        given = _given(getattr(self, client_name, None))
-        _refuse(given)
-        return _known(original(self, *args, **named), given)
-
-    return opened
-
-
-def _sending(original: Callable[..., Any]) -> Any:
-    """Ask before each event too: a run may have begun, or been stopped, since the connection was opened."""
-    if inspect.iscoroutinefunction(original):
+        setattr(kind, name, awaited)
+    else:
 
         @functools.wraps(original)
-        async def asent(self: Any, *args: Any, **named: Any) -> Any:
-            _refuse(self.__dict__.get("_checkrein_given"))
-            return await original(self, *args, **named)
+        def called(self: Any, *args: Any, **named: Any) -> Any:
+            given = _refuse(find(self))
+            return _known(original(self, *args, **named), given)
 
-        return asent
-
-    @functools.wraps(original)
-    def sent(self: Any, *args: Any, **named: Any) -> Any:
-        _refuse(self.__dict__.get("_checkrein_given"))
-        return original(self, *args, **named)
-
-    return sent
+        setattr(kind, name, called)
 
 
-def _given(client: object) -> Given | None:
-    """Return who says which engine decides about a client; nothing for one that nobody meters."""
-    kind = type(client)
-    if getattr(kind, "_checkrein_wrapped", False):
-        engine: Engine | None = kind._checkrein_engine  # type: ignore[attr-defined]
-        return lambda: engine
-    return _everywhere
-
-
-def _refuse(given: Given | None) -> None:
+def _refuse(given: Given | None) -> Given | None:
     if given is not None:
-        limits.refuse_unmetered(engine_for(given()), _WHAT)
+        refuse_unmetered(engine_for(given()), "a session over a websocket")
+    return given
 
 
-def _known(connection: Any, given: Given | None) -> Any:
-    if given is not None and hasattr(connection, "__dict__"):
-        connection.__dict__["_checkrein_given"] = given
-    return connection
+def _known(opened: Any, given: Given | None) -> Any:
+    if given is not None and type(opened).__name__.endswith("Connection"):
+        opened.__dict__["_checkrein_given"] = given
+    return opened
 
 
 _watch = Watch(_put)

@@ -440,3 +440,14 @@ def test_prices_of_calls_by_their_tokens(caplog: pytest.LogCaptureFixture) -> No
     assert [record.message for record in caplog.records] == [
         "the price book does not have `a-model-of-tomorrow` of `openai`: its calls count as $0"
     ]
+
+
+def test_scopes_of_two_clients_count_by_their_own_tariffs() -> None:
+    dear = {**TARIFF, "llm": {"default": {**TARIFF["llm"]["default"], "input_cu_per_1k": 10}}}
+    outer, inner = (
+        budget_context.BudgetState(tariff=actguard.client.CuTariff.from_payload(tariff))
+        for tariff in (dear, TARIFF)
+    )
+    surrounding = budget_context.BudgetExecutionContext(None, (outer, inner))
+    budget_context.record_in(surrounding, "openai", "gpt-4o", 1_000, 0, 0)
+    assert (outer.cost_used, inner.cost_used) == (10, 1)
