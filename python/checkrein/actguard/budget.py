@@ -8,6 +8,7 @@ import os
 import threading
 import uuid
 from contextvars import Token
+from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class BudgetGuard:
         run_id: str | None = None,
         plan_key: str | None = None,
         token_limit: int | None = None,
-        usd_limit: float | None = None,
+        usd_limit: float | Decimal | None = None,
         on_unreachable: str | None = None,
     ) -> None:
         self._client = client
@@ -79,6 +80,12 @@ class BudgetGuard:
         self._tally = LocalTally()
         self._context: BudgetExecutionContext | None = None
         self._token: Token[BudgetExecutionContext | None] | None = None
+
+    def __repr__(self) -> str:
+        limits = {"token_limit": self.token_limit, "usd_limit": self.usd_limit, "cost_limit": self.cost_limit}
+        said = "".join(f" {name}={value}" for name, value in limits.items() if value is not None)
+        user = "" if self.user_id is None else f" user_id={self.user_id!r}"
+        return f"<BudgetGuard {self.name or 'without a name'}{user}{said}: {self.tokens_used} tokens used>"
 
     # --- what was used ---
 
@@ -204,7 +211,10 @@ class BudgetGuard:
             )
         usd = self.usd_limit
         if usd is not None and (
-            isinstance(usd, bool) or not isinstance(usd, int | float) or not math.isfinite(usd) or usd <= 0
+            isinstance(usd, bool)
+            or not isinstance(usd, int | float | Decimal)
+            or not (usd.is_finite() if isinstance(usd, Decimal) else math.isfinite(usd))
+            or usd <= 0
         ):
             raise ActGuardUsageError(
                 "budget_guard requires usd_limit to be a positive number when provided.",

@@ -36,7 +36,7 @@ class BudgetState(Meter):
         parent_scope_id: str | None = None,
         root_scope_id: str = "",
         cost_limit: int | None = None,
-        usd_limit: float | None = None,
+        usd_limit: float | Decimal | None = None,
         usd_limit_micros: int | None = None,
         plan_key: str | None = None,
         reserve_id: str | None = None,
@@ -205,7 +205,7 @@ class SharedBudgetState:
         root_cost_limit: int | None = None,
         plan_key: str | None = None,
         token_limit: int | None = None,
-        usd_limit: float | None = None,
+        usd_limit: float | Decimal | None = None,
         before: Amounts | None = None,
         room: Room | None = None,
     ) -> None:

@@ -132,6 +132,13 @@ def _unreachable(plan: Plan, operation: str, path: str, error: Exception, *, lim
     """Warn, or raise where a limit was asked for and the guard is to be closed then."""
     if limited and not plan.fail_open:
         if isinstance(error, BudgetTransportError):
+            # Who meets this for the first time has to know what else there is.
+            needs_none = "" if plan.reports else "; usd_limit= needs no gateway"
+            error.message += (
+                ' (the guard was not entered; Client(on_unreachable="open") goes on without a limit'
+                f"{needs_none})"
+            )
+            error.args = (error.message,)
             raise error
         raise BudgetTransportError(
             f"Budget API request failed at {path}: {type(error).__name__}", cause=error

@@ -383,6 +383,14 @@ class _Refused(Exception):
         return _error(self.scope, self.unit, self.more)
 
 
+def _dollars(scope: BudgetState) -> float:
+    """Return what a scope has spent as its guard shows it: by its tariff, where no limit is held by the price book."""
+    rate = 0 if scope.tariff is None else scope.tariff.cu_per_usd
+    if scope.usd_limit is None and rate > 0:
+        return scope.counted.cost / rate
+    return float(scope.whole().usd)
+
+
 def _error(scope: BudgetState, limit_type: str, more: str = "") -> BudgetExceededError:
     counted = scope.counted
     error = BudgetExceededError(
@@ -390,8 +398,8 @@ def _error(scope: BudgetState, limit_type: str, more: str = "") -> BudgetExceede
         tokens_used=counted.tokens,
         cost_used=counted.cost,
         cost_limit=scope.cost_limit,
-        usd_used=float(counted.usd),
-        usd_limit=scope.usd_limit,
+        usd_used=_dollars(scope),
+        usd_limit=None if scope.usd_limit is None else float(scope.usd_limit),
         token_limit=scope.token_limit,
         limit_type=limit_type,
         scope_id=scope.scope_id,
