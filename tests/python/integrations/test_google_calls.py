@@ -458,3 +458,15 @@ def test_vertex_ai_is_held_in_its_own_paths(google: FakeGoogle) -> None:
     # Without a price for it a limit in dollars refuses.
     with checkrein.run(budget="$1"), pytest.raises(checkrein.BudgetExceeded, match="price"):
         client.models.embed_content(model="text-embedding-005", contents=["one", "two"])
+
+
+def test_a_version_that_is_not_known_is_an_error(google: FakeGoogle, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = made(google)
+    monkeypatch.delattr("google.genai._api_client.BaseApiClient._async_request_once")
+    with pytest.raises(checkrein.ConfigError, match="_async_request_once") as unknown:
+        checkrein.wrap(client)
+    assert unknown.value.code == "sdk_version"
+    with pytest.raises(checkrein.ConfigError, match="_async_request_once"):
+        checkrein.instrument("google.genai")
+    client.models.generate_content(**ASKED)
+    checkrein.uninstrument("google.genai")
