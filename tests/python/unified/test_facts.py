@@ -293,7 +293,7 @@ def test_patterns(engine: checkrein.Engine, value: Any, passes: bool) -> None:
             assert "rm" not in refused.value.to_prompt()
 
 
-@pytest.mark.parametrize("pattern", ["(", None, 3])
+@pytest.mark.parametrize("pattern", ["(", None, 3, b"x", re.compile(b"x")])
 def test_patterns_are_read_strictly(pattern: Any) -> None:
     with pytest.raises(checkrein.ConfigError):
         BlockRegex("x", pattern)
