@@ -29,6 +29,7 @@ from checkrein.errors import (
     LoopDetected,
     MissingFact,
     NotExecuted,
+    NotProved,
     OutcomeNotRecorded,
     PermitError,
     PolicyError,
@@ -43,12 +44,14 @@ from checkrein.errors import (
     UnknownTool,
 )
 from checkrein.events import Event
+from checkrein.facts import Prove
 from checkrein.failures import FAIL_ON_DEFAULT, FailureKind, failure_kind
 from checkrein.guard import Handle, handle
 from checkrein.holds import BudgetHandle, Hold, ScopeHold
 from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
+from checkrein.rules import ArgumentRule, BlockRegex, RequireFact, Threshold
 from checkrein.scopes import Run, Scope, current_run, current_scope
 from checkrein.spec import PER_RUN, Breaker, Budget, Once, Rate, Rule
 from checkrein.spend import Spend
@@ -59,7 +62,9 @@ __all__ = [
     "Adjusted",
     "AlreadyDone",
     "ApprovalRequired",
+    "ArgumentRule",
     "AttemptsExceeded",
+    "BlockRegex",
     "Breaker",
     "Budget",
     "BudgetExceeded",
@@ -90,15 +95,18 @@ __all__ = [
     "ModelCall",
     "ModelSettlement",
     "NotExecuted",
+    "NotProved",
     "Once",
     "Operation",
     "OutcomeNotRecorded",
     "PermitError",
     "PolicyError",
     "PolicyFileError",
+    "Prove",
     "Rate",
     "RateLimited",
     "Reason",
+    "RequireFact",
     "ResultPruned",
     "Rule",
     "RuleViolated",
@@ -108,6 +116,7 @@ __all__ = [
     "SecretUnavailable",
     "Spend",
     "StoreError",
+    "Threshold",
     "TimedOut",
     "TimeoutWorkers",
     "ToolChanged",
@@ -120,11 +129,13 @@ __all__ = [
     "current_run",
     "current_scope",
     "default_engine",
+    "enforce",
     "failure_kind",
     "handle",
     "idempotent",
     "instrument",
     "max_attempts",
+    "prove",
     "rate_limit",
     "record_usage",
     "run",
@@ -167,3 +178,5 @@ circuit_breaker = default_engine.circuit_breaker
 timeout = default_engine.timeout
 max_attempts = default_engine.max_attempts
 idempotent = default_engine.idempotent
+prove = default_engine.prove
+enforce = default_engine.enforce

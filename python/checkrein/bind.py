@@ -126,6 +126,27 @@ class Binder:
             name = f"rule {number}"
         return ("call", self.call(check, f"rule `{name}`"), name), rule.message or name, name
 
+    def argument(self, name: str, what: str) -> tuple[int, tuple[str, ...]]:
+        """Bind an argument or a path into one: its slot, and the members or attributes that lead on from there.
+
+        A name that only `**kwargs` can have is a member of those. Raises ConfigError for any other name.
+        """
+        if not isinstance(name, str) or not _PATH.fullmatch(name):
+            raise ConfigError(
+                f"{what}: `{name!s:.60}` is no argument",
+                "unknown_argument",
+                "name an argument or a path into one",
+            )
+        self.copies = True
+        root, *path = name.split(".")
+        if root in self.target.names:
+            return self.slot(root), tuple(path)
+        for parameter in self.target.parameters:
+            if parameter.kind is Parameter.VAR_KEYWORD:
+                return self.slot(parameter.name), (root, *path)
+        self.target.require(root, what)
+        raise AssertionError("a name that is no parameter was found")  # pragma: no cover
+
     def expression(self, text: str, what: str) -> Source:
         """Bind CEL text over the arguments, by their names or as members of `args`."""
         names = self.target.names

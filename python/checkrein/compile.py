@@ -10,7 +10,9 @@ from checkrein import _native
 from checkrein.acting import actor
 from checkrein.bind import NOTHING, Binder, Source, label_of
 from checkrein.errors import ConfigError
+from checkrein.facts import Prove, finder
 from checkrein.outcomes import classifier
+from checkrein.rules import RequireFact
 from checkrein.spec import INHERITED, Breaker, Budget, Gates, Once, Rate, Window, span_ns
 from checkrein.target import Target
 
@@ -89,6 +91,12 @@ def describe(
     for number, rule in enumerate(gates.rules, start=1):
         made.rules.append(binder.rule(rule, number))
         made.gate("rule", made.rules[-1][2], verdict=number - 1)
+    for check in gates.checks:
+        slot, path = binder.argument(check.arg, f"`{type(check).__name__}`")
+        words = check.message
+        asked = ("call", (check.bound(path), (slot,), (), None), words)
+        made.rules.append((asked, words, words))
+        made.gate("rule", words, verdict=len(made.rules) - 1)
     if gates.once is not None:
         _once(made, gates.once, target)
     if (breaker := gates.breaker) is not None:
@@ -118,6 +126,8 @@ def describe(
     breaker = gates.breaker if gates.breaker is not None else Breaker()
     fail_on, ignore_on = breaker.read_kinds()
     classify = classifier(breaker.classify, safe_errors, fail_on, ignore_on, refused)
+    # Before the slots are counted.
+    requires, proves = _requires(made, gates.requires), _proves(made, gates.proves, exclude)
     description = {
         "tool": name,
         "tenant": None if tenant is None else binder.key(tenant, "the tenant"),
@@ -135,10 +145,41 @@ def describe(
         "open": opens,
         "filed": filed,
         "is_generator": target.kind in ("generator", "async_generator"),
+        "requires": requires,
+        "proves": proves,
         "replays": gates.once is None or gates.once.on_duplicate == "return",
         "hooks": (made.holds, classify, made.codec),
     }
     return made, description
+
+
+def _requires(made: Description, requires: list[RequireFact]) -> tuple[Any, ...] | None:
+    """Which arguments have to be facts of which kind."""
+    if not requires:
+        return None
+    needs: list[tuple[int, Source, bool]] = []
+    kinds: dict[str, str] = {}
+    for require in requires:
+        slot, path = made.binder.argument(require.arg, "`RequireFact`")
+        source: Source = ("path", slot, path, require.arg) if path else ("slot", slot, require.arg)
+        kinds[require.kind] = kinds.get(require.kind) or require.hint
+        needs.append((list(kinds).index(require.kind), source, require.optional))
+    return (needs, list(kinds.items()), actor, made.observe)
+
+
+def _proves(made: Description, proves: list[Prove], exclude: tuple[str, ...]) -> tuple[Any, ...] | None:
+    """What the results prove, and which arguments may say it beforehand."""
+    if not proves:
+        return None
+    target = made.binder.target
+    if target.kind in ("generator", "async_generator"):
+        hint = "prove what is true of a result as a whole: return a list"
+        raise ConfigError("a generator has no result that proves anything", "proves", hint)
+    for name in exclude:
+        target.require(name, "exclude")
+    arguments = () if all(proof.echo for proof in proves) else _all_arguments(made, exclude)
+    kinds = [(proof.kind, span_ns("ttl", proof.ttl), proof.echo) for proof in proves]
+    return (finder(made.name, proves), kinds, actor, list(arguments))
 
 
 def _limits(made: Description, gates: Gates, key: object) -> None:

@@ -18,13 +18,15 @@ from checkrein.acting import actor
 from checkrein.adjust import Adjusted, adjust
 from checkrein.errors import ConfigError
 from checkrein.events import Event, Listener
+from checkrein.facts import Prove
 from checkrein.guard import Handle, handle, make_guard
 from checkrein.guards import GuardForms
 from checkrein.holds import BudgetHandle
 from checkrein.model_call import ModelCall
-from checkrein.options import GuardOptions, Keeping, Returning
+from checkrein.options import Enforced, GuardOptions, Keeping, Returning
 from checkrein.policy import look, watch_policy
 from checkrein.reconcile import Reconciler
+from checkrein.rules import RequireFact
 from checkrein.runs import Runs
 from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Reconcile, Rule, span_ns
 
@@ -147,6 +149,9 @@ class Engine(Runs, GuardForms, _native.EngineBase):
         cost: Cost | None = None,
         actual: Callable[[Any], Any] | None = None,
         rules: Callable[..., Any] | str | Rule | Sequence[Callable[..., Any] | str | Rule] | None = None,
+        enforce: Enforced | Sequence[Enforced] | None = None,
+        facts: Mapping[str, str] | RequireFact | Sequence[RequireFact] | None = None,
+        proves: Mapping[str, str | Callable[[Any], Any]] | Prove | Sequence[Prove] | None = None,
         attempts: int | None = None,
         once: Key | Sequence[str] | Literal[True] | Once | None = None,
         exclude: str | Sequence[str] = (),
@@ -171,9 +176,12 @@ class Engine(Runs, GuardForms, _native.EngineBase):
             (in dollars: integers of nano-dollars). Never a float.
         actual: what a result really cost; then the cost is held as an upper bound and settled at the end.
         rules: conditions; each must return exactly `True` or `False`.
+        enforce: rules on arguments: `RequireFact`, `Threshold`, `BlockRegex`, any `ArgumentRule` and any rule.
+        facts: arguments that must be facts: `{"order_id": "order"}` or `RequireFact("order_id", "order")`.
+        proves: what results prove: `{"order": "id"}` or `Prove("order", "id")`.
         attempts: at most so many calls until `reset`.
         once: the argument that names the operation; at most one run, repetitions get the stored result.
-        exclude: arguments that `once`, and the gates of a policy file, do not see.
+        exclude: arguments that `once` and the gates of a policy file do not see, and that no agent chooses.
         reconcile: looks up what became of an operation in doubt, and answers `Done(result)`, `NotExecuted` or `None`.
         safe_errors: exceptions of the function that mean it had no effect, as `NotExecuted` does.
         breaker: stops calls to a failing dependency, `"stripe: 3 failures/60s"`.

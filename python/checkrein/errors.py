@@ -28,6 +28,7 @@ __all__ = [
     "LoopDetected",
     "MissingFact",
     "NotExecuted",
+    "NotProved",
     "OutcomeNotRecorded",
     "PermitError",
     "PolicyError",
@@ -212,6 +213,39 @@ class OutcomeNotRecorded(CheckreinError):
 
     def __repr__(self) -> str:
         return f"OutcomeNotRecorded({self.args[0]!r}, {self.args[1]!r})"
+
+
+class NotProved(CheckreinError):
+    """The function ran and returned, but what its result shows was not recorded as facts.
+
+    `code` says why: `too_many_results` or `not_provable`. `result` is what it returned.
+    """
+
+    def __init__(self, message: str, code: str = "not_provable", result: Any = None) -> None:
+        super().__init__(message, code, result)
+
+    @property
+    def code(self) -> str:
+        """The stable code of the reason."""
+        return str(self.args[1])
+
+    @property
+    def result(self) -> Any:
+        """What the function returned."""
+        return self.args[2]
+
+    def to_prompt(self) -> str:
+        """What to tell the model: no secrets and no values."""
+        if self.code == "too_many_results":
+            return "The call returned too many results to work with. Ask for fewer, with a narrower search."
+        return "What this call returned cannot be used by other tools. Tell the user."
+
+    def __str__(self) -> str:
+        # The result is never printed: it may hold what does not belong into a log.
+        return str(self.args[0])
+
+    def __repr__(self) -> str:
+        return f"NotProved({self.args[0]!r}, {self.args[1]!r})"
 
 
 class ForkedError(CheckreinError):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from checkrein import _native, current, deadline, loops, spec, stacking, wait
 from checkrein.compile import Description, describe
 from checkrein.errors import ConfigError
+from checkrein.facts import read_proves
 from checkrein.failures import FailureKind
 from checkrein.reconcile import Reconciler
+from checkrein.rules import read_enforce
 from checkrein.target import Target, inspect_target
 from checkrein.wrapping import Shape, wrapper
 
@@ -229,14 +231,19 @@ def _read_gates(options: dict[str, Any], *, filed: bool) -> spec.Gates:
     exclude = options["exclude"]
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     once = options["once"]
-    if exclude and once in (None, False) and not filed:
+    proves = read_proves(options["proves"])
+    if exclude and once in (None, False) and not filed and not proves:
         raise ConfigError("exclude without once", "exclude", "it names arguments that a once key leaves out")
     if options["reconcile"] is not None and once in (None, False) and not filed:
         raise ConfigError("reconcile without once", "reconcile", "it answers for once keys in doubt")
+    requires, checks, rules = read_enforce(options["enforce"], options["facts"])
     return spec.Gates(
         rates=spec.several("rate", options["rate"], spec.read_rate),
         budgets=spec.several("budget", options["budget"], spec.read_budget),
-        rules=spec.several("rules", options["rules"], spec.read_rule),
+        rules=spec.several("rules", options["rules"], spec.read_rule) + rules,
+        requires=requires,
+        checks=checks,
+        proves=proves,
         cooldown_ns=0 if options["cooldown"] is None else spec.span_ns("cooldown", options["cooldown"]),
         attempts=attempts,
         once=None if once in (None, False) else spec.read_once(once, exclude, options["reconcile"]),

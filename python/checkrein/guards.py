@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from checkrein.errors import ConfigError
+from checkrein.facts import Prove
 from checkrein.failures import FAIL_ON_DEFAULT, FailureKind
 from checkrein.spec import (
     PER_RUN,
@@ -23,7 +24,7 @@ from checkrein.spec import (
 )
 
 if TYPE_CHECKING:
-    from checkrein.options import Keeping
+    from checkrein.options import Enforced, Keeping
 
 Codec = Literal["json"] | tuple[Callable[[Any], bytes | str], Callable[[bytes], Any]]
 
@@ -173,6 +174,46 @@ class GuardForms:
             on_duplicate=on_duplicate,
         )
         return self._form(once=once, safe_errors=safe_errors, name=name, tenant=tenant)
+
+    def prove(
+        self,
+        kind: str,
+        extract: str | Callable[[Any], Any],
+        *,
+        ttl: Duration = "1d",
+        max_items: int = 200,
+        on_too_many: Literal["block", "truncate"] = "block",
+        echo: bool = False,
+        exclude: str | Sequence[str] = (),
+        tenant: Key | None = None,
+    ) -> Keeping:
+        """Record values in the results of a read as facts of the run or session, for `enforce`; see `Prove`.
+
+        exclude: arguments that no agent chooses, such as a connection.
+
+        Raises NotProved, which carries the result, for one with too many values or with some that cannot be facts.
+        """
+        _check_parentheses("prove", kind)
+        proof = Prove(kind, extract, ttl, max_items, on_too_many, echo)
+        return self._form(proves=proof, exclude=exclude, tenant=tenant)
+
+    def enforce(
+        self,
+        rules: Enforced | Sequence[Enforced],
+        *,
+        tenant: Key | None = None,
+        mode: Mode = "enforce",
+    ) -> Keeping:
+        """Admit only calls whose arguments keep all rules: `RequireFact`, `Threshold`, `BlockRegex`, your own.
+
+        An argument that the function does not have is an error here. Raises MissingFact and RuleViolated, and
+        InvalidAction for a call that needs facts outside of any run and session.
+        """
+        if isinstance(rules, (list, tuple)) and not rules:
+            raise ConfigError(
+                "enforce without rules", "rule", 'give some: [RequireFact("order_id", "order")]'
+            )
+        return self._form(enforce=rules, tenant=tenant, mode=mode)
 
     def _form(self, **options: Any) -> Keeping:
         made: Keeping = self.guard(**options)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypedDict, TypeVar, overload
 
 from checkrein._native import Decision
+from checkrein.facts import Prove
+from checkrein.rules import ArgumentRule, RequireFact
 from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Reconcile, Rule
 
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
+
+Enforced: TypeAlias = RequireFact | ArgumentRule | Rule | str | Callable[..., Any]
+"""What `enforce` takes: a fact that is needed, a rule on an argument, or any other rule."""
 
 
 class GuardOptions(TypedDict, total=False):
@@ -22,6 +27,9 @@ class GuardOptions(TypedDict, total=False):
     cost: Cost | None
     actual: Callable[[Any], Any] | None
     rules: Callable[..., Any] | str | Rule | Sequence[Callable[..., Any] | str | Rule] | None
+    enforce: Enforced | Sequence[Enforced] | None
+    facts: Mapping[str, str] | RequireFact | Sequence[RequireFact] | None
+    proves: Mapping[str, str | Callable[[Any], Any]] | Prove | Sequence[Prove] | None
     attempts: int | None
     once: Key | Sequence[str] | Literal[True] | Once | None
     exclude: str | Sequence[str]

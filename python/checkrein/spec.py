@@ -8,11 +8,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from checkrein import _native
 from checkrein.errors import ConfigError, TimedOut, a_type
 from checkrein.failures import FAIL_ON_DEFAULT, FailureKind
+
+if TYPE_CHECKING:
+    from checkrein.facts import Prove
+    from checkrein.rules import ArgumentRule, RequireFact
 
 Duration: TypeAlias = str | int | float | timedelta
 """A length of time: text such as `"2s"` or `"10 min"`, a number of seconds, or a `timedelta`."""
@@ -255,6 +259,9 @@ class Gates:
     attempts: int | None = None
     once: Once | None = None
     breaker: Breaker | None = None
+    requires: list[RequireFact] = field(default_factory=list)
+    checks: list[ArgumentRule] = field(default_factory=list)
+    proves: list[Prove] = field(default_factory=list)
 
 
 def span_ns(what: str, value: Duration, least: int = 0) -> int:

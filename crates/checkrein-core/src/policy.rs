@@ -269,9 +269,16 @@ impl Policy {
             return Err(PolicyError::SeveralOnce(once));
         }
         for (position, gate) in gates.iter().enumerate() {
-            let records = gate.check.record().map(|(kind, family, _)| (kind, family));
-            let same =
-                |other: &&Gate| records == other.check.record().map(|(kind, family, _)| (kind, family));
+            // Facts are only looked at: several of one kind may be asked for.
+            let slot = |check: &Check| match check {
+                Check::Fact(fact) => Some(fact.key),
+                _ => None,
+            };
+            let records = gate.check.record().map(|(kind, family, _)| (kind, family, slot(&gate.check)));
+            let same = |other: &&Gate| {
+                let named = other.check.record().map(|(kind, family, _)| (kind, family, slot(&other.check)));
+                records == named
+            };
             if records.is_some() && gates.iter().take(position).any(|other| same(&other)) {
                 return Err(PolicyError::Repeated(gate.name.to_string()));
             }

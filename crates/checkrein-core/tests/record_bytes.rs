@@ -114,11 +114,11 @@ proptest! {
         history in proptest::collection::vec((0..4_u8, any::<i32>()), 0..40),
         holds in proptest::collection::vec((any::<u8>(), any::<i64>()), 0..5),
         (phase, place, byte, cut) in any::<(u8, usize, u8, usize)>(),
-        (proved, expires) in any::<(i64, i64)>(),
+        (proved, expires, entry) in any::<(i64, i64, Option<u64>)>(),
     ) {
         only_its_own_bytes(&breaker(&history), place, byte, cut);
         only_its_own_bytes(&permit(&holds, phase, &history[..history.len().min(4)]), place, byte, cut);
-        only_its_own_bytes(&Fact { proved: at(proved), expires: at(expires) }, place, byte, cut);
+        only_its_own_bytes(&Fact { proved: at(proved), expires: at(expires), entry }, place, byte, cut);
     }
 
     #[test]

@@ -186,6 +186,10 @@ impl Decision {
             if let (Code::RuleViolated, Detail::Text(rule)) = (reason.code, &reason.detail) {
                 text.push_str(&format!(" Rule: {rule}."));
             }
+            // So are these: the core has nothing to add to a missing fact.
+            if let (Code::MissingFact, Detail::Text(hint)) = (reason.code, &reason.detail) {
+                text.push_str(&format!(" {hint}."));
+            }
         }
         match self.retry() {
             Retry::After(span) => {

@@ -596,7 +596,11 @@ fn row<'py>(
             row.set_item("idempotency_key", operation::idempotency_key(&family.name, key))?;
             row.set_item("result_kept", matches!(state, OperationState::Done(Some(_))))?;
         }
-        RecordState::Fact(fact) => row.set_item("expires", fact.expires.nanos() as f64 / 1e9)?,
+        RecordState::Fact(fact) => {
+            row.set_item("proved", fact.proved.nanos() as f64 / 1e9)?;
+            row.set_item("expires", fact.expires.nanos() as f64 / 1e9)?;
+            row.set_item("entry", fact.entry)?;
+        }
         RecordState::Permit { phase, .. } => row.set_item("phase", format!("{phase:?}"))?,
     }
     Ok(row)

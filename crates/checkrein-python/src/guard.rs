@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 use crate::convert::{self, MAX_NODES, Unusable};
 use crate::decision::Decision;
 use crate::engine::{EngineBase, Held, Shared};
+use crate::facts::Recipe;
 use crate::inputs::{Reader, Reading};
 use crate::operation::Operation;
 use crate::permit::{Filed, Hooks, OnceKey, Permit, Proving, Taken};
@@ -36,6 +37,8 @@ type Copies<'py> = SmallVec<[Option<Bound<'py, PyAny>>; 6]>;
 pub(crate) struct Guard {
     /// Before the engine, which is the last to be let go of.
     pub(crate) gates: Gates,
+    /// What gates for other counts of facts are made of, where it needs some.
+    recipe: Option<Recipe>,
     pub(crate) engine: Held,
     pub(crate) shared: Arc<Shared>,
     pub(crate) owner: Py<EngineBase>,
@@ -92,7 +95,7 @@ impl Guard {
         let mut described = spec::read(description)?;
         let waits = base.engine.waits();
         let reader = described.take_reader(base.tenant.clone())?;
-        let code = CodeGates {
+        let mut code = CodeGates {
             gates: std::mem::take(&mut described.gates),
             leases: described.leases,
             keys: count(reader.keys.len()),
@@ -103,6 +106,11 @@ impl Guard {
             opens: described.open,
         };
         let policies = base.policies.as_ref().filter(|_| described.filed);
+        let recipe = reader.requires.as_ref().map(|requires| {
+            let recipe = Recipe { code: code.clone(), policies: policies.cloned() };
+            code = requires.with(&recipe.code, &requires.usual());
+            recipe
+        });
         let gates = Gates::new(py, &base.engine, policies, &reader.tool, code)?;
         let is_plain = !waits && gates.of_code().is_some();
         Ok(Self {
@@ -112,6 +120,7 @@ impl Guard {
             quiet: is_plain && reader.is_quiet(),
             simple: if is_plain { Simple::of(&reader, &described.hooks) } else { None },
             gates,
+            recipe,
             reader,
             slots: described.slots,
             copies: described.copies,
@@ -141,7 +150,9 @@ impl Guard {
     /// Whether somebody has to be told how calls end: a meter, a breaker, an operation, or the ledger.
     #[getter]
     pub(crate) fn settles(&self) -> bool {
-        self.reader.told.is_some() || self.gates.of_code().is_none_or(|policy| policy.policy().settles())
+        self.reader.told.is_some()
+            || self.reader.proves.is_some()
+            || self.gates.of_code().is_none_or(|policy| policy.policy().settles())
     }
 
     /// The kinds and names of its gates, in the order of their reasons.
@@ -179,8 +190,10 @@ impl Guard {
         // SAFETY: the pointers are those of the tuple's items, which it keeps alive.
         let peeked = unsafe {
             self.with_slots(py, &pointers, tenant, &mut copies, |reading| {
-                self.decide_by(&current, reading, |inputs| {
-                    self.waiting(py, || self.engine.peek(current.compiled(), inputs))
+                self.by_facts(py, &current, reading, |current| {
+                    self.decide_by(current, reading, |inputs| {
+                        self.waiting(py, || self.engine.peek(current.compiled(), inputs))
+                    })
                 })
             })?
         };
@@ -218,20 +231,21 @@ impl Guard {
         let read = unsafe {
             guard.with_slots(py, &pointers, tenant, &mut copies, |reading| {
                 let held = guard.hooks.held(&reading.costs);
-                guard.decide_by(&current, reading, |inputs| {
-                    let (once, filed) = (once_of(&current, inputs), guard.filed(&current, reading, inputs));
-                    (OwnedInputs::from(inputs), Taken { held, once, filed, ..Taken::default() })
+                guard.by_facts(py, &current, reading, |current| {
+                    guard.decide_by(current, reading, |inputs| {
+                        let taken = Taken { held, ..guard.taken(current, reading, inputs) };
+                        (Step::Admit(Arc::clone(current.compiled()), OwnedInputs::from(inputs)), taken)
+                    })
                 })
             })?
         };
-        let (inputs, taken) = match read {
+        let (step, taken) = match read {
             Ok(read) => read,
             Err(reasons) => {
                 let refused = Decided::Blocked(Box::new(guard.block(reasons)));
                 return guard.answer(py, slf, Ok(refused));
             }
         };
-        let step = Step::Admit(Arc::clone(current.compiled()), inputs);
         // SAFETY: as above.
         let copied = if copies.is_empty() { None } else { Some(unsafe { merged(py, &pointers, copies)? }) };
         Ok(Py::new(py, Ticket::new(slf, step, bell, number, taken, copied))?.into_any())
@@ -379,6 +393,46 @@ impl Guard {
         })
     }
 
+    /// Picks the gates for as many facts as a call needs.
+    #[inline]
+    fn by_facts<T>(
+        &self,
+        py: Python<'_>,
+        usual: &Current<'_>,
+        reading: &Reading<'_>,
+        decide: impl FnOnce(&Current<'_>) -> Result<T, Vec<Reason>>,
+    ) -> Result<T, Vec<Reason>> {
+        let (Some(requires), Some(named)) = (&self.reader.requires, &reading.named) else {
+            return decide(usual);
+        };
+        let counts = requires.counts(named);
+        if counts.iter().all(|count| *count == 1) || !reading.problems.is_empty() {
+            return decide(usual);
+        }
+        let gates = requires.variant(&counts, |counts| {
+            let recipe = self.recipe.as_ref();
+            let code = recipe.map(|recipe| requires.with(&recipe.code, counts)).unwrap_or_default();
+            let policies = recipe.and_then(|recipe| recipe.policies.as_ref());
+            Gates::new(py, &self.engine, policies, &self.reader.tool, code)
+        });
+        match gates.as_ref().map(|gates| gates.current()) {
+            Ok(Some(current)) => decide(&current),
+            Ok(None) => {
+                Err(vec![reason::of_action(&self.reader.tool, Code::PolicyError, "it is gone".to_owned())])
+            }
+            Err(problem) => {
+                Err(vec![reason::of_action(&self.reader.tool, Code::TooLarge, problem.to_string())])
+            }
+        }
+    }
+
+    /// What the permit of a call has to know.
+    fn taken(&self, current: &Current<'_>, reading: &Reading<'_>, inputs: &Inputs<'_>) -> Taken {
+        let (once, filed) = (once_of(current, inputs), self.filed(current, reading, inputs));
+        let proving = reading.proving.take().map(|proving| proving.of_tenant(inputs.tenant));
+        Taken { once, filed, proving, ..Taken::default() }
+    }
+
     /// What a policy file says of a call beyond its gates.
     fn filed(&self, current: &Current<'_>, reading: &Reading<'_>, inputs: &Inputs<'_>) -> Option<Box<Filed>> {
         let Current::Filed(bound) = current else { return None };
@@ -469,13 +523,14 @@ impl Guard {
                 } else {
                     self.hooks.held(&reading.costs)
                 };
-                self.decide_by(&current, reading, |inputs| {
-                    let admitted = self.waiting(py, || self.engine.admit(current.compiled(), inputs));
-                    if admitted.admission.verdict != Verdict::Allow {
-                        return (admitted, Taken::default());
-                    }
-                    let (once, filed) = (once_of(&current, inputs), self.filed(&current, reading, inputs));
-                    (admitted, Taken { held, once, filed, ..Taken::default() })
+                self.by_facts(py, &current, reading, |current| {
+                    self.decide_by(current, reading, |inputs| {
+                        let admitted = self.waiting(py, || self.engine.admit(current.compiled(), inputs));
+                        if admitted.admission.verdict != Verdict::Allow {
+                            return (admitted, Taken::default());
+                        }
+                        (admitted, Taken { held, ..self.taken(current, reading, inputs) })
+                    })
                 })
             })?
         };
@@ -522,6 +577,9 @@ impl Guard {
             Verdict::Replay(result) if self.replays => Ok(Decided::Replay(result)),
             Verdict::Replay(_) => Ok(Decided::Blocked(Box::new(self.block(vec![self.already_done()])))),
             Verdict::Block => {
+                if let Some(requires) = &self.reader.requires {
+                    requires.hint(&mut reasons);
+                }
                 let decision =
                     Decision::new(&self.reader.tool, &Verdict::Block, reasons, observed, Vec::new());
                 Ok(Decided::Blocked(Box::new(decision.durable(self.durability))))

@@ -1,5 +1,6 @@
 //! From the arguments of one call to the inputs of its admission: keys, costs, verdicts, the once key.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use smallvec::SmallVec;
 
 use crate::convert::{self, MAX_NODES, Unusable};
+use crate::facts::{Named, Proves, Proving, Requires};
 use crate::operation::NAMESPACE;
 use crate::reason;
 use crate::source::{Answer, Rule, Slots, Source, run_of};
@@ -63,6 +65,10 @@ pub(crate) struct Reader {
     pub(crate) once: Option<OnceSource>,
     /// Where a ledger is kept: what it is told of who acts, and of which arguments.
     pub(crate) told: Option<Told>,
+    /// Values that must have been read.
+    pub(crate) requires: Option<Requires>,
+    /// What its results prove.
+    pub(crate) proves: Option<Proves>,
 }
 
 /// What the ledger is told of a call.
@@ -118,7 +124,9 @@ pub(crate) struct Reading<'a> {
     answers: SmallVec<[Answer; 8]>,
     once: Option<(Held<'a>, RequestDigest)>,
     acting: Option<Acting>,
-    problems: Vec<Reason>,
+    pub(crate) named: Option<Named>,
+    pub(crate) proving: Cell<Option<Box<Proving>>>,
+    pub(crate) problems: Vec<Reason>,
 }
 
 impl CostSource {
@@ -277,6 +285,12 @@ impl Reader {
             let acting = told.read_call(py, slots)?;
             reading.acting = Some(acting);
         }
+        if let Some(requires) = &self.requires {
+            reading.named = Some(requires.read_call(py, slots, &mut reading.problems)?);
+        }
+        if let Some(proves) = &self.proves {
+            reading.proving.set(Some(proves.read_call(py, slots)?));
+        }
         Ok(())
     }
 
@@ -289,6 +303,8 @@ impl Reader {
             && self.costs.iter().all(fixed)
             && self.rules.iter().all(Rule::is_quiet)
             && self.once.is_none()
+            && self.requires.is_none()
+            && self.proves.is_none()
     }
 
     /// Hands the inputs to `decide`; an action that cannot be decided at all is `Err` with every reason.
@@ -300,7 +316,9 @@ impl Reader {
         if !reading.problems.is_empty() {
             return Err(self.refusal(reading));
         }
-        let keys: SmallVec<[KeyValue<'_>; 2]> = reading.keys.iter().map(|held| reading.key(held)).collect();
+        let facts = reading.named.iter().flat_map(Named::keys);
+        let keys: SmallVec<[KeyValue<'_>; 2]> =
+            reading.keys.iter().map(|held| reading.key(held)).chain(facts).collect();
         let verdicts: SmallVec<[RuleVerdict<'_>; 8]> = reading
             .answers
             .iter()
@@ -394,6 +412,8 @@ impl Reader {
         if let Some(told) = &self.told {
             visit.call(&told.actor)?;
         }
+        self.requires.as_ref().map_or(Ok(()), |requires| requires.traverse(visit))?;
+        self.proves.as_ref().map_or(Ok(()), |proves| proves.traverse(visit))?;
         if let Some(once) = &self.once {
             once.key.as_ref().map_or(Ok(()), |source| source.traverse(visit))?;
             once.per_run.as_ref().map_or(Ok(()), |actor| visit.call(actor))?;

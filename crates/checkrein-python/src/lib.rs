@@ -10,6 +10,7 @@ mod ending;
 mod engine;
 mod entry;
 mod error;
+mod facts;
 mod guard;
 mod inputs;
 mod model_call;

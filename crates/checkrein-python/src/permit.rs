@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 use crate::convert::{self, MAX_NODES, Unusable};
 use crate::engine::generation;
 use crate::error;
+use crate::facts::Proving as CodeProving;
 use crate::guard::Guard;
 use crate::operation::Operation;
 use crate::result::Codec;
@@ -74,6 +75,8 @@ pub(crate) struct Taken {
     pub(crate) once: Option<Box<OnceKey>>,
     /// What the policy file says of the call beyond its gates.
     pub(crate) filed: Option<Box<Filed>>,
+    /// What its result may prove.
+    pub(crate) proving: Option<Box<CodeProving>>,
     /// What would have refused it, but did not: gates in observe mode, a store that may fail open.
     pub(crate) observed: Vec<Reason>,
 }
@@ -134,6 +137,7 @@ pub(crate) struct Permit {
     replay: Option<Arc<[u8]>>,
     once: Option<Box<OnceKey>>,
     filed: Option<Box<Filed>>,
+    proving: Option<Box<CodeProving>>,
     held: SmallVec<[Amount; 2]>,
     /// It was put in doubt; what comes now is late.
     late: AtomicBool,
@@ -166,8 +170,8 @@ impl Permit {
     ) -> Self {
         let (late, open) = (AtomicBool::new(false), AtomicBool::new(true));
         let born = generation();
-        let Taken { held, once, filed, .. } = taken;
-        Self { guard, id, born, args, replay: None, once, filed, held, late, open }
+        let Taken { held, once, filed, proving, .. } = taken;
+        Self { guard, id, born, args, replay: None, once, filed, proving, held, late, open }
     }
 
     pub(crate) fn replay(guard: Py<Guard>, result: Arc<[u8]>) -> Self {
@@ -302,23 +306,35 @@ impl Permit {
         self.guard().waits && self.id.is_some_and(|id| !id.is_light())
     }
 
-    /// The steps that record what a result proves.
-    fn facts(&self, result: &Bound<'_, PyAny>) -> Vec<Step> {
-        let proving = self.filed.as_ref().and_then(|filed| filed.proving.as_ref());
-        proving.map_or_else(Vec::new, |proving| proving.steps(self.guard(), result))
+    /// The steps that record what a result proves, and what of it could not be proved.
+    fn facts(&self, result: &Bound<'_, PyAny>) -> (Vec<Step>, Option<PyErr>) {
+        let guard = self.guard();
+        let filed = self.filed.as_ref().and_then(|filed| filed.proving.as_ref());
+        let mut steps = filed.map_or_else(Vec::new, |proving| proving.steps(guard, result));
+        let Some((proves, proving)) = guard.reader.proves.as_ref().zip(self.proving.as_ref()) else {
+            return (steps, None);
+        };
+        match proves.steps(result.py(), guard, proving, result) {
+            Ok(found) => {
+                steps.extend(found);
+                (steps, None)
+            }
+            Err(problem) => (steps, Some(problem)),
+        }
     }
 
     /// Records what a result proves, before its call ends: the next call may need it.
-    fn prove(&self, py: Python<'_>, result: &Bound<'_, PyAny>) {
+    fn prove(&self, py: Python<'_>, facts: Vec<Step>) {
+        if facts.is_empty() {
+            return;
+        }
         let guard = self.guard();
-        for step in self.facts(result) {
-            let Step::Prove(key, fact) = step else { continue };
-            let kept = fact.expires.since(fact.proved);
-            match guard.waiting(py, || guard.engine.prove(key.borrow(), kept)) {
-                Ok(true) => {}
-                Ok(false) => guard.warn(py, "a fact was not recorded: the cap on live keys is reached"),
-                Err(problem) => guard.warn(py, &format!("a fact was not recorded: {problem}")),
+        match guard.waiting(py, || guard.engine.prove_all(facts)) {
+            Ok(0) => {}
+            Ok(lost) => {
+                guard.warn(py, &format!("{lost} facts were not recorded: the cap on live keys is reached"));
             }
+            Err(problem) => guard.warn(py, &format!("facts were not recorded: {problem}")),
         }
     }
 
@@ -423,9 +439,11 @@ impl Permit {
     /// The call returned; settles it and hands the result back.
     fn done<'py>(&self, py: Python<'py>, result: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let (outcome, actual) = self.settlement(py, &result)?;
-        self.prove(py, &result);
+        let (facts, problem) = self.facts(&result);
+        self.prove(py, facts);
         let ended = self.finish(py, outcome.clone(), Health::Success, &actual);
-        self.returned(py, ended, outcome, result)
+        let returned = self.returned(py, ended, outcome, result)?;
+        problem.map_or(Ok(returned), Err)
     }
 
     /// The call returned; hands its settlement to the store, and rings the bell with `number` when it is committed.

@@ -29,6 +29,7 @@ impl Simple {
         let costs = reader.costs.iter().map(CostSource::fixed).collect::<Option<Vec<_>>>()?;
         let held = hooks.held(&costs);
         let rest = reader.tenant.is_none() && reader.rules.is_empty() && reader.once.is_none();
+        let rest = rest && reader.requires.is_none() && reader.proves.is_none();
         rest.then_some(Self { keys, costs, held })
     }
 

@@ -9,6 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::error;
+use crate::facts::{Proves, Requires};
 use crate::inputs::{CostSource, OnceSource, Reader, Told};
 use crate::permit::Hooks;
 use crate::source::{Rule, Source};
@@ -65,6 +66,8 @@ pub(crate) fn read(from: &Bound<'_, PyAny>) -> PyResult<Described> {
         rules: all(from, "rules", Rule::read)?,
         once: once.map(|once| OnceSource::read(&once)).transpose()?,
         told: told.map(|told| Told::read(&told)).transpose()?,
+        requires: Requires::read(&from.get_item("requires")?)?,
+        proves: Proves::read(&from.get_item("proves")?)?,
     };
     let (started, in_doubt): (i64, i64) = item(from, "leases")?;
     let leases = Leases {

@@ -269,20 +269,21 @@ pub(crate) struct Ending {
     outcome: Outcome,
     /// `None` when there is nothing to wait for.
     wait: Option<Arc<Wait>>,
+    /// What of the result could not be proved.
+    problem: Mutex<Option<PyErr>>,
 }
 
 impl Ending {
     pub(crate) fn new(
         permit: &Bound<'_, Permit>,
         result: &Bound<'_, PyAny>,
-        facts: Vec<Step>,
+        (mut steps, problem): (Vec<Step>, Option<PyErr>),
         settlement: OwnedSettlement,
         bell: &Bell,
         number: u64,
     ) -> Self {
         let outcome = settlement.outcome.clone();
         let guard = permit.get().guard();
-        let mut steps = facts;
         let wait = match permit.get().open_id() {
             None if steps.is_empty() => None,
             None => Some(Wait::submit(&guard.engine, steps, bell, number)),
@@ -297,7 +298,8 @@ impl Ending {
                 Some(Wait::submit(&guard.engine, steps, bell, number))
             }
         };
-        Self { permit: permit.clone().unbind(), result: result.clone().unbind(), outcome, wait }
+        let (permit, result) = (permit.clone().unbind(), result.clone().unbind());
+        Self { permit, result, outcome, wait, problem: Mutex::new(problem) }
     }
 }
 
@@ -323,7 +325,8 @@ impl Ending {
         if ended.is_ok() && self.wait.is_some() && permit.open_id().is_some() {
             permit.ended(py, &self.outcome);
         }
-        permit.returned(py, ended, self.outcome.clone(), self.result.bind(py).clone())
+        let returned = permit.returned(py, ended, self.outcome.clone(), self.result.bind(py).clone())?;
+        lock(&self.problem).take().map_or(Ok(returned), Err)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

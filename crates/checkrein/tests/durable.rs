@@ -126,7 +126,7 @@ fn a_key_that_no_record_can_have_is_an_error_of_its_step() {
     let (disk, mut alive) = (Disk::new(1), Alive::default());
     let (mut tables, mut durable, _) = process(&disk, &mut alive, at(0));
     let key = |length: usize| Key::new(KeyRef { family: Family(0), tenant: &vec![b't'; length], key: b"k" });
-    let fact = Fact { proved: at(0), expires: at(9) };
+    let fact = Fact { proved: at(0), expires: at(9), entry: None };
     let steps = [Step::Prove(key(70_000), fact), Step::Prove(key(4_095), fact)];
     let results = durable.run(&mut tables, &steps, at(1)).unwrap();
     assert!(matches!(results.as_slice(), [StepResult::Failed(_), StepResult::Done]), "{results:?}");

@@ -381,3 +381,32 @@ def test_calls_in_a_run_without_a_budget_are_told_once(ai: Any, gateway: Gateway
         assert (event["category"], event["run_id"], event["user_id"]) == ("llm", "r1", "alice")
         assert (event["provider"], event["model"]) == ("openai", MODEL)
         assert (event["input_tokens"], event["output_tokens"], event["usd_micros"]) == (1_000, 400, 700)
+
+
+def test_one_hold_for_all_attempts_of_an_sdk(ai: Any, provider: FakeProvider) -> None:
+    provider.then(
+        Reply({}, status=500, headers={"retry-after-ms": "1"}),
+        Reply({}, status=429, headers={"retry-after-ms": "1"}),
+    )
+    with guard() as budget:
+        ask(ai.with_options(max_retries=2))
+        assert (len(provider.requests), budget.tokens_used, held()) == (3, TOKENS, 0)
+
+
+@pytest.mark.parametrize(
+    ("usage", "least", "most"),
+    [
+        (None, 100, 150),
+        ({"prompt_tokens": -5, "completion_tokens": 10, "total_tokens": 5}, 10, 10),
+        ({"prompt_tokens": 10**15, "completion_tokens": 1, "total_tokens": 2}, 10**15 + 1, 10**15 + 1),
+        ({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 700}, 7, 7),
+    ],
+)
+def test_usage_that_is_none_or_cannot_be_true(
+    ai: Any, provider: FakeProvider, usage: Any, least: int, most: int
+) -> None:
+    provider.then(Reply(fake_openai.completion("word" * 100, usage=usage)))
+    with guard() as budget:
+        ask(ai)
+        assert least <= budget.tokens_used <= most
+        assert held() == 0

@@ -10,6 +10,8 @@ pub struct Fact {
     pub proved: Timestamp,
     /// From when it no longer counts.
     pub expires: Timestamp,
+    /// The ledger entry that says so, where the store of the fact keeps the ledger.
+    pub entry: Option<u64>,
 }
 
 impl Fact {
@@ -19,18 +21,29 @@ impl Fact {
     }
 }
 
-const VERSION: u8 = 1;
+/// Before facts knew their entries.
+const FIRST: u8 = 1;
+const VERSION: u8 = 2;
 
 impl Record for Fact {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
+        // One without an entry has the bytes that it always had.
+        out.push(if self.entry.is_some() { VERSION } else { FIRST });
         out.stamp(self.proved);
         out.stamp(self.expires);
+        if let Some(entry) = self.entry {
+            out.number(u128::from(entry));
+        }
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
-        let mut bytes = Reader::new(bytes, VERSION)?;
-        let fact = Self { proved: bytes.stamp()?, expires: bytes.stamp()? };
+        let has_entry = bytes.first() == Some(&VERSION);
+        let mut bytes = Reader::new(bytes, if has_entry { VERSION } else { FIRST })?;
+        let (proved, expires) = (bytes.stamp()?, bytes.stamp()?);
+        let number = if has_entry { Some(bytes.number()?) } else { None };
+        let wrong = |_| Damaged::Value("the number of an entry is too large");
+        let entry = number.map(u64::try_from).transpose().map_err(wrong)?;
+        let fact = Self { proved, expires, entry };
         bytes.end()?;
         Ok(fact)
     }

@@ -163,7 +163,9 @@ fn distinct(gate: &GateSpec, filed: &[GateSpec]) -> GateSpec {
     let same = |other: &GateSpec| {
         std::mem::discriminant(&other.kind) == std::mem::discriminant(&gate.kind) && other.name == gate.name
     };
-    if !matches!(gate.kind, GateSpecKind::Rule { .. }) && filed.iter().any(same) {
+    // Facts go by their kind and are only looked at: one of the file's is the same fact.
+    let counts = !matches!(gate.kind, GateSpecKind::Rule { .. } | GateSpecKind::Fact { .. });
+    if counts && filed.iter().any(same) {
         gate.name.push_str("#code");
     }
     gate

@@ -178,8 +178,7 @@ impl<'c> Call<'c> {
 
     /// What facts and loop guards belong to: the run, or the session where there is no run.
     pub(super) fn scope(&self) -> Option<[&'c str; 2]> {
-        let scopes = [["run", self.action.run], ["session", self.action.session]];
-        scopes.into_iter().find(|[_, id]| !id.is_empty())
+        fact_scope(self.action.run, self.action.session)
     }
 
     /// The canonical arguments and the digest of the request.
@@ -192,8 +191,13 @@ impl<'c> Call<'c> {
     }
 }
 
+/// What facts belong to: the run, or the session where there is no run; nothing without both.
+pub fn fact_scope<'c>(run: &'c str, session: &'c str) -> Option<[&'c str; 2]> {
+    [["run", run], ["session", session]].into_iter().find(|[_, id]| !id.is_empty())
+}
+
 /// The key of a fact: whose it is, and its value.
-pub(super) fn fact_key([kind, id]: [&str; 2], value: &Value) -> Vec<u8> {
+pub fn fact_key([kind, id]: [&str; 2], value: &Value) -> Vec<u8> {
     let mut key = Vec::new();
     encode_parts([kind.as_bytes(), id.as_bytes(), &canonical_json::to_vec(value)], &mut key);
     key

@@ -34,7 +34,7 @@ impl FactFamilies {
         now: Timestamp,
     ) -> Vec<Step> {
         let Some(scope) = call.scope() else { return Vec::new() };
-        let fact = Fact { proved: now, expires: now.after(KEPT) };
+        let fact = Fact { proved: now, expires: now.after(KEPT), entry: None };
         let proofs = resolved.proves.iter().zip(&self.0).filter_map(|(proof, family)| {
             let value = at_pointer(result, &proof.pointer)?;
             let text = words(value)?;
@@ -49,6 +49,37 @@ impl FactFamilies {
         });
         proofs.collect()
     }
+}
+
+/// Facts of one kind, as code that is no policy file proves and needs them.
+#[derive(Clone, Copy, Debug)]
+pub struct FactKind(Family);
+
+impl FactKind {
+    /// The facts of a kind; those of the policy file's are the same ones.
+    ///
+    /// # Errors
+    /// The store does not know its families.
+    pub fn new(engine: &Engine, kind: &str) -> Result<Self, StoreError> {
+        engine.family(RecordKind::Fact, kind, None, None, Span::ZERO).map(Self)
+    }
+
+    /// The step that records a value for `keep`.
+    pub fn step(&self, tenant: &str, scope: [&str; 2], value: &Value, keep: Span, now: Timestamp) -> Step {
+        let key = fact_key(scope, value);
+        let key = KeyRef { family: self.0, tenant: tenant.as_bytes(), key: &key };
+        Step::Prove(Key::new(key), Fact { proved: now, expires: now.after(keep), entry: None })
+    }
+}
+
+/// Whether a call says a value itself: as an argument of whatever type, as a part of one, or as the name of a member.
+/// What it gets back then was not read.
+pub fn is_said(arguments: &Value, value: &Value) -> bool {
+    let text = match value {
+        Value::Bool(yes) => Some(yes.to_string()),
+        value => words(value),
+    };
+    text.is_some_and(|text| says(arguments, &text))
 }
 
 /// What can be a fact, as text without case: a text that is not empty, or a number. An absent value proves nothing.

@@ -40,11 +40,12 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 pub use binding::{Bound, CodeGates};
-pub use call::{Call, Uncovered};
+pub use call::{Call, Uncovered, fact_key, fact_scope};
 pub use cases::{
     Case, CaseFailure, CaseFile, CaseStep, Expectation, ExpectedReason, ExpectedVerdict, StepOutcome, Who,
 };
 pub use expressions::VARIABLES;
+pub use facts::{FactKind, is_said};
 pub use model::{
     AttemptsGate, BreakerSection, BudgetSection, FactGate, Freeze, LimitGate, ModelSection, OnceGate, Proof,
     RepetitionGate, RuleGate, Sections, Take, TakenCost, ToolSection,

@@ -447,8 +447,30 @@ impl Engine {
     /// The store did not commit, or cannot say whether it did.
     pub fn prove(&self, key: KeyRef<'_>, keep: Span) -> Result<bool, StoreError> {
         let now = self.now();
-        let fact = Fact { proved: now, expires: now.after(keep) };
+        let fact = Fact { proved: now, expires: now.after(keep), entry: None };
         Self::done(self.run_one(Step::Prove(Key::new(key), fact)))
+    }
+
+    /// Records proved values in one step; returns how many had no room.
+    ///
+    /// # Errors
+    /// The store did not commit, or cannot say whether it did.
+    pub fn prove_all(&self, proofs: Vec<Step>) -> Result<usize, StoreError> {
+        self.may_run(&proofs)?;
+        let results = match &self.0.store {
+            Backend::Memory(store) => {
+                let now = self.now();
+                proofs.iter().map(|step| store.run(step, now)).collect()
+            }
+            Backend::Sqlite(store) => store.run(proofs)?,
+            #[cfg(feature = "redis")]
+            Backend::Redis(store) => store.run(proofs)?,
+        };
+        let mut lost = 0;
+        for result in results {
+            lost += usize::from(!Self::done(Ok(result))?);
+        }
+        Ok(lost)
     }
 
     /// Forgets what a meter spent, or closes a breaker; what is held stays held. `false` when there is no record.

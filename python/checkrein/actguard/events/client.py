@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from checkrein.actguard._monitoring import _is_ssl_cert_error, warn_monitoring_issue
-from checkrein.actguard.transport._urllib import start_debug_trace, urlopen
+from checkrein.actguard.transport._urllib import Route, start_debug_trace, urlopen
 from checkrein.actguard.transport.budget_api import backoff_s
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class EventClient:
         self._flushing = False
         self._started = False
         self.lost = 0
-        # What somebody puts in its place later is for their own requests, not for this thread's.
-        self._urlopen = urllib.request.urlopen
+        self._route = Route(config.gateway_url)
         self._thread = self._new_thread()
         _clients.add(self)
 
@@ -213,8 +212,8 @@ class EventClient:
             max_attempts=attempts,
         )
         try:
-            through = self._urlopen if self._is_worker() else None
-            with urlopen(request, timeout=timeout, through=through) as response:
+            route = self._route if self._is_worker() else None
+            with urlopen(request, timeout=timeout, route=route) as response:
                 if trace is not None:
                     trace.log_success(response=response, body=None)
         except Exception as error:

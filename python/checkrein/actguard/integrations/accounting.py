@@ -65,6 +65,11 @@ class CallHold:
         """Whether nobody has said yet how the call ended."""
         return self._open
 
+    @property
+    def holds(self) -> bool:
+        """Whether a limit is held for."""
+        return bool(self._held)
+
     def settle_unread(self, read_bytes: int = 0) -> None:
         """Count a reply that its caller read without us: all of it as output, at most what was asked for."""
         output, most = -(-read_bytes // 4), self.request.max_output

@@ -17,7 +17,7 @@ from checkrein.actguard.integrations.accounting import (
     hold,
     record_info,
 )
-from checkrein.actguard.integrations.streams import AsyncStream, Reading, SyncStream
+from checkrein.actguard.integrations.streams import AsyncStream, Reading, SyncStream, said
 from checkrein.actguard.integrations.usage import UsageInfo
 from checkrein.actguard.observability.events import event_client_of
 
@@ -144,6 +144,9 @@ def _settle(held: CallHold, endpoint: Endpoint, reply: Any, info: UsageInfo | No
     if info is None and isinstance(reply_id, str) and root is not None and _is_pending(reply):
         # It goes on in the background; whoever looks it up sees what it used.
         root.expect(reply_id)
+    elif info is None and reply is not None and held.holds:
+        # A limit that a provider without reports would never reach is none: what came is counted.
+        held.settle_unread(said(reply))
     held.settle(info, reply)
 
 

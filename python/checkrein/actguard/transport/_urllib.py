@@ -19,6 +19,9 @@ MAX_BODY: Final = 4 * 1024 * 1024
 """How many bytes of an answer are read."""
 
 
+_create_default_context: Final = ssl.create_default_context
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Leaves a redirection what it is, an answer: following it would hand the key to another host."""
 
@@ -38,21 +41,40 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _ssl_context_for_url(url: str) -> ssl.SSLContext | None:
     if not url.lower().startswith("https:"):
         return None
+    bundle = certificates()
+    return ssl.create_default_context() if bundle is None else ssl.create_default_context(cafile=bundle)
+
+
+def certificates() -> str | None:
+    """Return the path of certifi's bundle, or `None` where it is not installed."""
     try:
         import certifi
     except ImportError:
-        return ssl.create_default_context()
-    return ssl.create_default_context(cafile=certifi.where())
+        return None
+    return certifi.where()
 
 
-def urlopen(request: Any, *, timeout: float, through: Any = None) -> Any:
-    """Send a request; no redirection is followed. Raises what urllib raises.
+class Route:
+    """How a thread of ours sends: fixed when it is made, whatever others put in the place of parts of it later."""
 
-    through: what stands for `urllib.request.urlopen`, where that is not looked up now.
-    """
-    context = _ssl_context_for_url(_url(request))
+    def __init__(self, url: str | None) -> None:
+        self.send = urllib.request.urlopen
+        self._is_https = (url or "").lower().startswith("https:")
+        self._bundle = certificates() if self._is_https else None
+        self._made: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext | None:
+        """Return the TLS context, made once: that takes longer than a request."""
+        if self._is_https and self._made is None:
+            self._made = _create_default_context(cafile=self._bundle)
+        return self._made
+
+
+def urlopen(request: Any, *, timeout: float, route: Route | None = None) -> Any:
+    """Send a request; no redirection is followed. Raises what urllib raises."""
+    context = _ssl_context_for_url(_url(request)) if route is None else route.context()
     named: dict[str, Any] = {} if context is None else {"context": context}
-    send = through or urllib.request.urlopen
+    send = urllib.request.urlopen if route is None else route.send
     if getattr(send, "__module__", "") != "urllib.request":
         # Somebody put their own in its place, to watch or to answer.
         return send(request, timeout=timeout, **named)

@@ -36,18 +36,18 @@ impl Durable {
         Ok(seq)
     }
 
-    /// Writes that something happened to the store or was done to it.
+    /// Writes that something happened to the store or was done to it; returns the entry's number where one is kept.
     pub(super) fn note_event(
         &mut self,
         tables: &mut impl Tables,
         now: Timestamp,
         name: &str,
         fields: &[(&str, &str)],
-    ) -> Result<(), StoreError> {
-        if self.options.ledger.is_some() {
-            self.append(tables, now, Body::Event(Event { name, fields }))?;
+    ) -> Result<Option<u64>, StoreError> {
+        if self.options.ledger.is_none() {
+            return Ok(None);
         }
-        Ok(())
+        self.append(tables, now, Body::Event(Event { name, fields })).map(Some)
     }
 
     /// Writes a decision; returns the entry's sequence, unless nothing was written.

@@ -84,7 +84,7 @@ impl Durable {
         self.wrote = true;
         let (pid, version) = (process.pid.to_string(), env!("CARGO_PKG_VERSION"));
         let fields = [("host", &*process.host), ("pid", &*pid), ("version", version)];
-        self.note_event(tables, now, "opened", &fields)
+        self.note_event(tables, now, "opened", &fields).map(drop)
     }
 
     /// The processes that have the store open or left it without closing it: number, what is known of it, since when.

@@ -112,7 +112,10 @@ impl Durable {
         if let Some(Value::Fact(known)) = self.cache.value(slot) {
             known.expires = known.expires.max(fact.expires);
             self.cache.mark(slot);
-            self.note_event(tables, now, "proved", &[("fact", &gate), ("tenant", &tenant)])?;
+            let entry = self.note_event(tables, now, "proved", &[("fact", &gate), ("tenant", &tenant)])?;
+            if let Some(Value::Fact(known)) = self.cache.value(slot) {
+                (known.proved, known.entry) = (now, entry);
+            }
             return Ok(true);
         }
         let mut name = Vec::new();
@@ -126,8 +129,8 @@ impl Durable {
             return Ok(false);
         }
         self.cache.put(usage, Some(Value::Usage(live + 1)));
-        self.cache.put(slot, Some(Value::Fact(fact)));
-        self.note_event(tables, now, "proved", &[("fact", &gate), ("tenant", &tenant)])?;
+        let entry = self.note_event(tables, now, "proved", &[("fact", &gate), ("tenant", &tenant)])?;
+        self.cache.put(slot, Some(Value::Fact(Fact { entry, ..fact })));
         Ok(true)
     }
 

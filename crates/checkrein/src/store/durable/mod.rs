@@ -310,7 +310,7 @@ impl Durable {
             Step::Note(name, fields) => {
                 let fields: Vec<(&str, &str)> =
                     fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                self.note_event(tables, now, name, &fields).map(|()| StepResult::Done)
+                self.note_event(tables, now, name, &fields).map(|_| StepResult::Done)
             }
             Step::Start(permit) => self.start(tables, permit.number(), now),
             Step::Release(permit) => self.release(tables, permit.number(), now),

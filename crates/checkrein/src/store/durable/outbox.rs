@@ -377,7 +377,7 @@ impl Durable {
         let (store, tag, list) = (store.to_string(), tag.to_string(), list.to_string());
         let mut fields = vec![("store", &*store), ("tag", &*tag), ("list", &*list)];
         fields.extend_from_slice(more);
-        self.note_event(tables, now, name, &fields)
+        self.note_event(tables, now, name, &fields).map(drop)
     }
 
     /// A draft that was kept aside.

@@ -66,7 +66,7 @@ impl MemoryStore {
         match shard.facts.find(hash, key) {
             Some(slot) => {
                 if let Some(known) = shard.facts.get_mut(slot) {
-                    known.expires = known.expires.max(fact.expires);
+                    (known.proved, known.expires) = (fact.proved, known.expires.max(fact.expires));
                 }
             }
             None if !self.capacity.take(key) => return false,

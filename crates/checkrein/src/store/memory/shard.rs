@@ -61,7 +61,7 @@ impl Vacant for Option<Operation> {
 
 impl Vacant for Fact {
     fn vacant() -> Self {
-        Self { proved: Timestamp::MIN, expires: Timestamp::MIN }
+        Self { proved: Timestamp::MIN, expires: Timestamp::MIN, entry: None }
     }
 }
 

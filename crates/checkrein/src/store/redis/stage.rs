@@ -400,7 +400,8 @@ impl<'a> Stage<'a> {
         let (full, now) = (self.full, self.setting.now);
         // How long it holds is the caller's to say; from when on, the server's clock.
         let keep = fact.expires.since(fact.proved);
-        let fact = Fact { proved: now.latest, expires: now.earliest.after(keep) };
+        // The ledger is its host's, which numbers the entry later.
+        let fact = Fact { proved: now.latest, expires: now.earliest.after(keep), entry: None };
         let Some(&at) = places.first() else { return false };
         let Some(record) = self.records.get_mut(at) else { return false };
         match &mut record.value {
