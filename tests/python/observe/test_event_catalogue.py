@@ -357,7 +357,9 @@ def test_the_reference_has_the_catalogue() -> None:
     if os.environ.get("UPDATE_DOCUMENTS"):
         path.write_text(before + begin + table() + "\n" + end + after, encoding="utf-8")
         return
-    assert inside == table() + "\n", "write it: UPDATE_DOCUMENTS=1 pytest tests/python/observe/test_event_catalogue.py"
+    assert inside == table() + "\n", (
+        "write it: UPDATE_DOCUMENTS=1 pytest tests/python/observe/test_event_catalogue.py"
+    )
 
 
 def test_an_event_is_plain_json(engine: checkrein.Engine, heard: list[Event]) -> None:
