@@ -22,6 +22,10 @@ _UNBOUNDED: Final = re.compile(
     r"/v1/(sessions|dreams|deployments|sessions/[^/]+/(threads/[^/]+/)?events|deployments/[^/]+/(run|unpause))$"
 )
 _MAXIMA: Final = ("max_tokens", "max_tokens_to_sample")
+_UNSEEN: Final = ("image", "document", "file_id", "container", "mcp_servers")
+"""Words in a request that name what it does not contain, or what is no text."""
+_OUTPUT_PER_INPUT: Final = 5
+"""So many times as dear as a token of input is one of output, in every model of this provider."""
 _BYTES_PER_TOKEN: Final = 128
 """No token of any model is longer than this, runs of spaces included."""
 # Parts of an answer of which each holds a token at least; a summary of thoughts is not what was charged for them.
@@ -35,12 +39,20 @@ class Endpoint:
         context = {"processing": "batch"} if is_batch else None
         texts = [_text(one) for one in bodies]
         self._text = texts[0]
+        self._has_rounds = any(_rounds(one) or not _has_own_tools(one) for one in bodies)
         self.all_asked = [
-            Asked(text, model=one.get("model"), provider=provider, context=context)
+            Asked(
+                text,
+                model=one.get("model"),
+                provider=provider,
+                unseen_tokens=_unseen(one, text),
+                context=context,
+            )
             for text, one in zip(texts, bodies, strict=True)
         ]
         self.asked: Asked | None = self.all_asked[0]
         self.response_id: str | None = None
+        self.unbounded: str | None = None
         self.is_batch = is_batch
 
     def maximum(self, body: Any, attempt: Attempt) -> dict[str, Any] | None:
@@ -74,7 +86,9 @@ class Endpoint:
 
     def reading(self, attempt: Attempt, content_type: str) -> MessageReading:
         """Begin to read one that comes in pieces."""
-        return MessageReading(attempt.max_output, is_stream="text/event-stream" in content_type)
+        # A provider that goes several rounds may use the maximum in each.
+        most = None if self._has_rounds else attempt.max_output
+        return MessageReading(most, is_stream="text/event-stream" in content_type)
 
 
 def endpoint_of(method: str, url: str, body: Any, provider: str, engine: Engine) -> Endpoint | None:
@@ -200,6 +214,36 @@ def _lives(usage: Mapping[str, Any]) -> object:
     if isinstance(short, int) and isinstance(written, int) and written >= short:
         return {"ephemeral_5m_input_tokens": short, "ephemeral_1h_input_tokens": written - short}
     return told
+
+
+def _rounds(body: Mapping[str, Any]) -> int:
+    """Count the rounds that a request can make the provider go beside the one that answers it.
+
+    Another model may be asked when the first declines, and what was said before may be made shorter first; both are
+    charged.
+    """
+    fallbacks, management = body.get("fallbacks"), body.get("context_management")
+    others = len(fallbacks) if isinstance(fallbacks, list | tuple) else 2 * bool(fallbacks)
+    edits = management.get("edits") if isinstance(management, Mapping) else None
+    kinds = (
+        [edit.get("type") for edit in edits if isinstance(edit, Mapping)] if isinstance(edits, list) else []
+    )
+    return others + sum(str(kind).startswith("compact") for kind in kinds)
+
+
+def _unseen(body: Mapping[str, Any], text: str) -> int | None:
+    """Estimate what such rounds read and write, where all else of a request is seen; else the policy has to say it."""
+    rounds = _rounds(body)
+    if not rounds or not _has_own_tools(body) or any(f'"{part}"' in text for part in _UNSEEN):
+        return None
+    most = next((body[name] for name in _MAXIMA if isinstance(body.get(name), int)), 0)
+    return rounds * (len(text) + _OUTPUT_PER_INPUT * most)
+
+
+def _has_own_tools(body: Mapping[str, Any]) -> bool:
+    """Whether the caller runs all the tools of a request."""
+    tools = body.get("tools") or ()
+    return all(isinstance(tool, Mapping) and tool.get("type") in (None, "custom") for tool in tools)
 
 
 def _told(said: object) -> object | None:

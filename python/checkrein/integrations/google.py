@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from checkrein.errors import NotExecuted
+from checkrein.errors import ConfigError, NotExecuted
 from checkrein.integrations import limits
 from checkrein.integrations.google_content import Endpoint, endpoint_of
 from checkrein.integrations.metered import Attempt, engine_for
@@ -39,6 +39,7 @@ def wrap(client: Any, engine: Engine | None) -> Any:
     own = type(api)
     if "_checkrein_wrapped" in own.__dict__:
         own = own.__mro__[1]
+    _check(own)
     members = {name: put(getattr(own, name), lambda: engine) for name, put in _PATCHES.items()}
     names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "_checkrein_wrapped": True}
     api.__class__ = type(own.__name__, (own,), {**names, **members})
@@ -52,6 +53,7 @@ def instrument(engine: Engine | None) -> None:
 
     from checkrein.integrations import google_interactions
 
+    _check(BaseApiClient)
     _state.engine = engine
     if _state.originals:
         return
@@ -60,6 +62,17 @@ def instrument(engine: Engine | None) -> None:
         _state.originals.append((BaseApiClient, name, original))
         setattr(BaseApiClient, name, put(original, lambda: _state.engine))
     google_interactions.watch_all(lambda: _state.engine)
+
+
+def _check(base: type) -> None:
+    """Raise where the methods that send are not those that are known: nothing would be held."""
+    missing = [name for name in _PATCHES if not hasattr(base, name)]
+    if missing:
+        from google.genai import version
+
+        hint = "take version 3 of it, or put `engine.model_call` around your own calls"
+        text = f"google-genai {version.__version__} has no `{missing[0]}`, and its calls cannot be held"
+        raise ConfigError(text, "sdk_version", hint)
 
 
 def uninstrument() -> None:
@@ -106,7 +119,7 @@ def _sending(original: Callable[..., Any], given: Given) -> Any:
             response = original(self, _bounded(http_request, endpoint, attempts), stream, **more)
         except BaseException as error:
             for attempt in attempts:
-                _failed(attempt, _of(self._httpx_client, error))
+                _failed(attempt, _of(getattr(self, "_httpx_client", None), error))
             raise
         finally:
             _held.reset(token)
@@ -143,7 +156,7 @@ def _asending(original: Callable[..., Any], given: Given) -> Any:
             response = await original(self, _bounded(http_request, endpoint, attempts), stream, **named)
         except BaseException as error:
             for attempt in attempts:
-                await _afailed(attempt, _of(self._async_httpx_client, error))
+                await _afailed(attempt, _of(getattr(self, "_async_httpx_client", None), error))
             raise
         finally:
             _held.reset(token)

@@ -116,8 +116,8 @@ class Attempt:
             at_most=asked.at_most,
             context=asked.context,
         )
-        self._ended = False
-        self._lock = threading.Lock()
+        # Taken by whoever ends it, without waiting: the collector may ask in the middle of anything.
+        self._end_of_it = threading.Lock()
 
     @property
     def max_output(self) -> int | None:
@@ -137,7 +137,7 @@ class Attempt:
     @property
     def ended(self) -> bool:
         """Whether somebody has said how it ended."""
-        return self._ended
+        return self._end_of_it.locked()
 
     @property
     def waits(self) -> bool:
@@ -221,15 +221,17 @@ class Attempt:
             return False
         self._leave(TimeoutError("the reply comes later"))
         # Whoever sees the reply settles it: that is the one end that counts.
-        self._ended = False
+        self._end_of_it.release()
         return True
 
     async def aleave(self) -> bool:
         """Do the same on an event loop."""
-        if self._ended:
+        if not self._claim():
             return False
-        await self._aend(TimeoutError("the reply comes later"))
-        self._ended = False
+        try:
+            await self._aleave(TimeoutError("the reply comes later"))
+        finally:
+            self._end_of_it.release()
         return True
 
     def _remember(self, reply: object) -> str | None:
@@ -245,10 +247,7 @@ class Attempt:
             responses.of(self.engine).count(response_id, self.settlement.tokens)
 
     def _claim(self) -> bool:
-        with self._lock:
-            first = not self._ended
-            self._ended = True
-        return first
+        return self._end_of_it.acquire(blocking=False)
 
     def _end(self, error: BaseException | None) -> None:
         if self._claim():
@@ -256,10 +255,13 @@ class Attempt:
 
     async def _aend(self, error: BaseException | None) -> None:
         if self._claim():
-            try:
-                await self._call.__aexit__(None if error is None else type(error), error, None)
-            except PermitError as late:
-                self._too_late(late)
+            await self._aleave(error)
+
+    async def _aleave(self, error: BaseException | None) -> None:
+        try:
+            await self._call.__aexit__(None if error is None else type(error), error, None)
+        except PermitError as late:
+            self._too_late(late)
 
     def _leave(self, error: BaseException | None) -> None:
         try:
@@ -272,7 +274,7 @@ class Attempt:
         _log.warning("attempt %d of call %s: %s", self.number, self.call_id, error)
 
     def __repr__(self) -> str:
-        return f"<checkrein attempt {self.number} of call {self.call_id}{', ended' if self._ended else ''}>"
+        return f"<checkrein attempt {self.number} of call {self.call_id}{', ended' if self.ended else ''}>"
 
 
 def _clean(error: BaseException) -> BaseException:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from checkrein.integrations import openai_runner, responses, stainless
+from checkrein.integrations import openai_runner, openai_sockets, responses, stainless
 from checkrein.integrations.metered import Asked, Attempt
 from checkrein.integrations.openai_replies import SHAPES, BodyReading, StreamReading
 from checkrein.integrations.responses import Lookup
@@ -30,6 +30,12 @@ _OTHERS: Final = re.compile(
     re.ASCII,
 )
 """What is paid for as well, although not by the text that is sent: held at an estimate where that is possible."""
+_UNBOUNDED: Final = re.compile(
+    r"(?:^|/)(?:realtime/(?:sessions|client_secrets|calls|transcription_sessions|translations/client_secrets)"
+    r"|live/sessions|chatkit/sessions|threads/runs|threads/[^/]+/runs|evals/[^/]+/runs)/?$",
+    re.ASCII,
+)
+"""What goes on where nobody sees it."""
 _IN_FILES: Final = frozenset({"batches", "fine_tuning/jobs"})
 """What it costs stands in files that were sent before."""
 _UNNAMED: Final = "unnamed"
@@ -81,6 +87,7 @@ def wrap(client: Any, engine: Engine | None) -> Any:
     global _wraps
     _wraps = True
     openai_runner.install()
+    openai_sockets.install(_metered_by)
     sync, asynchronous = _bases()
     return stainless.wrap(client, sync, asynchronous, read, engine)
 
@@ -91,6 +98,7 @@ def instrument(engine: Engine | None) -> None:
     if _instrumented is None:
         _instrumented = stainless.Instrumented(read)
     openai_runner.install()
+    openai_sockets.install(_metered_by)
     _instrumented.install(*_bases(), engine)
 
 
@@ -100,11 +108,20 @@ def uninstrument() -> None:
         _instrumented.remove()
     if not _wraps:
         openai_runner.remove()
+        openai_sockets.remove()
 
 
 def is_client(value: object) -> bool:
     """Whether it is a client of this package."""
     return isinstance(value, _bases())
+
+
+def _metered_by(client: Any) -> tuple[bool, Engine | None]:
+    """Whether a client is metered, and by which engine."""
+    own = type(client)
+    if "_checkrein_wrapped" in own.__dict__:
+        return True, own._checkrein_engine
+    return (False, None) if _instrumented is None else _instrumented.meters()
 
 
 def _bases() -> tuple[type, type]:
@@ -121,8 +138,12 @@ def read(client: Any, options: Any) -> Endpoint | None:
         # Reads, cancels and deletes are never refused; but a reply that is waited for may come with them.
         known = method in ("get", "post") and responses.is_expected(looked_up[1])
         return Endpoint("responses", None, response_id=looked_up[1]) if known else None
+    if method != "post":
+        return None
+    if _UNBOUNDED.search(path):
+        return Endpoint(path, None, unbounded="a session or run that OpenAI goes on with")
     found = _PATHS.search(path) or _OTHERS.search(path)
-    if method != "post" or found is None:
+    if found is None:
         return None
     body = _body_of(options)
     path, provider = found[1], _provider(client, body.get("model"))
@@ -165,8 +186,10 @@ class Endpoint:
         provider: str | None = None,
         response_id: str | None = None,
         has_files: bool = False,
+        unbounded: str | None = None,
     ) -> None:
         self.path = path
+        self.unbounded = unbounded
         self._is_text = path in SHAPES
         self._has_files = has_files
         self.response_id = response_id

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Final
-from weakref import WeakSet
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
@@ -25,7 +25,8 @@ class Responses:
     """The replies of one engine: those that are still to come, and those that were charged."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A stream that the collector finds is settled by whatever thread it runs in, here too.
+        self._lock = threading.RLock()
         self._expected: OrderedDict[str, tuple[float, Attempt]] = OrderedDict()
         # With the tokens that it used, where they are known.
         self._charged: OrderedDict[str, int | None] = OrderedDict()
@@ -83,8 +84,9 @@ class Responses:
         return len(self._expected) + len(self._charged)
 
 
-_all: WeakSet[Responses] = WeakSet()
-_lock = threading.Lock()
+_all: dict[int, weakref.ref[Responses]] = {}
+"""Those of all engines. A dict can be listed while the collector adds to it, a weak set cannot."""
+_lock = threading.RLock()
 
 
 def of(engine: Engine) -> Responses:
@@ -94,22 +96,23 @@ def of(engine: Engine) -> Responses:
         found: Responses | None = engine.__dict__.get("_responses")
         if found is None:
             found = engine.__dict__["_responses"] = Responses()
-            _all.add(found)
+            number = id(found)
+            _all[number] = weakref.ref(found, lambda _: _all.pop(number, None))
     return found
+
+
+def _places() -> list[Responses]:
+    return [found for reference in list(_all.values()) if (found := reference()) is not None]
 
 
 def is_expected(response_id: str) -> bool:
     """Whether any engine waits for a reply: who asks for it later may be outside of the scope that began it."""
-    with _lock:
-        places = list(_all)
-    return any(place.expects(response_id) for place in places)
+    return any(place.expects(response_id) for place in _places())
 
 
 def take(response_id: str) -> Attempt | None:
     """Return the attempt that a reply settles, of whatever engine, once."""
-    with _lock:
-        places = list(_all)
-    for place in places:
+    for place in _places():
         attempt = place.take(response_id)
         if attempt is not None:
             return attempt
@@ -118,9 +121,7 @@ def take(response_id: str) -> Attempt | None:
 
 def tokens_of(response_id: str) -> int | None:
     """Return how many tokens a reply used, of whatever engine: what continues it has no more before it than that."""
-    with _lock:
-        places = list(_all)
-    return next((tokens for place in places if (tokens := place.tokens(response_id)) is not None), None)
+    return next((tokens for place in _places() if (tokens := place.tokens(response_id)) is not None), None)
 
 
 def id_of(reply: object) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from checkrein.integrations import transport
+from checkrein.integrations.limits import refuse_unmetered
 from checkrein.integrations.metered import Asked, Attempt, Carrier, MeteredCall, current_call, engine_for
 from checkrein.integrations.responses import LookupCall
 
@@ -26,6 +27,9 @@ class Endpoint(transport.Door, Protocol):
     """What the call is decided by; `None` for a request that only looks a reply up."""
     response_id: str | None
     """The reply that is looked up."""
+
+    unbounded: str | None
+    """What nobody can bound, and is refused where a limit counts; nothing is metered then."""
 
     def sent(self, options: Any, attempt: Attempt) -> Any:
         """Return the options of the request as they are sent, with the maximum of output that was held for."""
@@ -42,6 +46,9 @@ def around(original: Callable[..., Any], dialect: Dialect, given: Callable[[], E
     def request(self: Any, cast_to: Any, options: Any, *more: Any, **named: Any) -> Any:
         endpoint = None if _is_inside(self) else dialect(self, options)
         if endpoint is None:
+            return original(self, cast_to, options, *more, **named)
+        if endpoint.unbounded is not None:
+            refuse_unmetered(engine_for(given()), endpoint.unbounded)
             return original(self, cast_to, options, *more, **named)
         transport.meter_client(self._client)
         if endpoint.asked is None:
@@ -68,6 +75,9 @@ def aaround(original: Callable[..., Any], dialect: Dialect, given: Callable[[], 
     async def request(self: Any, cast_to: Any, options: Any, *more: Any, **named: Any) -> Any:
         endpoint = None if _is_inside(self) else dialect(self, options)
         if endpoint is None:
+            return await original(self, cast_to, options, *more, **named)
+        if endpoint.unbounded is not None:
+            refuse_unmetered(engine_for(given()), endpoint.unbounded)
             return await original(self, cast_to, options, *more, **named)
         transport.meter_client(self._client)
         if endpoint.asked is None:
@@ -143,6 +153,10 @@ class Instrumented:
             self._originals.append((base, original))
             # mypy sees no attribute on a type that is only known as one.
             base.request = put(original, self._dialect, lambda: self._engine)  # type: ignore[attr-defined]
+
+    def meters(self) -> tuple[bool, Engine | None]:
+        """Whether they are replaced, and for which engine."""
+        return bool(self._originals), self._engine
 
     def remove(self) -> None:
         """Put them back."""

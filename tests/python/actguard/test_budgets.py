@@ -7,6 +7,7 @@ import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -426,3 +427,27 @@ def test_budgets_of_two_runs_under_one_that_surrounds_them(client: actguard.Clie
 
         in_threads(serve, 20)
     assert (len(began), outer.tokens_used) == (5, 50)
+
+
+def test_prices_of_calls_by_their_tokens(caplog: pytest.LogCaptureFixture) -> None:
+    from checkrein.actguard.integrations.pricing import of_tokens
+
+    assert of_tokens("openai", "gpt-4o", 1_000, 800, 200) == Decimal("0.0035")
+    assert of_tokens("openai", "gpt-4o", 0, 0, 0) == 0
+    assert not caplog.records
+    for _ in range(2):
+        assert of_tokens("openai", "a-model-of-tomorrow", 1, 0, 0) is None
+    assert [record.message for record in caplog.records] == [
+        "the price book does not have `a-model-of-tomorrow` of `openai`: its calls count as $0"
+    ]
+
+
+def test_scopes_of_two_clients_count_by_their_own_tariffs() -> None:
+    dear = {**TARIFF, "llm": {"default": {**TARIFF["llm"]["default"], "input_cu_per_1k": 10}}}
+    outer, inner = (
+        budget_context.BudgetState(tariff=actguard.client.CuTariff.from_payload(tariff))
+        for tariff in (dear, TARIFF)
+    )
+    surrounding = budget_context.BudgetExecutionContext(None, (outer, inner))
+    budget_context.record_in(surrounding, "openai", "gpt-4o", 1_000, 0, 0)
+    assert (outer.cost_used, inner.cost_used) == (10, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import threading
 import time
 import warnings
@@ -259,8 +260,13 @@ def test_a_settlement_that_is_refused_is_raised_and_one_that_is_lost_is_warned_o
 
 
 def test_keys_are_in_no_text_and_in_no_debug_line(
-    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logger = logging.getLogger("actguard")
+    # `debug=True` changes the logger for the rest of the process.
+    for name in ("handlers", "propagate", "level"):
+        monkeypatch.setattr(logger, name, getattr(logger, name))
+    monkeypatch.setattr(logger, "handlers", list(logger.handlers))
     gateway.reserve = Reply({"error": f"bad key Bearer {KEY}"}, status=401)
     client = gateway.client(debug=True)
     with pytest.raises(BudgetTransportError) as raised:

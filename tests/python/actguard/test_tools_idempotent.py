@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -297,3 +299,26 @@ def test_attempts_belong_to_their_run(client: actguard.Client) -> None:
         with pytest.raises(MaxAttemptsExceeded) as refused:
             call()
         assert (refused.value.used, refused.value.run_id) == (2, run.run_id)
+
+
+def test_runs_leave_nothing_behind(client: actguard.Client) -> None:
+    class Witness:
+        pass
+
+    def session() -> weakref.ref[Witness]:
+        witness = Witness()
+
+        with client.run() as run:
+
+            @actguard.tool(idempotent={}, max_attempts={"calls": 9}, circuit_breaker={"name": "bank"})
+            def pay(to: str, *, idempotency_key: str) -> object:
+                # A cycle through the tool: what is kept of its calls is in the run, and it knows the run.
+                return (run, witness) and to
+
+            for number in range(9):
+                pay("alice", idempotency_key=str(number))
+        return weakref.ref(witness)
+
+    witnesses = [session() for _ in range(20)]
+    gc.collect()
+    assert [witness() for witness in witnesses] == [None] * 20

@@ -44,32 +44,29 @@ def test_queued_calls_that_timed_out_never_start(
     release: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_pool, "MAX_THREADS", 1)
-    actguard.shutdown(wait=False)
-    ran: list[str] = []
+    pool, running, ran = _pool.Pool(), threading.Event(), []
 
-    @actguard.timeout(0.01)
     def hang() -> None:
-        ran.append("hang")
+        running.set()
         release.wait(30)
 
-    @actguard.timeout(0.01)
+    @actguard.timeout(0.01, executor=pool)
     def queued() -> None:
         ran.append("queued")
 
-    @actguard.timeout(30)
+    @actguard.timeout(30, executor=pool)
     def fast() -> str:
         ran.append("fast")
         return "ok"
 
-    try:
-        for call in (hang, queued, queued):
-            with pytest.raises(ToolTimeoutError):
-                call()
-        release.set()
-        assert fast() == "ok"
-        assert ran == ["hang", "fast"]
-    finally:
-        actguard.shutdown(wait=False)
+    pool.submit(hang)
+    assert running.wait(30)
+    for _ in range(2):
+        with pytest.raises(ToolTimeoutError):
+            queued()
+    release.set()
+    assert fast() == "ok"
+    assert ran == ["fast"]
 
 
 def test_a_timeout_error_of_the_tool_is_its_own() -> None:
@@ -173,3 +170,17 @@ async def test_async_tools_are_cancelled() -> None:
     with pytest.raises(ToolTimeoutError):
         await tool()
     assert cancelled == ["yes"]
+
+
+def test_a_call_without_any_thread_is_not_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool, ran = _pool.Pool(), []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.submit(ran.append, "lost")
+    pool.submit(ran.append, "kept").result(30)
+    assert ran == ["kept"]
+    pool.shutdown()

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import Books
-from fake_anthropic import FakeAnthropic, refusal
+from fake_anthropic import FakeAnthropic, message, refusal
+from fakes import Reply
 
 import checkrein
 
@@ -402,3 +403,31 @@ def test_a_thousand_clients_leave_nothing_behind(books: Books, claude: FakeAnthr
     for _ in range(20):
         checkrein.wrap(plain, books.engine).messages.create(**ASKED)
     assert count() <= before
+
+
+def test_vertex_ai_is_held_and_priced_as_its_own(claude: FakeAnthropic) -> None:
+    where = {"region": "us-east5", "project_id": "p", "access_token": "t", "base_url": f"{claude.url}/v1"}
+    client = checkrein.wrap(anthropic.AnthropicVertex(**where, timeout=3))
+    claude.then(Reply(message()))
+    with checkrein.run(budget="$1") as run:
+        client.with_options(timeout=5).messages.create(**{**ASKED, "model": "claude-opus-4-6"})
+    assert claude.requests[0].path.endswith("/publishers/anthropic/models/claude-opus-4-6:rawPredict")
+    assert (run.spent.usd, run.held.usd) == (COST, 0)
+    with checkrein.run(budget="$0.0001"), pytest.raises(checkrein.BudgetExceeded):
+        client.messages.create(**{**ASKED, "model": "claude-opus-4-6"})
+    assert len(claude.requests) == 1
+
+
+@of_middleware
+def test_each_model_that_the_sdk_falls_back_to_is_a_call_of_its_own(
+    books: Books, claude: FakeAnthropic
+) -> None:
+    falls_back = anthropic.BetaRefusalFallbackMiddleware([{"model": "claude-haiku-4-5"}])
+    client = checkrein.wrap(made(claude, middleware=[falls_back]), books.engine)
+    declined = {**message("no", stop_reason="refusal"), "stop_details": {"type": "refusal"}}
+    claude.then(Reply(declined), Reply(message("yes", model="claude-haiku-4-5")))
+    said = client.beta.messages.create(**ASKED)
+    assert said.content[-1].text == "yes"
+    assert [body["model"] for body in claude.messages()] == [MODEL, "claude-haiku-4-5"]
+    # Each at the price of the model that was asked.
+    assert (books.spent, books.held) == (COST + COST / 5, 0)

@@ -453,3 +453,34 @@ async def test_a_store_that_waits_does_not_block_the_loop(kept: Books, claude: F
     with pytest.raises(anthropic.RateLimitError):
         await client.messages.create(**ASKED)
     assert (kept.spent, kept.held) == (2 * COST, 0)
+
+
+COMPACTING = {"context_management": {"edits": [{"type": "compact_20260112"}]}}
+DECLINING = {"fallbacks": [{"model": "claude-haiku-4-5"}, {"model": "claude-sonnet-5"}]}
+
+
+@pytest.mark.parametrize(
+    ("more", "times"), [(COMPACTING, 1), (DECLINING, 2)], ids=["compacting", "declining"]
+)
+def test_rounds_that_a_request_allows_are_held_for(
+    more: dict[str, Any], times: int, client: Client, books: Books, claude: FakeAnthropic
+) -> None:
+    with client.messages.create(**ASKED, stream=True):
+        one = books.held
+    with client.messages.create(**ASKED, stream=True, extra_body=more):
+        held = books.held
+    # Their input is held at the dearest rate there is, and so is what they write.
+    assert one * (1 + times) < held < 2 * one * (1 + times)
+    # What the provider counts over all of them is no reason to cut one.
+    claude.then(Reply(events=spent_at_last(events_of(message(usage=COMPACTED)), 100)))
+    for _ in client.messages.create(**ASKED, stream=True, extra_body=more):
+        pass
+    assert books.held == 0
+
+
+def test_rounds_and_what_nobody_sees_are_for_the_policy(client: Client, claude: FakeAnthropic) -> None:
+    image = {"type": "image", "source": {"type": "url", "url": "https://example.com/cat.png"}}
+    asked = {**ASKED, "messages": [{"role": "user", "content": [image]}]}
+    with pytest.raises(checkrein.InvalidAction, match="refers to what it does not contain"):
+        client.messages.create(**asked, extra_body=COMPACTING)
+    assert claude.requests == []

@@ -12,7 +12,7 @@ import pytest
 from conftest import Books
 from fake_google import FakeGoogle, call_of, refusal
 from fakes import Reply
-from google_kit import ASKED, COST, MODEL, config, made, retries, types
+from google_kit import ASKED, COST, MODEL, config, genai, made, retries, types
 
 import checkrein
 
@@ -440,3 +440,33 @@ def test_many_clients_leave_nothing_behind(books: Books, google: FakeGoogle) -> 
     for _ in range(10):
         call()
     assert count() <= before
+
+
+def test_vertex_ai_is_held_in_its_own_paths(google: FakeGoogle) -> None:
+    options = types.HttpOptions(base_url=google.url)
+    client = checkrein.wrap(genai.Client(vertexai=True, api_key="k", http_options=options))
+    counted = {"values": [0.5], "statistics": {"token_count": 7, "truncated": False}}
+    google.then(Reply(google.reply), Reply({"predictions": [{"embeddings": counted}] * 2}))
+    with checkrein.run(tokens=10_000) as run:
+        client.models.generate_content(**ASKED)
+        client.models.embed_content(model="text-embedding-005", contents=["one", "two"])
+    assert [one.path.rpartition("/")[2] for one in google.requests] == [
+        "gemini-3.8-flash:generateContent",
+        "text-embedding-005:predict",
+    ]
+    assert (run.spent.tokens, run.spent.calls, run.held.tokens) == (254, 2, 0)
+    # Without a price for it a limit in dollars refuses.
+    with checkrein.run(budget="$1"), pytest.raises(checkrein.BudgetExceeded, match="price"):
+        client.models.embed_content(model="text-embedding-005", contents=["one", "two"])
+
+
+def test_a_version_that_is_not_known_is_an_error(google: FakeGoogle, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = made(google)
+    monkeypatch.delattr("google.genai._api_client.BaseApiClient._async_request_once")
+    with pytest.raises(checkrein.ConfigError, match="_async_request_once") as unknown:
+        checkrein.wrap(client)
+    assert unknown.value.code == "sdk_version"
+    with pytest.raises(checkrein.ConfigError, match="_async_request_once"):
+        checkrein.instrument("google.genai")
+    client.models.generate_content(**ASKED)
+    checkrein.uninstrument("google.genai")

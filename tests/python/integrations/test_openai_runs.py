@@ -198,3 +198,36 @@ def test_a_response_that_continues_another_is_held_with_what_that_used(
         ):
             with pytest.raises(checkrein.InvalidAction):
                 go_on(**more)
+
+
+def test_sessions_that_nobody_can_bound_do_not_begin_where_a_limit_counts(
+    engine: checkrein.Engine, client: Any, fake: FakeProvider
+) -> None:
+    aclient = checkrein.wrap(openai.AsyncOpenAI(api_key="x", base_url=f"{fake.url}/v1"), engine)
+    begin = [
+        lambda: client.realtime.connect(model="gpt-realtime"),
+        lambda: client.responses.connect(),
+        lambda: aclient.responses.connect(),
+        lambda: client.realtime.client_secrets.create(),
+        lambda: client.post("/threads/t_1/runs", body={"assistant_id": "a"}, cast_to=object),
+    ]
+    with engine.run(budget="1 usd"):
+        for one in begin:
+            with pytest.raises(checkrein.BudgetExceeded) as refused:
+                one()
+            assert refused.value.code == "unknown_price"
+    with engine.run() as stopped:
+        stopped.stop("enough")
+        for one in begin:
+            with pytest.raises(checkrein.Frozen):
+                one()
+    assert fake.requests == []
+    for one in begin[:3]:
+        # Outside of a limit they begin as ever: this only makes what would connect.
+        assert hasattr(one(), "enter")
+    with pytest.raises(openai.NotFoundError):
+        begin[4]()
+    assert len(fake.requests) == 1
+    other = openai.OpenAI(api_key="x", base_url=f"{fake.url}/v1")
+    with engine.run(budget="1 usd"):
+        assert hasattr(other.responses.connect(), "enter")

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import gzip
 import logging
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from itertools import repeat
@@ -19,6 +20,7 @@ from fakes import written as bytes_of
 from openai_kit import SAID, _impatient, aclient, client, is_hold, openai
 
 import checkrein
+from checkrein.integrations import responses
 
 __all__ = ["_impatient", "aclient", "client"]
 
@@ -134,6 +136,26 @@ def test_a_stream_that_is_left_early_is_charged_its_hold(
     assert books.held == 0
     assert "charged at the full hold" in caplog.text
     assert "hello" not in caplog.text
+
+
+def test_the_collector_may_find_a_stream_in_the_middle_of_anything(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(events=(chunk("hello ", usage=USAGE) for _ in repeat(None))))
+    reading = [stream(client)]
+    next(reading[0])
+
+    def collect() -> None:
+        # As when it runs while a reply is being remembered.
+        with responses._lock, responses.of(books.engine)._lock:
+            reading.clear()
+            gc.collect()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert (books.spent, books.held) == (PAID, 0)
 
 
 @pytest.mark.parametrize("way", ["break", "close", "with", "cancel", "cancel before", "dropped"])

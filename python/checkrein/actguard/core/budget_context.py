@@ -15,7 +15,6 @@ from checkrein.actguard.core.budget_state import (
     LocalTally,
     ScopeKind,
     SharedBudgetState,
-    Usage,
     UsageBreakdownEntry,
 )
 from checkrein.actguard.exceptions import MissingRuntimeContextError
@@ -197,17 +196,14 @@ def record_in(
     usage = (provider, model, input_tokens, cached_tokens, output_tokens, cost, active.scope_name, usd, None)
     with active._lock:
         for scope in stack:
-            if scope.tariff is not tariff:
-                # A budget around this one, of another client.
-                cost = 0 if scope.tariff is None else scope.tariff.cost_of(*usage[:5])
             scope.tokens_used += tokens
-            scope.cost_used += cost
             scope.log.append(usage)
-    _tally(context, usage)
-
-
-def _tally(context: BudgetExecutionContext, usage: Usage) -> None:
-    if context.tallies and context.owner_key == inherit.execution_key():
+            if scope.tariff is tariff:
+                scope.cost_used += cost
+            elif scope.tariff is not None:
+                # A budget around this one, of another client.
+                scope.cost_used += scope.tariff.cost_of(*usage[:5])
+    if context.tallies and inherit.is_here(context.owner_key):
         for tally in context.tallies:
             tally.log.append(usage)
 
@@ -229,7 +225,9 @@ def add_cost(*, name: str, usd: float) -> None:
     with state._lock:
         for scope in context.scope_stack:
             scope.take(usage, 0, cost)
-    _tally(context, usage)
+    if context.tallies and inherit.is_here(context.owner_key):
+        for tally in context.tallies:
+            tally.log.append(usage)
 
 
 def _exact(usd: float) -> Decimal:
@@ -251,13 +249,10 @@ def check_budget_limits() -> BudgetLimitViolation | None:
 
 def violation_in(context: BudgetExecutionContext) -> BudgetLimitViolation | None:
     """Return the innermost of these scopes in which nothing is left, or `None`."""
-    active = context.active_scope
-    if active is None:
-        return None
     for scope in reversed(context.scope_stack):
         spent = scope.spent_unit()
         if spent is not None:
-            return BudgetLimitViolation(active, scope, spent)
+            return BudgetLimitViolation(context.scope_stack[-1], scope, spent)
     return None
 
 

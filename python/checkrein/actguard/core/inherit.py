@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Any, Protocol
 
 ExecutionKey = tuple[int, int | None]
@@ -20,9 +22,17 @@ ExecutionKey = tuple[int, int | None]
 
 def execution_key() -> ExecutionKey:
     """Return what identifies this path of execution: the thread, and the task if there is one."""
-    loop = asyncio._get_running_loop()
+    loop = get_running_loop()
     task = None if loop is None else asyncio.current_task(loop)
-    return (threading.get_ident(), None if task is None else id(task))
+    return (get_ident(), None if task is None else id(task))
+
+
+def is_here(key: ExecutionKey) -> bool:
+    """Whether a key is that of this path of execution."""
+    if key[0] != get_ident():
+        return False
+    loop = get_running_loop()
+    return key[1] is None if loop is None else key[1] == id(asyncio.current_task(loop))
 
 
 class Source(Protocol):

@@ -264,9 +264,14 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def shutdown() -> None:
-    """Send what all event clients have waiting; runs by itself when the program ends."""
-    for client in list(_clients):
-        client.close(wait=True)
+    """Send what all event clients have waiting, at the same time; runs by itself when the program ends."""
+    clients = list(_clients)
+    for client in clients:
+        client.close(wait=False)
+    deadline = monotonic() + max((client._config.event_timeout_s for client in clients), default=0) + 1
+    for client in clients:
+        with contextlib.suppress(RuntimeError):
+            client._thread.join(max(0.0, deadline - monotonic()))
 
 
 def _forked() -> None:

@@ -95,6 +95,8 @@ def of_tokens(
     provider: str, model: str, input_tokens: int, cached_tokens: int, output_tokens: int
 ) -> Decimal | None:
     """Return what so many tokens cost; `None`, and once a warning, for a model that the book does not have."""
+    if not (input_tokens or output_tokens):
+        return Decimal(0)
     found = _settled(provider, model, _usage(provider, input_tokens, cached_tokens, output_tokens))
     if found is None and (provider, model) not in _warned:
         _warned.add((provider, model))

@@ -105,7 +105,7 @@ def _as_tool(lines: list[str]) -> list[str]:
         "$token = $enter($name)",
         "try:",
         *(f"    {line}" for line in lines),
-        "    if $environment.get($variable) is not None:",
+        "    if $variable in $environment:",
         "        $invoked()",
         "    return $result",
         "except Exception as $error:",

@@ -39,7 +39,13 @@ class Pool(Executor):
             if self._idle >= len(self._waiting):
                 self._changed.notify()
             elif self._threads < MAX_THREADS:
-                self._start()
+                try:
+                    self._start()
+                except RuntimeError:
+                    # No more threads to be had: one of ours will come, if there is any.
+                    if not self._threads:
+                        self._waiting.pop()
+                        raise
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
