@@ -50,7 +50,7 @@ def acting(
     """Say on whose behalf calls inside the `with` block are made; what is left out stays as it was outside.
 
     It is written into the ledger of an engine that keeps one, and read by the gates of a policy file as `action.user`,
-    `action.run` and so on. Gates in the code do not read it.
+    `action.run` and so on. Of the gates in the code only facts and what counts per run read it.
     """
     given = (principal, user, agent, run, session)
     for name, value in zip(("principal", "user", "agent", "run", "session"), given, strict=True):

@@ -82,7 +82,9 @@ def finder(tool: str, proofs: Sequence[Prove]) -> Callable[[Any], list[tuple[int
     def find(result: Any) -> list[tuple[int, Any]]:
         found: list[tuple[int, Any]] = []
         for number, proof in enumerate(proofs):
-            values = list(_values(tool, proof, result))
+            values = _plain_values(proof.extract, result)
+            if values is None:
+                values = list(_values(tool, proof, result))
             if len(values) > proof.max_items:
                 if proof.on_too_many == "block":
                     count = f"{len(values)} values of `{proof.kind}`"
@@ -95,6 +97,20 @@ def finder(tool: str, proofs: Sequence[Prove]) -> Callable[[Any], list[tuple[int
         return found
 
     return find
+
+
+def _plain_values(extract: object, result: Any) -> list[Any] | None:
+    """The values of the usual results, of plain dicts with texts, at once; nothing for any other."""
+    items = (result,) if result.__class__ is dict else result
+    if extract.__class__ is not str or items.__class__ not in (list, tuple):
+        return None
+    values = []
+    for item in items:
+        value = item.get(extract) if item.__class__ is dict else None
+        if value.__class__ is not str or not value:
+            return None
+        values.append(value)
+    return values
 
 
 def _values(tool: str, proof: Prove, result: Any) -> Iterator[Any]:

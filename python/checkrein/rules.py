@@ -101,16 +101,24 @@ class Threshold(ArgumentRule):
         ask = super().bound(path)
         if path:
             return ask
-        low = -math.inf if self.min is None else self.min
+        low = self.min
         high = math.inf if self.max is None else self.max
 
-        def compare(value: Any) -> bool:
+        def at_most(value: Any) -> bool:
+            if value.__class__ is int or value.__class__ is float:
+                return value <= high
+            return ask(value)
+
+        if low is None:
+            return at_most
+
+        def between(value: Any) -> bool:
             # Exactly these: a boolean is none of them, and no comparison with NaN holds.
             if value.__class__ is int or value.__class__ is float:
                 return low <= value <= high
             return ask(value)
 
-        return compare
+        return between
 
     def passes(self, value: Any) -> bool:
         """Whether it is a number within the limits."""
@@ -144,13 +152,22 @@ class BlockRegex(ArgumentRule):
             raise ConfigError(
                 f"the pattern for `{self.arg}`: {error}", "pattern", "see the `re` module"
             ) from error
+        if not isinstance(compiled.pattern, str):
+            raise ConfigError(f"the pattern for `{self.arg}` is one of bytes", "pattern", "give a text")
         object.__setattr__(self, "_search", compiled.search)
 
     def bound(self, path: tuple[str, ...]) -> Callable[[Any], bool]:
         """Make what is asked; a text is searched at once."""
         ask = super().bound(path)
         search: Callable[[str], object] = self._search  # type: ignore[attr-defined]
-        return ask if path else lambda value: search(value) is None if value.__class__ is str else ask(value)
+
+        def search_text(value: Any) -> bool:
+            try:
+                return search(value) is None
+            except TypeError:  # What is no text takes the long way.
+                return ask(value)
+
+        return ask if path else search_text
 
     def passes(self, value: Any) -> bool:
         """Whether no text in it matches."""

@@ -187,7 +187,10 @@ impl Decision {
                 text.push_str(&format!(" Rule: {rule}."));
             }
             // So are these: the core has nothing to add to a missing fact.
-            if let (Code::MissingFact, Detail::Text(hint)) = (reason.code, &reason.detail) {
+            if let (Code::MissingFact, Detail::Text(hint)) = (reason.code, &reason.detail)
+                && !said.contains(&&**hint)
+            {
+                said.push(hint);
                 text.push_str(&format!(" {hint}."));
             }
         }

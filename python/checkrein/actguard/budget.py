@@ -395,6 +395,7 @@ class BudgetGuard:
         with lock:
             if not root.detach():
                 return False
+            root.count_expected()
             root.root_state.closed = True
             if run is not None and run.get_budget_root() is root:
                 run.set_budget_root(None)

@@ -30,14 +30,18 @@ _OTHERS: Final = re.compile(
     re.ASCII,
 )
 """What is paid for as well, although not by the text that is sent: held at an estimate where that is possible."""
-_UNBOUNDED: Final = re.compile(
-    r"(?:^|/)(?:realtime/(?:sessions|client_secrets|calls|transcription_sessions|translations/client_secrets)"
-    r"|live/sessions|chatkit/sessions|threads/runs|threads/[^/]+/runs|evals/[^/]+/runs)/?$",
+_FREE: Final = re.compile(
+    r"(?:^|/)(?:files|uploads(?:/.+)?|moderations|responses/input_tokens|chat/completions/[^/]+|conversations(?:/.+)?"
+    r"|threads(?:/(?!runs/?$)[^/]+)?|threads/[^/]+/messages(?:/[^/]+)?|threads/[^/]+/runs/[^/]+|assistants(?:/[^/]+)?"
+    r"|evals(?:/[^/]+)?|fine_tuning/alpha/graders/validate|fine_tuning/checkpoints/[^/]+/permissions"
+    r"|vector_stores/[^/]+|skills(?:/.+)?|vaults(?:/.+)?|webhook_endpoints(?:/.+)?|organization/.+"
+    r"|projects/[^/]+/(?:groups|roles|users)(?:/.+)?|.+/(?:cancel|pause|hangup|reject|archive))/?$",
     re.ASCII,
 )
-"""What goes on where nobody sees it."""
+"""What is only kept, described or stopped costs nothing; whatever else is posted may, or the next version of it."""
 _IN_FILES: Final = frozenset({"batches", "fine_tuning/jobs"})
 """What it costs stands in files that were sent before."""
+_LONG: Final = 100
 _UNNAMED: Final = "unnamed"
 """The model of a request that names none; it has no price."""
 _NO_OUTPUT: Final = frozenset({"embeddings", "decisions"})
@@ -131,26 +135,30 @@ def _bases() -> tuple[type, type]:
 
 
 def read(client: Any, options: Any) -> Endpoint | None:
-    """Read a request; `None` for one that costs nothing, or is not paid for by tokens."""
-    method, path = options.method.lower(), urlsplit(options.url).path
+    """Read a request; `None` for one that costs nothing."""
+    method, path = options.method.lower(), urlsplit(str(options.url)).path
     looked_up = _LOOKED_UP.search(path)
-    if looked_up is not None and looked_up[1] not in ("compact", "input_tokens"):
+    if looked_up is not None and (method != "post" or path.rstrip("/").endswith("/cancel")):
         # Reads, cancels and deletes are never refused; but a reply that is waited for may come with them.
         known = method in ("get", "post") and responses.is_expected(looked_up[1])
         return Endpoint("responses", None, response_id=looked_up[1]) if known else None
     if method != "post":
         return None
-    if _UNBOUNDED.search(path):
-        return Endpoint(path, None, unbounded="a session or run that OpenAI goes on with")
     found = _PATHS.search(path) or _OTHERS.search(path)
     if found is None:
-        return None
+        return None if _FREE.search(path) else Endpoint(path, None, unbounded=f"`POST {path[:_LONG]}`")
     body = _body_of(options)
+    if _is_on(body.get("multi_agent")):
+        return Endpoint(path, None, unbounded="a response of several agents")
     path, provider = found[1], _provider(client, body.get("model"))
     if path == "decisions" and provider == "openai":
         # It has prices of its own.
         provider = "openai-decisions"
     return Endpoint(path, body, provider=provider, has_files=bool(options.files) or path in _IN_FILES)
+
+
+def _is_on(feature: object) -> bool:
+    return bool(feature.get("enabled", True) if isinstance(feature, Mapping) else feature)
 
 
 def _body_of(options: Any) -> dict[str, Any]:

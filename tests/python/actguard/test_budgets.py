@@ -122,7 +122,7 @@ def test_a_call_that_cannot_fit_is_refused_before_it_is_made(client: actguard.Cl
 
 
 def test_a_thread_never_waits_for_what_it_holds_itself(client: actguard.Client) -> None:
-    with client.run(), client.budget_guard(token_limit=50):
+    with client.run(), client.budget_guard(token_limit=8_000):
         stream = hold(context(), unbounded())
         inner = hold(context(), unbounded())
         with pytest.raises(BudgetExceededError):

@@ -396,7 +396,7 @@ def test_one_hold_for_all_attempts_of_an_sdk(ai: Any, provider: FakeProvider) ->
 @pytest.mark.parametrize(
     ("usage", "least", "most"),
     [
-        (None, 100, 150),
+        (None, 4_096, 4_400),
         ({"prompt_tokens": -5, "completion_tokens": 10, "total_tokens": 5}, 10, 10),
         ({"prompt_tokens": 10**15, "completion_tokens": 1, "total_tokens": 2}, 10**15 + 1, 10**15 + 1),
         ({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 700}, 7, 7),

@@ -51,8 +51,10 @@ def test_only_what_was_read_in_the_run_can_be_used(engine: checkrein.Engine) -> 
         assert read() == ORDERS
         assert refund("o1") == "o1"
         assert refund(order_id="o2") == "o2"
-        with pytest.raises(checkrein.MissingFact):
-            refund("o3")
+        with pytest.raises(checkrein.MissingFact) as refused:
+            refund(["o3", "o4"])
+        assert len(refused.value.decision.reasons) == 2
+        assert refused.value.to_prompt().count("call read first.") == 1
     for other in ({"run": "r2"}, {"session": "r1"}, {"run": "r"}):
         with checkrein.acting(**other), pytest.raises(checkrein.MissingFact):
             refund("o1")
@@ -291,7 +293,7 @@ def test_patterns(engine: checkrein.Engine, value: Any, passes: bool) -> None:
             assert "rm" not in refused.value.to_prompt()
 
 
-@pytest.mark.parametrize("pattern", ["(", None, 3])
+@pytest.mark.parametrize("pattern", ["(", None, 3, b"x", re.compile(b"x")])
 def test_patterns_are_read_strictly(pattern: Any) -> None:
     with pytest.raises(checkrein.ConfigError):
         BlockRegex("x", pattern)

@@ -230,7 +230,7 @@ class SharedBudgetState:
         self._attachments = 0
         self._settled = False
         self._seen: OrderedDict[str, None] = OrderedDict()
-        self._expected: OrderedDict[str, None] = OrderedDict()
+        self._expected: dict[str, Any] = {}
         self._lock = threading.RLock()
         self.root_state = BudgetState(
             user_id=user_id,
@@ -285,15 +285,27 @@ class SharedBudgetState:
         with self._lock:
             return remember(self._seen, response_id)
 
-    def expect(self, response_id: str) -> None:
-        """Remember a response that goes on, and whose usage is told later."""
+    def expect(self, response_id: str, held: Any) -> None:
+        """Remember the hold of a response that goes on, and whose usage is told later."""
         with self._lock:
-            remember(self._expected, response_id)
+            before = self._expected.pop(response_id, None)
+            self._expected[response_id] = held
+            if before is None and len(self._expected) > MAX_SEEN:
+                before = self._expected.pop(next(iter(self._expected)))
+        if before is not None:
+            before.settle_in_full()
 
-    def was_expected(self, response_id: str) -> bool:
-        """Whether a response is one of those."""
+    def looked_up(self, response_id: str) -> Any:
+        """Return the hold of such a response, once; `None` for another one."""
         with self._lock:
-            return response_id in self._expected
+            return self._expected.pop(response_id, None)
+
+    def count_expected(self) -> None:
+        """Count what responses that nobody has looked up hold: the budget ends, and they were begun."""
+        with self._lock:
+            expected, self._expected = list(self._expected.values()), {}
+        for held in expected:
+            held.settle_in_full()
 
     def install_tariff(self, tariff: CuTariff) -> None:
         """Price with this tariff from now on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -47,6 +47,8 @@ class Ask:
     most: Amounts
     likely: Amounts
     bounded: bool
+    output: int = 0
+    """How much of it is output."""
 
 
 class CallHold:
@@ -59,6 +61,7 @@ class CallHold:
         self._held: list[tuple[BudgetState, Amounts]] = []
         self._lock = threading.RLock()
         self._open = True
+        self._ask: Ask | None = None
 
     @property
     def is_open(self) -> bool:
@@ -69,6 +72,26 @@ class CallHold:
     def holds(self) -> bool:
         """Whether a limit is held for."""
         return bool(self._held)
+
+    def settle_in_full(self) -> None:
+        """Count all that is held: the call was made, or may have been, and nobody says what it used."""
+        with self._lock:
+            held = self._held[0][1] if self._open and self._held else None
+        if held is None or self._ask is None:
+            self.release()
+            return
+        output = min(self._ask.output, held.tokens)
+        request = self.request
+        self.settle(UsageInfo(request.provider, request.model, held.tokens - output, 0, output), in_full=True)
+
+    def stay(self) -> None:
+        """Keep what is held although the call has returned: nobody waits for it any more."""
+        root = self.context.shared_root
+        if root is not None:
+            with root.room.lock:
+                if self in root.room.calls:
+                    root.room.calls.remove(self)
+            root.room.changed()
 
     def settle_unread(self, read_bytes: int = 0) -> None:
         """Count a reply that its caller read without us: all of it as output, at most what was asked for."""
@@ -91,7 +114,7 @@ class CallHold:
         if was_open:
             _give_back(self)
 
-    def settle(self, info: UsageInfo | None, response: Any = None) -> None:
+    def settle(self, info: UsageInfo | None, response: Any = None, *, in_full: bool = False) -> None:
         """Count what was used and give back what is held. Without a report of it, what is held is counted."""
         with self._lock:
             was_open, self._open = self._open, False
@@ -99,9 +122,20 @@ class CallHold:
             return
         try:
             if info is not None:
-                record_info(self.context, info, response, is_new=True)
+                usd = self._usd(info, response, in_full=in_full) if self.context.scope_stack else None
+                record_info(self.context, info, response, is_new=True, usd=usd)
         finally:
             _give_back(self)
+
+    def _usd(self, info: UsageInfo, response: Any, *, in_full: bool) -> Decimal | None:
+        """Return what it cost where the book does not say: by the model that was asked for, or all that is held."""
+        limited = bool(self._held) and any(scope.usd_limit is not None for scope, _ in self._held)
+        if limited and in_full:
+            return self._held[0][1].usd
+        usd = pricing.known_cost(info, response)
+        if usd is None and self.request.model != info.model:
+            usd = pricing.known_cost(replace(info, provider=self.request.provider, model=self.request.model))
+        return self._held[0][1].usd if usd is None and limited else usd
 
 
 def _room(context: BudgetExecutionContext) -> Any:
@@ -180,7 +214,8 @@ def _ask(context: BudgetExecutionContext, request: Request) -> Ask | None:
             )
         return Amounts(tokens + output, cost, usd)
 
-    return Ask(amounts(most, of_usd[0]), amounts(likely, of_usd[1]), request.max_output is not None)
+    bounded = request.max_output is not None
+    return Ask(amounts(most, of_usd[0]), amounts(likely, of_usd[1]), bounded, output)
 
 
 def _bounds(request: Request, output: int) -> tuple[Decimal, Decimal]:
@@ -206,7 +241,7 @@ def _try(call: CallHold, ask: Ask, deadline: float, *, may_wait: bool) -> bool:
         left = left.within(scope.limits.left(scope.counted))
         free = free.within(scope.limits.left(scope.counted, scope.held))
     if free.short(ask.most) is None:
-        _take(call, ask.most)
+        _take(call, ask, ask.most)
         return True
     if ask.bounded and left.short(ask.likely) is not None:
         # Even if everything that others hold came back, it would not do.
@@ -216,10 +251,11 @@ def _try(call: CallHold, ask: Ask, deadline: float, *, may_wait: bool) -> bool:
         if time.monotonic() < deadline:
             return False
         raise _too_much(context, ask.likely)
-    if ask.bounded and free.short(ask.likely) is not None:
+    if free.spent() is not None or (ask.bounded and free.short(ask.likely) is not None):
+        # What is left is held by calls that this one cannot wait for, as streams that its own task reads.
         raise _too_much(context, ask.likely)
     # Nobody else is at it: the call may begin with what is there, and the next one waits for it.
-    _take(call, ask.most.least(free))
+    _take(call, ask, ask.most.least(free))
     return True
 
 
@@ -228,7 +264,8 @@ def _holders(context: BudgetExecutionContext) -> list[Any]:
     return [] if root is None else [call._owner for call in root.room.calls]
 
 
-def _take(call: CallHold, amounts: Amounts) -> None:
+def _take(call: CallHold, ask: Ask, amounts: Amounts) -> None:
+    call._ask = ask
     for scope in call.context.scope_stack:
         scope.held += amounts
         call._held.append((scope, amounts))
@@ -251,11 +288,17 @@ def _give_back(call: CallHold) -> None:
 
 
 def record_info(
-    context: BudgetExecutionContext, info: UsageInfo, response: Any = None, *, is_new: bool = False
+    context: BudgetExecutionContext,
+    info: UsageInfo,
+    response: Any = None,
+    *,
+    is_new: bool = False,
+    usd: Decimal | None = None,
 ) -> bool:
     """Count what a response used, once per response, and return whether it was counted now.
 
     is_new: it is the answer to a call that was just made; some servers give all of them one id.
+    usd: what it cost, where the caller knows; otherwise the price book says.
     """
     if not context.scope_stack:
         return report(context.run, info, response, is_new=is_new)
@@ -269,7 +312,7 @@ def record_info(
         info.input_tokens,
         info.cached_input_tokens,
         info.output_tokens,
-        pricing.cost(info, response),
+        pricing.cost(info, response) if usd is None else usd,
     )
     return True
 

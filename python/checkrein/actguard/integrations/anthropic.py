@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from checkrein.actguard.integrations.accounting import Request
-from checkrein.actguard.integrations.patching import is_patched, patch_clients
+from checkrein.actguard.integrations.patching import is_patched, patch_clients, sent_body
 from checkrein.actguard.integrations.sizes import body_bytes
 from checkrein.actguard.integrations.streams import AsyncStream, SyncStream, compatible, said
 from checkrein.actguard.integrations.usage import UsageInfo, field, first_int
@@ -134,7 +134,7 @@ class _WrappedAsyncStream(AsyncStream):
 
 
 def _get_model_from_options(options: Any) -> str:
-    model = field(getattr(options, "json_data", None), "model")
+    model = field(sent_body(options), "model")
     return model if isinstance(model, str) else ""
 
 
@@ -146,7 +146,7 @@ def _reads(client: Any, options: Any, stream: bool) -> _Endpoint | None:
     """Read a request; `None` for anything else than a message: counting tokens and looking at models is free."""
     if not _is_messages_endpoint(options) or str(getattr(options, "method", "post")).lower() != "post":
         return None
-    data = getattr(options, "json_data", None)
+    data = sent_body(options)
     size, seen = body_bytes(data)
     most = first_int(data, ("max_tokens",)) if seen else None
     asked = Request(PROVIDER, _get_model_from_options(options), data, size, most)

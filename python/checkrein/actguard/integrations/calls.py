@@ -17,7 +17,7 @@ from checkrein.actguard.integrations.accounting import (
     hold,
     record_info,
 )
-from checkrein.actguard.integrations.streams import AsyncStream, Reading, SyncStream, said
+from checkrein.actguard.integrations.streams import AsyncStream, Reading, SyncStream
 from checkrein.actguard.integrations.usage import UsageInfo
 from checkrein.actguard.observability.events import event_client_of
 
@@ -65,9 +65,9 @@ def call(context: BudgetExecutionContext, endpoint: Endpoint, send: Callable[[],
     token = _inside.set(True)
     try:
         reply = send()
-    except BaseException:
+    except BaseException as error:
         if held is not None:
-            held.release()
+            _failed(held, error)
         raise
     finally:
         _inside.reset(token)
@@ -86,9 +86,9 @@ async def acall(
     token = _inside.set(True)
     try:
         reply = await send()
-    except BaseException:
+    except BaseException as error:
         if held is not None:
-            held.release()
+            _failed(held, error)
         raise
     finally:
         _inside.reset(token)
@@ -97,6 +97,27 @@ async def acall(
         await counted.finish()
         return reply
     return counted
+
+
+def _failed(held: CallHold, error: BaseException) -> None:
+    """Give back what provably cost nothing; a call whose end nobody knows counts what was held for it."""
+    # Imported here: it brings the engine along, which a guard without calls does not need.
+    from checkrein.errors import Denied
+    from checkrein.integrations.metered import was_never_sent, was_not_taken
+
+    status = next(
+        (code for name in ("status_code", "code") if type(code := getattr(error, name, None)) is int), None
+    )
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__
+    not_sent = any(isinstance(one, Denied) or was_never_sent(one) for one in causes)
+    if not_sent or (status is not None and was_not_taken(status)):
+        held.release()
+    else:
+        held.settle_in_full()
 
 
 class _Later:
@@ -141,13 +162,15 @@ def _counted(
 def _settle(held: CallHold, endpoint: Endpoint, reply: Any, info: UsageInfo | None) -> None:
     reply_id = getattr(reply, "id", None)
     root = held.context.shared_root
-    if info is None and isinstance(reply_id, str) and root is not None and _is_pending(reply):
-        # It goes on in the background; whoever looks it up sees what it used.
-        root.expect(reply_id)
-    elif info is None and reply is not None and held.holds:
-        # A limit that a provider without reports would never reach is none: what came is counted.
-        held.settle_unread(said(reply))
-    held.settle(info, reply)
+    if info is not None:
+        held.settle(info, reply)
+    elif isinstance(reply_id, str) and root is not None and _is_pending(reply):
+        # It goes on in the background; whoever looks it up sees what it used. Until then it holds what it held.
+        held.stay()
+        root.expect(reply_id, held)
+    else:
+        # A limit that a provider without reports would never reach is none.
+        held.settle_in_full()
 
 
 def _is_pending(reply: Any) -> bool:
@@ -158,8 +181,14 @@ def _looked_up(context: BudgetExecutionContext, endpoint: Endpoint, reply: Any) 
     reply_id = getattr(reply, "id", None)
     info = endpoint.usage(reply)
     root = context.shared_root
-    if info is not None and root is not None and isinstance(reply_id, str) and root.was_expected(reply_id):
-        record_info(context, info, reply)
+    if root is None or not isinstance(reply_id, str) or (info is None and _is_pending(reply)):
+        return reply
+    held = root.looked_up(reply_id)
+    if held is not None and info is not None:
+        root.first_sight(reply_id)
+        held.settle(info, reply)
+    elif held is not None:
+        held.settle_in_full()
     return reply
 
 
@@ -174,7 +203,8 @@ def _raw(reply: Any, parse: Callable[..., Any], held: CallHold, endpoint: Endpoi
     try:
         parsed = parse()
     except BaseException:
-        held.release()
+        # It came, and it is paid for.
+        held.settle_in_full()
         raise
     if inspect.isawaitable(parsed):
         return _Later(parsed, then)

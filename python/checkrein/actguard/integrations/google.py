@@ -117,13 +117,16 @@ def _parse_major_minor(version: str) -> tuple[int, int] | None:
     return None if found is None else (int(found[1]), int(found[2]))
 
 
-def _reads(args: tuple[Any, ...], named: dict[str, Any], stream: bool) -> _Endpoint | None:
+def _reads(client: Any, args: tuple[Any, ...], named: dict[str, Any], stream: bool) -> _Endpoint | None:
     """Read a request; `None` for one that neither generates nor embeds."""
     path = named.get("path", args[1] if len(args) > 1 else "")
     data = named.get("request_dict", args[2] if len(args) > 2 else None)
     plain = str(path).partition("?")[0]
     if not plain.endswith(_GENERATES + _EMBEDS):
         return None
+    given = named.get("http_options", args[3] if len(args) > 3 else None)
+    data = _merged(data, field(getattr(client, "_http_options", None), "extra_body"))
+    data = _merged(data, field(given, "extra_body"))
     size, seen = body_bytes(data)
     most: int | None = 0
     if plain.endswith(_GENERATES):
@@ -135,11 +138,18 @@ def _reads(args: tuple[Any, ...], named: dict[str, Any], stream: bool) -> _Endpo
     return _Endpoint(asked, is_stream=stream)
 
 
+def _merged(body: Any, more: Any) -> Any:
+    """Return a body as it is sent: what options of the HTTP client add to it counts as well."""
+    if not isinstance(body, dict) or not isinstance(more, dict):
+        return body if more is None else more
+    return {**body, **{name: _merged(body.get(name), value) for name, value in more.items()}}
+
+
 def _put(original: Callable[..., Any], *, stream: bool) -> Any:
     @functools.wraps(original, assigned=("__doc__",), updated=())
     def request(self: Any, *args: Any, **named: Any) -> Any:
         context = calls.active()
-        endpoint = None if context is None else _reads(args, named, stream)
+        endpoint = None if context is None else _reads(self, args, named, stream)
         if context is None or endpoint is None:
             return original(self, *args, **named)
         return calls.call(context, endpoint, lambda: original(self, *args, **named))
@@ -151,7 +161,7 @@ def _aput(original: Callable[..., Any], *, stream: bool) -> Any:
     @functools.wraps(original, assigned=("__doc__",), updated=())
     async def request(self: Any, *args: Any, **named: Any) -> Any:
         context = calls.active()
-        endpoint = None if context is None else _reads(args, named, stream)
+        endpoint = None if context is None else _reads(self, args, named, stream)
         if context is None or endpoint is None:
             return await original(self, *args, **named)
         return await calls.acall(context, endpoint, lambda: original(self, *args, **named))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from checkrein.actguard.integrations.accounting import Request
-from checkrein.actguard.integrations.patching import is_patched, patch_clients
+from checkrein.actguard.integrations.patching import is_patched, patch_clients, sent_body
 from checkrein.actguard.integrations.sizes import body_bytes, is_whole
 from checkrein.actguard.integrations.streams import AsyncStream, SyncStream, compatible, said
 from checkrein.actguard.integrations.usage import UsageInfo, field, first_int, usage_tokens
@@ -129,21 +129,23 @@ def _parse_major_minor(version: str) -> tuple[int, int] | None:
 
 
 def _get_model_from_options(options: Any) -> str:
-    data = getattr(options, "json_data", None)
-    model = data.get("model") if isinstance(data, dict) else None
+    model = field(sent_body(options), "model")
     return model if isinstance(model, str) else ""
 
 
 def _inject_stream_options(options: Any) -> bool:
     """Ask for the usage of a streamed chat completion; returns whether its reader did not."""
-    data = getattr(options, "json_data", None)
+    data, more = getattr(options, "json_data", None), getattr(options, "extra_json", None)
     if not isinstance(data, dict) or "chat/completions" not in str(getattr(options, "url", "")):
         return False
-    asked = data.get("stream_options")
+    asked = field(sent_body(options), "stream_options")
     asked = asked if isinstance(asked, dict) else {}
     if asked.get("include_usage"):
         return False
-    options.json_data = {**data, "stream_options": {**asked, "include_usage": True}}
+    with_usage = {"stream_options": {**asked, "include_usage": True}}
+    options.json_data = {**data, **with_usage}
+    if isinstance(more, dict) and "stream_options" in more:
+        options.extra_json = {**more, **with_usage}
     return True
 
 
@@ -151,7 +153,7 @@ def _endpoint(options: Any, stream: bool) -> _Endpoint | None:
     """Read a request; `None` for one that uses nothing: reads, cancellations, deletions, files."""
     url = str(getattr(options, "url", "")).partition("?")[0]
     method = str(getattr(options, "method", "post") or "post").lower()
-    data = getattr(options, "json_data", None)
+    data = sent_body(options)
     request = Request(PROVIDER, _get_model_from_options(options), data)
     if method == "get" and _LOOKUP.search(url):
         return None if stream else _Endpoint(request, holds=False, is_stream=False, reads=True)
@@ -176,11 +178,16 @@ def _max_output(url: str, data: Any) -> int | None:
     """Return the most tokens that may come back, or `None`."""
     if url.endswith("/embeddings"):
         return 0
-    most = first_int(data, ("max_completion_tokens", "max_output_tokens", "max_tokens"))
-    if most is None and url.endswith("/completions") and not url.endswith("/chat/completions"):
+    said = [first_int(data, (name,)) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens")]
+    most = max((one for one in said if one is not None), default=None)
+    if most is None:
         return None
-    choices = field(data, "n")
-    return None if most is None else most * (choices if is_whole(choices) else 1)
+    choices = max(one if is_whole(one := field(data, name)) else 1 for name in ("n", "best_of"))
+    prompts = field(data, "prompt")
+    if isinstance(prompts, list | tuple) and prompts and not isinstance(prompts[0], int):
+        # Completions of the older kind answer each prompt of a list.
+        choices *= len(prompts)
+    return most * choices
 
 
 def patch_openai() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from checkrein.actguard.integrations import calls
@@ -38,6 +38,14 @@ def aput(original: Callable[..., Any], reads: Reads) -> Any:
         return await calls.acall(context, endpoint, lambda: original(self, cast_to, options, *more, **named))
 
     return marked(request)
+
+
+def sent_body(options: Any) -> Any:
+    """Return the body of a request as it is sent: what is given as `extra_body` counts as well."""
+    body, more = getattr(options, "json_data", None), getattr(options, "extra_json", None)
+    if not isinstance(more, Mapping):
+        return body
+    return {**(body if isinstance(body, Mapping) else {}), **more}
 
 
 def marked(method: Any) -> Any:

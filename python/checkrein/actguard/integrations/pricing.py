@@ -83,25 +83,37 @@ def bounds(request: Request, output: int) -> tuple[Decimal, Decimal]:
 def cost(info: UsageInfo, response: Any = None) -> Decimal:
     """Return what a call cost: by the response, in the tier it names, where it can be read; by its tokens otherwise."""
     exact = None if response is None else _settled(info.provider, info.model, response)
-    if exact is not None:
-        return exact
-    return of_tokens(
-        info.provider, info.model, info.input_tokens, info.cached_input_tokens, info.output_tokens
-    ) or Decimal(0)
+    return of_tokens(*_counts(info)) or Decimal(0) if exact is None else exact
 
 
-@functools.lru_cache(maxsize=4096)
+def known_cost(info: UsageInfo, response: Any = None) -> Decimal | None:
+    """Return the same; `None`, and no warning, for a model that the book does not have."""
+    exact = None if response is None else _settled(info.provider, info.model, response)
+    return _by_tokens(*_counts(info)) if exact is None else exact
+
+
+def _counts(info: UsageInfo) -> tuple[str, str, int, int, int]:
+    return info.provider, info.model, info.input_tokens, info.cached_input_tokens, info.output_tokens
+
+
 def of_tokens(
     provider: str, model: str, input_tokens: int, cached_tokens: int, output_tokens: int
 ) -> Decimal | None:
     """Return what so many tokens cost; `None`, and once a warning, for a model that the book does not have."""
-    if not (input_tokens or output_tokens):
-        return Decimal(0)
-    found = _settled(provider, model, _usage(provider, input_tokens, cached_tokens, output_tokens))
+    found = _by_tokens(provider, model, input_tokens, cached_tokens, output_tokens)
     if found is None and (provider, model) not in _warned:
         _warned.add((provider, model))
         _log.warning("the price book does not have `%s` of `%s`: its calls count as $0", model, provider)
     return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _by_tokens(
+    provider: str, model: str, input_tokens: int, cached_tokens: int, output_tokens: int
+) -> Decimal | None:
+    if not (input_tokens or output_tokens):
+        return Decimal(0)
+    return _settled(provider, model, _usage(provider, input_tokens, cached_tokens, output_tokens))
 
 
 def _settled(provider: str, model: str, response: Any) -> Decimal | None:
