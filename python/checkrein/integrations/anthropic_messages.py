@@ -184,6 +184,8 @@ class MessageReading:
             delta = _mapping(said.get("delta"))
             part = delta.get(_COUNTED.get(str(delta.get("type")), ""))
             if isinstance(part, str) and part:
+                # What was told was not all, then.
+                self.reply = None
                 self._parts += 1
                 self._text_bytes += len(part.encode(errors="replace"))
         elif kind == "content_block_stop":

@@ -277,7 +277,6 @@ def _metered(base: Any) -> type:
                     yield chunk
                     if meter.reading.reply is None and meter.is_spent():
                         raise meter.refusal()
-                meter.reading.end()  # type: ignore[attr-defined]
             finally:
                 chunks.close()
                 meter.end()
@@ -295,7 +294,6 @@ def _metered(base: Any) -> type:
                     yield chunk
                     if meter.reading.reply is None and meter.is_spent():
                         raise meter.refusal()
-                meter.reading.end()  # type: ignore[attr-defined]
             finally:
                 await chunks.aclose()
                 await meter.aend()

@@ -139,6 +139,7 @@ class ContentReading:
         self._said: dict[str, Any] = {}
         self._searches: list[Any] = []
         self._unfinished: dict[int, bool] = {}
+        self._is_blocked = False
         self._parts = 0
 
     def chunk(self, said: object) -> None:
@@ -150,19 +151,21 @@ class ContentReading:
             index = candidate.get("index")
             self._unfinished[index if isinstance(index, int) else 0] = candidate.get("finishReason") is None
             parts = _mappings(_at(candidate, "content", "parts"))
-            self._parts += sum(bool(part.get("text")) and not part.get("thought") for part in parts)
+            texts = sum(bool(part.get("text")) and not part.get("thought") for part in parts)
+            self._parts += texts
+            if texts and said.get("usageMetadata") is None:
+                # What was told was so before this.
+                self._said.pop("usageMetadata", None)
             queries = _at(candidate, "groundingMetadata", "webSearchQueries")
             self._searches += (
                 [query for query in queries if query not in self._searches]
                 if isinstance(queries, list)
                 else []
             )
-        if self._unfinished and not any(self._unfinished.values()):
-            self.reply = self._whole()
-
-    def end(self) -> None:
-        """Take the end of a reply that came to its own end."""
-        self.reply = self._whole()
+        # Usage is told with every chunk: only the end of all answers makes it all, or that none was given.
+        self._is_blocked |= _at(said, "promptFeedback", "blockReason") is not None
+        is_over = not any(self._unfinished.values()) if self._unfinished else self._is_blocked
+        self.reply = self._whole() if is_over else None
 
     def whole(self, said: object) -> None:
         """Take a reply that is there."""
@@ -173,7 +176,7 @@ class ContentReading:
             counted = _embedded(self._verb, said)
             if counted is not None:
                 self._said["usageMetadata"] = counted
-        self.end()
+        self.reply = self._whole()
 
     def streamed(self) -> int:
         """Return how many output tokens have come, at the least."""

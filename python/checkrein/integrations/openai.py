@@ -157,6 +157,12 @@ def read(client: Any, options: Any) -> Endpoint | None:
     return Endpoint(path, body, provider=provider, has_files=bool(options.files) or path in _IN_FILES)
 
 
+def _prompts(prompt: object) -> int:
+    """Count the prompts of a legacy completion: each is answered for itself."""
+    is_many = isinstance(prompt, list | tuple) and not all(isinstance(part, int) for part in prompt)
+    return max(len(prompt), 1) if is_many and isinstance(prompt, list | tuple) else 1
+
+
 def _is_on(feature: object) -> bool:
     return bool(feature.get("enabled", True) if isinstance(feature, Mapping) else feature)
 
@@ -203,7 +209,7 @@ class Endpoint:
         self.response_id = response_id
         self._hides_usage = False
         self._changes: dict[str, Any] = {}
-        self._answers = 1
+        self._answers = self._choices = 1
         self._in_background = False
         self.asked: Asked | None = None
         if body is not None:
@@ -217,7 +223,10 @@ class Endpoint:
             if self._hides_usage:
                 self._changes["stream_options"] = {**wanted, "include_usage": True}
         counts = [body.get(name) for name in _ANSWERS]
-        self._answers = max([1, *(count for count in counts if isinstance(count, int))])
+        prompts = _prompts(body.get("prompt")) if self.path == "completions" else 1
+        self._answers = prompts * max([1, *(count for count in counts if isinstance(count, int))])
+        choices = body.get("n")
+        self._choices = prompts * (choices if isinstance(choices, int) and choices > 0 else 1)
         self._in_background = body.get("background") is True
         gate = body if self._is_text else self._unseen(body)
         self.asked = Asked(
@@ -275,6 +284,7 @@ class Endpoint:
             most=None if most is None or self.path not in _MAXIMA else most * self._answers,
             hides_usage=self._hides_usage,
             in_background=self._in_background,
+            answers=self._choices,
         )
 
 

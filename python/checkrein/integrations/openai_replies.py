@@ -90,7 +90,13 @@ class StreamReading:
     """A streamed reply."""
 
     def __init__(
-        self, shape: Shape, *, most: int | None, hides_usage: bool, in_background: bool = False
+        self,
+        shape: Shape,
+        *,
+        most: int | None,
+        hides_usage: bool,
+        in_background: bool = False,
+        answers: int = 1,
     ) -> None:
         self.reply: object | None = None
         self.finished = False
@@ -99,6 +105,9 @@ class StreamReading:
         self._shape = shape
         self._hides_usage = hides_usage
         self._in_background = in_background
+        self._answers = answers
+        self._told: object | None = None
+        self._over: dict[object, bool] = {}
         self._events = EventSplitter()
         self._pieces = 0
         self._bytes = 0
@@ -148,6 +157,7 @@ class StreamReading:
         data = data_of(event)
         if data.startswith(b"[DONE]"):
             self.finished = True
+            self.reply = self.reply or self._told
             return True
         body = _parsed(data)
         if not body:
@@ -157,20 +167,30 @@ class StreamReading:
     def _choices(self, body: dict[str, Any]) -> bool:
         choices = body.get("choices")
         choices = choices if isinstance(choices, list) else []
+        said = 0
         for choice in choices:
             if isinstance(choice, dict):
-                self._count(_said(choice.get("delta")) + _said(choice.get("text")))
+                length = _said(choice.get("delta")) + _said(choice.get("text"))
+                self._count(length)
+                said += length
+                self._over[str(choice.get("index"))] = choice.get("finish_reason") is not None
         self._last = body
-        if not isinstance(body.get("usage"), dict):
-            return True
-        self.reply = _counting(body)
-        return bool(choices) or not self._hides_usage
+        has_usage = isinstance(body.get("usage"), dict)
+        if has_usage:
+            self._told = _counting(body)
+        elif said:
+            # What was told was so before this.
+            self._told = None
+        # Some servers tell with every piece what was used so far: only the end of all answers makes it all.
+        is_over = not choices or (len(self._over) >= self._answers and all(self._over.values()))
+        self.reply = self._told if is_over else None
+        return not has_usage or bool(choices) or not self._hides_usage
 
     def _response(self, body: dict[str, Any]) -> bool:
         kind, response = str(body.get("type", "")), body.get("response")
         if isinstance(number := body.get("sequence_number"), int):
             self._sequence = number
-        if kind.endswith(".delta"):
+        if kind.endswith(".delta") and not kind.endswith("audio.delta"):
             self._count(_said(body.get("delta")))
         if isinstance(response, dict):
             self._last = {"response": response}
@@ -194,7 +214,7 @@ def _said(value: object) -> int:
     if isinstance(value, str):
         return len(value.encode("utf-8", "surrogatepass"))
     if isinstance(value, Mapping):
-        silent = ("role", "type", "id", "index", "name", "obfuscation")
+        silent = ("role", "type", "id", "index", "name", "obfuscation", "data")
         return sum(_said(inner) for name, inner in value.items() if name not in silent)
     if isinstance(value, list):
         return sum(map(_said, value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Final, Protocol, Self
 
 from checkrein.integrations import responses
@@ -49,6 +49,24 @@ class Decoder(Protocol):
         """Return what its end says."""
 
 
+def output_of(reply: object) -> int | None:
+    """Return how many output tokens a reply tells of, in the words of any provider; nothing where it does not.
+
+    Some count thoughts in the output, some beside it, and some only in the total.
+    """
+    inner = reply.get("response", reply) if isinstance(reply, Mapping) else None
+    usage = (inner.get("usage") or inner.get("usageMetadata")) if isinstance(inner, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return None
+
+    def count(*names: str) -> int:
+        return sum(found for name in names if type(found := usage.get(name)) is int and found > 0)
+
+    output = count("completion_tokens", "output_tokens", "candidatesTokenCount", "thoughtsTokenCount")
+    total = count("total_tokens") - count("prompt_tokens", "input_tokens")
+    return max(output, total)
+
+
 class Meter:
     """The end of an attempt by the body of its reply: what was read settles it."""
 
@@ -70,7 +88,9 @@ class Meter:
         reading, attempt = self.reading, self.attempt
         if attempt.ended:
             return
-        if reading.reply is not None:
+        if self._is_short():
+            attempt.settle_in_full()
+        elif reading.reply is not None:
             attempt.settle(reading.reply)
         elif reading.response_id is not None:
             if attempt.leave():
@@ -83,6 +103,8 @@ class Meter:
         reading, attempt = self.reading, self.attempt
         if not attempt.waits or attempt.ended:
             self.end()
+        elif self._is_short():
+            await attempt.asettle_in_full()
         elif reading.reply is not None:
             await attempt.asettle(reading.reply)
         elif reading.response_id is not None:
@@ -90,6 +112,14 @@ class Meter:
                 responses.of(attempt.engine).expect(reading.response_id, attempt)
         else:
             await attempt.asettle_in_full()
+
+    def _is_short(self) -> bool:
+        """Whether less output is told than has come: nobody has to believe that."""
+        told, come = output_of(self.reading.reply), self.reading.streamed()
+        if told is None or told >= come:
+            return False
+        _log.warning("call %s: %d output tokens are told, and %d have come", self.attempt.call_id, told, come)
+        return True
 
     def forget(self) -> None:
         """Settle for a body that nobody holds any more: this must not raise, and not wait for a store."""

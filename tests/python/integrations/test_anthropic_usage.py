@@ -484,3 +484,25 @@ def test_rounds_and_what_nobody_sees_are_for_the_policy(client: Client, claude: 
     with pytest.raises(checkrein.InvalidAction, match="refers to what it does not contain"):
         client.messages.create(**asked, extra_body=COMPACTING)
     assert claude.requests == []
+
+
+def test_an_answer_that_goes_on_after_its_usage_was_told_has_used_more(
+    client: Client, books: Books, claude: FakeAnthropic
+) -> None:
+    events = events_of(message("word " * 20))
+    told = [event for event in events if event[0] == "message_delta"]
+    said = [event for event in events if event[0] not in ("message_delta", "message_stop")]
+    claude.then(Reply(events=[*said[:2], *told, *said[2:]], drops=True))
+    with pytest.raises(Exception, match=r"incomplete|peer closed|reset"):
+        streamed(client)
+    assert books.spent > priced(outputs=99)
+    assert books.held == 0
+
+
+def test_less_than_has_come_is_not_believed(
+    client: Client, books: Books, claude: FakeAnthropic, caplog: pytest.LogCaptureFixture
+) -> None:
+    claude.then(Reply(events=events_of(message("word " * 20, usage={"input_tokens": 1, "output_tokens": 1}))))
+    streamed(client)
+    assert books.spent > priced(outputs=99)
+    assert "1 output tokens are told, and" in caplog.text

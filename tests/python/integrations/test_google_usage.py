@@ -137,9 +137,11 @@ def test_usage_that_cannot_be_believed_is_charged_at_the_hold(
 
 
 def test_more_than_was_held_is_charged(client: Client, books: Books, google: FakeGoogle) -> None:
-    google.reply = reply(usage={"promptTokenCount": 50_000, "totalTokenCount": 50_000})
+    google.reply = reply(
+        usage={"promptTokenCount": 50_000, "candidatesTokenCount": 9, "totalTokenCount": 50_009}
+    )
     once(client)
-    assert (books.spent, books.held) == (priced(inputs=50_000), 0)
+    assert (books.spent, books.held) == (priced(inputs=50_000, outputs=9), 0)
 
 
 def test_a_dearer_model_that_answers_is_charged_at_its_own_price(
@@ -373,3 +375,41 @@ async def test_leaving_an_asynchronous_stream_is_quiet(books: Books, google: Fak
                 break
     assert troubles == []
     assert books.held == 0
+
+
+def piece(text: str, usage: dict[str, int] | None = None, **more: Any) -> dict[str, Any]:
+    """Make one chunk of an answer, which is not finished."""
+    candidate = {"content": {"parts": [{"text": text}], "role": "model"}, "index": 0, **more}
+    return {**reply(), "candidates": [candidate], "usageMetadata": usage}
+
+
+EARLY = {"promptTokenCount": 5, "candidatesTokenCount": 1, "totalTokenCount": 6}
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [piece("word", EARLY), *(piece("word") for _ in range(20))],
+        [piece("word", EARLY), *(piece("word") for _ in range(20)), piece("", finishReason="STOP")],
+        [*(piece("word") for _ in range(20)), piece("", EARLY, finishReason="STOP")],
+        [piece("word", EARLY, finishReason="STOP"), *(piece("word") for _ in range(20))],
+    ],
+    ids=["never finished", "told before", "too little", "goes on"],
+)
+def test_what_was_used_so_far_is_not_what_a_stream_used(
+    chunks: list[Any], client: Client, books: Books, google: FakeGoogle
+) -> None:
+    google.then(Reply(events=chunks))
+    streamed(client)
+    assert books.spent > priced(outputs=4_096)
+    assert books.held == 0
+
+
+def test_a_prompt_that_is_blocked_costs_what_was_read(
+    client: Client, books: Books, google: FakeGoogle
+) -> None:
+    usage = {"promptTokenCount": 200, "totalTokenCount": 200}
+    said = {"promptFeedback": {"blockReason": "SAFETY"}, "modelVersion": reply()["modelVersion"]}
+    google.then(Reply(events=[{**said, "usageMetadata": usage}]))
+    streamed(client)
+    assert (books.spent, books.held) == (priced(inputs=200), 0)

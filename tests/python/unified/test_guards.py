@@ -221,6 +221,31 @@ def test_attempts_count_per_run_and_failures_count(engine: checkrein.Engine) -> 
                 look()
 
 
+def test_runs_of_the_engine_are_what_counts(engine: checkrein.Engine) -> None:
+    ran: list[str] = []
+
+    @engine.prove("order", "id")
+    def read() -> list[dict[str, str]]:
+        return [{"id": "o1"}]
+
+    @engine.tool(facts={"order_id": "order"}, attempts=2, once="order_id", timeout=30, key=checkrein.PER_RUN)
+    def refund(order_id: str) -> str:
+        ran.append(order_id)
+        raise checkrein.NotExecuted("try again")
+
+    for _ in range(2):
+        with engine.run(user="ada"):
+            with pytest.raises(checkrein.MissingFact):
+                refund("o1")
+            read()
+            for _ in range(2):
+                with pytest.raises(checkrein.NotExecuted):
+                    refund("o1")
+            with pytest.raises(checkrein.AttemptsExceeded):
+                refund("o1")
+    assert ran == ["o1"] * 4
+
+
 @pytest.mark.parametrize("calls", [0, -1, True, 1.0, "3", None])
 def test_attempts_are_read_strictly(engine: checkrein.Engine, calls: Any) -> None:
     with pytest.raises(checkrein.ConfigError):

@@ -55,6 +55,16 @@ async def book(key: str) -> list[int]:
     return [len(key)]
 
 
+@engine.prove("order", lambda result: [each for each in result if each])
+def orders(customer: str) -> list[str]:
+    return [customer]
+
+
+@checkrein.enforce([checkrein.RequireFact("order", "order"), checkrein.Threshold("amount", 5), "amount > 0"])
+def refund(order: str, amount: int = 1) -> int:
+    return amount
+
+
 class Shop:
     @engine.guard(rate="1/s")
     def buy(self, item: str) -> float:
@@ -76,6 +86,10 @@ def check() -> None:
     assert_type(stream_async(1), AsyncIterator[int])
     assert_type(notify("ada", loud=True), int)
     notify(3)  # type: ignore[arg-type]
+    assert_type(orders("ada"), list[str])
+    assert_type(refund("o1", amount=2), int)
+    engine.enforce([5])  # type: ignore[list-item]
+    engine.guard(facts=["order"])  # type: ignore[list-item]
     engine.rate_limit("3")  # type: ignore[arg-type]
     assert_type(Shop().buy("x"), float)
     assert_type(Shop.ping(), bool)

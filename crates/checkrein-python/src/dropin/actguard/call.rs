@@ -3,9 +3,10 @@
 use checkrein_core::gate::breaker::{Health, Ticket};
 use checkrein_core::time::Timestamp;
 use parking_lot::Mutex;
+use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
 
 use super::gate::{Gate, Outcome};
 use super::memory::Memory;
@@ -13,7 +14,6 @@ use super::memory::Memory;
 /// What a wrapper holds while the guarded function runs.
 #[pyclass(name = "ActGuardCall", module = "checkrein._native", frozen)]
 pub(crate) struct Call {
-    gate: Py<Gate>,
     arguments: Py<PyAny>,
     state: Mutex<State>,
 }
@@ -21,7 +21,14 @@ pub(crate) struct Call {
 struct State {
     phase: Phase,
     expires: Timestamp,
-    /// The run and the key, while it runs: a run must not keep itself alive through its calls.
+    /// `None` once it has ended: what is kept of it refers to its result and its arguments alone.
+    way: Option<Way>,
+}
+
+/// How a call that runs finds back.
+struct Way {
+    gate: Py<Gate>,
+    /// The run and the key.
     place: Option<(Py<PyAny>, Py<PyAny>)>,
     circuit: Option<(Py<Memory>, Ticket)>,
 }
@@ -73,8 +80,8 @@ impl Call {
         arguments: Py<PyAny>,
         expires: Timestamp,
     ) -> Self {
-        let state = State { phase: Phase::Running, expires, place, circuit: None };
-        Self { gate, arguments, state: Mutex::new(state) }
+        let way = Some(Way { gate, place, circuit: None });
+        Self { arguments, state: Mutex::new(State { phase: Phase::Running, expires, way }) }
     }
 
     pub(super) fn arguments(&self, py: Python<'_>) -> Py<PyAny> {
@@ -82,7 +89,9 @@ impl Call {
     }
 
     pub(super) fn hold(&self, memory: Py<Memory>, ticket: Ticket) {
-        self.state.lock().circuit = Some((memory, ticket));
+        if let Some(way) = &mut self.state.lock().way {
+            way.circuit = Some((memory, ticket));
+        }
     }
 
     /// What it has come to at `now`. A call that runs does not expire.
@@ -121,24 +130,50 @@ impl Call {
 
     /// Ends a call that did not start: its key is free, its circuit has heard nothing.
     pub(super) fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let call = slf.get();
-        call.state.lock().phase = Phase::Gone;
-        call.free(slf)
+        let way = slf.get().end(Phase::Gone);
+        way.map_or(Ok(()), |way| way.free(slf))
     }
 
-    fn free(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let place = self.state.lock().place.take();
-        match (&self.gate.get().once, place) {
-            (Some(once), Some((run, key))) => once.free(py, run.bind(py), key.bind(py), slf),
+    /// Takes the way back, once.
+    fn end(&self, phase: Phase) -> Option<Way> {
+        let mut state = self.state.lock();
+        state.phase = phase;
+        state.way.take()
+    }
+}
+
+impl Way {
+    fn free(&self, call: &Bound<'_, Call>) -> PyResult<()> {
+        let py = call.py();
+        match (&self.gate.get().once, &self.place) {
+            (Some(once), Some((run, key))) => once.free(py, run.bind(py), key.bind(py), call),
             _ => Ok(()),
         }
     }
 
+    /// Counts a result, and keeps it under its key.
+    fn settle(&self, call: &Bound<'_, Call>, result: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (py, gate) = (call.py(), self.gate.get());
+        if gate.breaker.is_some() {
+            self.report(py, outcome(gate.read_result(result)?))?;
+        }
+        let Some(once) = &gate.once else { return Ok(()) };
+        let plain = is_plain(result);
+        let kept = if plain { result.clone() } else { gate.keep.bind(py).call1((result,))? };
+        let expires = once.clock.read(py)?.after(once.ttl);
+        let mut state = call.get().state.lock();
+        state.phase = Phase::Done(kept.unbind());
+        state.expires = expires;
+        drop(state);
+        if plain && are_plain(call.get().arguments.bind(py)) {
+            leave_to_counting(call);
+        }
+        Ok(())
+    }
+
     fn report(&self, py: Python<'_>, outcome: Outcome) -> PyResult<()> {
-        let held = self.state.lock().circuit.take();
-        match (&self.gate.get().breaker, held) {
-            (Some(breaker), Some((memory, ticket))) => breaker.report(py, memory.get(), ticket, outcome),
+        match (&self.gate.get().breaker, &self.circuit) {
+            (Some(breaker), Some((memory, ticket))) => breaker.report(py, memory.get(), *ticket, outcome),
             _ => Ok(()),
         }
     }
@@ -147,55 +182,68 @@ impl Call {
 #[pymethods]
 impl Call {
     /// The function returned.
-    fn done(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<()> {
-        let gate = self.gate.get();
-        if gate.breaker.is_some() {
-            self.report(py, outcome(gate.read_result(result)?))?;
+    fn done(slf: &Bound<'_, Self>, result: &Bound<'_, PyAny>) -> PyResult<()> {
+        // Still running for everybody else until its result is there.
+        let Some(way) = slf.get().state.lock().way.take() else { return Ok(()) };
+        let settled = way.settle(slf, result);
+        if let Err(error) = &settled {
+            // It ran, and nobody can say how: a clock or a hook of the user failed.
+            slf.get().end(Phase::Unknown(error.get_type(slf.py()).into_any().unbind()));
         }
-        let Some(once) = &gate.once else { return Ok(()) };
-        let kept = if is_plain(result) { result.clone() } else { gate.keep.bind(py).call1((result,))? };
-        let expires = once.clock.read(py)?.after(once.ttl);
-        let mut state = self.state.lock();
-        state.phase = Phase::Done(kept.unbind());
-        state.expires = expires;
-        let place = state.place.take();
-        drop(state);
-        drop(place);
-        Ok(())
+        settled
     }
 
     /// The function raised, or was cancelled.
     fn failed(slf: &Bound<'_, Self>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, call) = (slf.py(), slf.get());
-        let word: u8 = call.gate.get().judge.bind(py).call1((error,))?.extract()?;
-        if call.gate.get().once.is_some() {
-            let frees = word & FREES != 0;
-            let phase =
-                if frees { Phase::Gone } else { Phase::Unknown(error.get_type().into_any().unbind()) };
-            call.state.lock().phase = phase;
-            if frees {
-                call.free(slf)?;
-            } else {
-                let place = call.state.lock().place.take();
-                drop(place);
+        let Some(way) = call.state.lock().way.take() else { return Ok(()) };
+        let word = way.gate.get().judge.bind(py).call1((error,)).and_then(|word| word.extract::<u8>());
+        let unknown = Phase::Unknown(error.get_type().into_any().unbind());
+        match word {
+            Ok(word) if word & FREES != 0 => {
+                call.end(Phase::Gone);
+                way.free(slf)?;
+                way.report(py, outcome(word))
+            }
+            Ok(word) => {
+                call.end(unknown);
+                way.report(py, outcome(word))
+            }
+            Err(error) => {
+                call.end(unknown);
+                Err(error)
             }
         }
-        call.report(py, outcome(word))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.gate)?;
         visit.call(&self.arguments)?;
         let Some(state) = self.state.try_lock() else { return Ok(()) };
-        if let Some((run, key)) = &state.place {
-            visit.call(run)?;
-            visit.call(key)?;
+        if let Some(way) = &state.way {
+            visit.call(&way.gate)?;
+            if let Some((run, key)) = &way.place {
+                visit.call(run)?;
+                visit.call(key)?;
+            }
         }
         match &state.phase {
             Phase::Done(object) | Phase::Unknown(object) => visit.call(object),
             Phase::Running | Phase::Gone => Ok(()),
         }
     }
+}
+
+/// Takes a call off the collector's list: of ten thousand that are kept for their keys it would look at each again and
+/// again, and what refers to nothing but texts and numbers is in no cycle.
+fn leave_to_counting(call: &Bound<'_, Call>) {
+    // SAFETY: the object is alive, its type is one that the collector knows, and untracking one twice, as its end will
+    // do, is allowed.
+    unsafe { ffi::PyObject_GC_UnTrack(call.as_ptr().cast()) }
+}
+
+/// Whether these are arguments that can neither change nor refer to anything.
+pub(super) fn are_plain(arguments: &Bound<'_, PyAny>) -> bool {
+    arguments.cast_exact::<PyTuple>().is_ok_and(|tuple| tuple.iter().all(|argument| is_plain(&argument)))
 }
 
 /// Whether an object can neither change nor carry a status.

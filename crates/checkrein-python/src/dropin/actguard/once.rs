@@ -6,9 +6,9 @@ use checkrein_core::time::{Span, Timestamp};
 use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyString};
 
-use super::call::{Call, Found, is_plain};
+use super::call::{Call, Found, are_plain};
 use super::clock::Clock;
 use super::gate::Refusal;
 
@@ -125,10 +125,10 @@ pub(super) enum Begun {
 impl Once {
     /// The arguments of a call, to be compared with those of a second one.
     pub(super) fn taken<'py>(&self, arguments: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        match arguments.cast_exact::<PyTuple>() {
-            Ok(tuple) if tuple.iter().all(|argument| is_plain(&argument)) => Ok(arguments.clone()),
-            _ => self.snapshot.bind(arguments.py()).call1((arguments,)),
+        if are_plain(arguments) {
+            return Ok(arguments.clone());
         }
+        self.snapshot.bind(arguments.py()).call1((arguments,))
     }
 
     /// Puts `call` under its key in a run, unless the key is taken.
