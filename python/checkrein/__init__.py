@@ -52,6 +52,7 @@ from checkrein.integrations import instrument, uninstrument, wrap
 from checkrein.model_call import ModelCall
 from checkrein.reconcile import Done
 from checkrein.rules import ArgumentRule, BlockRegex, RequireFact, Threshold
+from checkrein.runs import Here
 from checkrein.scopes import Run, Scope, current_run, current_scope
 from checkrein.spec import PER_RUN, Breaker, Budget, Once, Rate, Rule
 from checkrein.spend import Spend
@@ -156,23 +157,25 @@ default_engine = Engine()
 tool = default_engine.guard
 """`default_engine.guard`: puts gates before a function."""
 
-run = default_engine.run
-"""`default_engine.run`: a run, and what it may spend."""
+_here = Here(default_engine)
 
-scope = default_engine.scope
-"""`default_engine.scope`: a part of a run with limits of its own."""
+run = _here.run
+"""`default_engine.run`, or that of the engine whose run this code is in: a run, and what it may spend."""
 
-session = default_engine.session
-"""`default_engine.session`: a conversation, and what it may spend."""
+scope = _here.scope
+"""The same of `Engine.scope`: a part of a run with limits of its own."""
 
-totals = default_engine.totals
-"""`default_engine.totals`: what a user, agent, session, run or tenant has spent."""
+session = _here.session
+"""The same of `Engine.session`: a conversation, and what it may spend."""
 
-record_usage = default_engine.record_usage
-"""`default_engine.record_usage`: counts a call of a model that nothing here saw."""
+totals = _here.totals
+"""The same of `Engine.totals`: what a user, agent, session, run or tenant has spent."""
 
-add_cost = default_engine.add_cost
-"""`default_engine.add_cost`: counts what something else cost."""
+record_usage = _here.record_usage
+"""The same of `Engine.record_usage`: counts a call of a model that nothing here saw."""
+
+add_cost = _here.add_cost
+"""The same of `Engine.add_cost`: counts what something else cost."""
 rate_limit = default_engine.rate_limit
 circuit_breaker = default_engine.circuit_breaker
 timeout = default_engine.timeout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -19,21 +19,21 @@ class ScopeNames(tuple[str, str, str, str, str]):
 
     outside: Names
     """The names around it."""
-    left: bool
-    """It ended in another context, where nobody could take the names back."""
+    is_over: Callable[[], bool]
+    """Whether it ended in another context, so that nobody could take the names back here."""
 
     @classmethod
-    def inside(cls, names: Names, outside: Names) -> ScopeNames:
+    def inside(cls, names: Names, outside: Names, is_over: Callable[[], bool]) -> ScopeNames:
         """Put names into the place of those around them."""
         made = cls(names)
-        made.outside, made.left = outside, False
+        made.outside, made.is_over = outside, is_over
         return made
 
 
 def actor() -> Names:
     """Return principal, user, agent, run and session of this context; empty where nobody said."""
     names = _acting.get()
-    while type(names) is ScopeNames and names.left:
+    while type(names) is ScopeNames and names.is_over():
         names = names.outside
     return names
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from checkrein import _native, events
 from checkrein.acting import actor
-from checkrein.errors import ConfigError, NotExecuted, PermitError
+from checkrein.errors import BudgetExceeded, ConfigError, NotExecuted, PermitError
 from checkrein.outcomes import classify
-from checkrein.scopes import check_limits, spending_scopes
+from checkrein.scopes import Patience, check_limits, current_scope, spending_scopes
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
@@ -197,8 +198,17 @@ class ModelCall:
 
     def __enter__(self) -> ModelCall:
         self._check_new()
-        self._permit = self._admit()
+        until = self._patience()
+        while self._permit is None:
+            try:
+                self._permit = self._admit()
+            except BudgetExceeded as error:
+                time.sleep(until.pause(error))
         return self
+
+    def _patience(self) -> Patience:
+        scope = current_scope()
+        return Patience(scope if scope is not None and scope.engine is self._engine else None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -217,19 +227,29 @@ class ModelCall:
             self._permit.doubt(health)
 
     async def __aenter__(self) -> ModelCall:
-        if not self._engine._waits:
+        until = self._patience()
+        if not self._engine._waits and until.until is None:
             return self.__enter__()
         self._check_new()
         import asyncio
 
+        while self._permit is None:
+            try:
+                self._permit = await self._aadmit() if self._engine._waits else self._admit()
+            except BudgetExceeded as error:
+                await asyncio.sleep(until.pause(error))
+        return self
+
+    async def _aadmit(self) -> _native.ModelPermit:
+        import asyncio
+
         admission = asyncio.ensure_future(asyncio.to_thread(self._admit))
         try:
-            self._permit = await asyncio.shield(admission)
+            return await asyncio.shield(admission)
         except asyncio.CancelledError:
             # The thread goes on: what it still admits was never made.
             admission.add_done_callback(_give_back)
             raise
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

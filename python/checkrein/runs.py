@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, cast
@@ -9,11 +10,16 @@ from typing import TYPE_CHECKING, cast
 from checkrein import _native
 from checkrein.errors import ConfigError
 from checkrein.model_call import record_usage
-from checkrein.scopes import Run, Scope, add_cost, current_scope, scopes_of, spent_in
+from checkrein.scopes import Run, Scope, add_cost, check_names, current_scope, scopes_of, spent_in
+from checkrein.spec import Duration
 from checkrein.spend import UNITS, Spend
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""Every engine of this process."""
 
 
 class Runs:
@@ -37,6 +43,7 @@ class Runs:
         calls: int | None = None,
         cu: int | None = None,
         reserve_output: int | None = None,
+        wait: Duration | None = None,
     ) -> Run:
         """Prepare a run: `with engine.run(user="alice", budget="$0.50") as run: ...`, or `async with`.
 
@@ -48,6 +55,7 @@ class Runs:
         calls: the most calls of models, and holds.
         cu: the most compute units, for those who count in them.
         reserve_output: the maximum of output tokens that is sent with a call where nobody sets one, 4096 without it.
+        wait: how long a call waits, as `"30s"`, while nothing but what other calls hold is in its way.
 
         A run inside a run is part of it: the limits of both hold, for everything inside.
         """
@@ -65,6 +73,7 @@ class Runs:
             calls=calls,
             cu=cu,
             reserve_output=reserve_output,
+            wait=wait,
         )
 
     def scope(
@@ -76,6 +85,7 @@ class Runs:
         calls: int | None = None,
         cu: int | None = None,
         reserve_output: int | None = None,
+        wait: Duration | None = None,
     ) -> Scope:
         """Prepare a part of a run with limits of its own, which hold beside those around it; see `run`."""
         return Scope(
@@ -87,6 +97,7 @@ class Runs:
             calls=calls,
             cu=cu,
             reserve_output=reserve_output,
+            wait=wait,
         )
 
     def session(
@@ -101,7 +112,7 @@ class Runs:
         calls: int | None = None,
         cu: int | None = None,
     ) -> Scope:
-        """Prepare a conversation: runs inside belong to it, and share its totals, its limits and its facts.
+        """Prepare a conversation: runs inside belong to it, and share its totals and its limits.
 
         What a session spent counts for 30 days, in every process of the store.
         """
@@ -133,6 +144,7 @@ class Runs:
 
         With `tenant` beside another one, by that one within the tenant.
         """
+        check_names({"user": user, "tenant": tenant, "agent": agent, "session": session, "run_id": run_id})
         named = {"user": user, "agent": agent, "session": session, "run": run_id}
         asked = [(what, name) for what, name in named.items() if name is not None]
         if len(asked) > 1:
@@ -172,12 +184,18 @@ class Runs:
         add_cost(self._self, amount, name, check=check)
 
     def _around(self) -> tuple[str | None, str | None]:
-        """Say why the run around a call was stopped, and its tenant, if it is not the engine's."""
+        """Say why the run around a call was stopped, whosever it is, and its tenant, if it is not the engine's."""
         scope = current_scope()
-        if scope is None or scope.engine is not self._self:
+        if scope is None:
             return None, None
         stopped = scope._closed() if scope.stopped is not None else None
-        return stopped, None if scope.tenant == self._self.tenant else scope.tenant
+        is_ours = scope.engine is self._self and scope.tenant != self._self.tenant
+        return stopped, scope.tenant if is_ours else None
+
+    def _stops(self, more: bool) -> None:
+        """Count one more (or one fewer) stopped run: the guards of every engine have to ask."""
+        for engine in list(_engines):
+            engine._surround(more)
 
     def _tenant_here(self) -> str:
         """Return the tenant of the run of this engine that this code is in, else the engine's."""
@@ -187,3 +205,15 @@ class Runs:
             if scope is None or scope.engine is not self._self
             else scope.tenant or self._self.tenant
         )
+
+
+class Here(Runs):
+    """The same for where code is: on the engine of the scope that it runs in, else on the default one."""
+
+    def __init__(self, default: Engine) -> None:
+        self._default = default
+
+    @property
+    def _self(self) -> Engine:
+        scope = current_scope()
+        return self._default if scope is None else scope.engine

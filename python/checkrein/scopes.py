@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import sys
+import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar
 
 from checkrein import _native, events, threads
 from checkrein.acting import ScopeNames, _acting, actor
-from checkrein.errors import ConfigError, Frozen, PermitError
+from checkrein.errors import BudgetExceeded, ConfigError, Denied, Frozen, PermitError, a_type
 from checkrein.holds import ScopeHold
+from checkrein.spec import Duration, Quantity, span_ns
 from checkrein.spend import (
     UNITS,
     Limits,
@@ -28,7 +36,9 @@ from checkrein.spend import (
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
-    from checkrein.spec import Quantity
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 __all__ = ["Run", "Scope", "current_run", "current_scope"]
 
@@ -67,13 +77,10 @@ class Scope:
         calls: int | None = None,
         cu: int | None = None,
         reserve_output: int | None = None,
+        wait: Duration | None = None,
     ) -> None:
         given = {"name": name, "user": user, "tenant": tenant, "agent": agent}
-        for what, text in {**given, "session": session, "run_id": run_id}.items():
-            if text is not None and (not isinstance(text, str) or not text or len(text) > _LONGEST):
-                raise ConfigError(
-                    f"`{what}` is no text of 1 to {_LONGEST} characters", what, "give a name or an id"
-                )
+        check_names({**given, "session": session, "run_id": run_id})
         if reserve_output is not None:
             whole("reserve_output", reserve_output, least=1)
         self.engine: Engine = engine
@@ -85,14 +92,25 @@ class Scope:
         self._amounts = read_limits(budget, tokens=tokens, calls=calls, cu=cu)
         self._units = (*UNITS, "cu") if cu is not None else UNITS
         self._reserve = reserve_output
+        self._wait = None if wait is None else span_ns("wait", wait) / 1e9
         self._is_own_id = run_id is None
         self._state: Literal["new", "open", "ended", "left"] = "new"
         self._stopped: str | None = None
         self._tokens: tuple[Token[Any], Token[Any]] | None = None
         self._scopes: _native.Scopes | None = None
         self._gate = ""
+        self._where: tuple[int, object] = (0, None)
         self._id = uuid.uuid4().hex if kind == "scope" else ""
         self._last: list[tuple[Any, ...]] | None = None
+
+    @property
+    def gate(self) -> str:
+        """What refusals call the limits of this scope: `reason.gate`. It is known once the scope was entered."""
+        return self._gate
+
+    def refused(self, error: Denied) -> bool:
+        """Whether a limit of this scope itself is among the reasons of a refusal of a call inside it."""
+        return any(reason.gate == self._gate and reason.kind == "budget" for reason in error.decision.reasons)
 
     @property
     def limits(self) -> Limits:
@@ -161,7 +179,40 @@ class Scope:
             self._stopped = reason
             self.engine._run_stopped(self)
             if self._state == "open":
-                self.engine._surround(True)
+                self.engine._stops(True)
+
+    def bind(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Make of a function, or a coroutine function, one that runs inside this scope wherever it is called.
+
+        For code that did not begin inside: workers that were started before, callbacks, and frameworks that enter a
+        dependency in another context than they call the endpoint in.
+        """
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def inside_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                with self._inside():
+                    return await function(*args, **kwargs)
+
+            return inside_async  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self._inside():
+                return function(*args, **kwargs)
+
+        return inside
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        if self._scopes is None:
+            raise PermitError("the scope was not entered (hint: use it in a `with` block)")
+        tokens = (_current.set(self), _acting.set(self._names))
+        try:
+            yield
+        finally:
+            _current.reset(tokens[0])
+            _acting.reset(tokens[1])
 
     def hold(
         self, amounts: Mapping[str, Quantity], *, proven: bool = True, name: str | None = None
@@ -171,11 +222,18 @@ class Scope:
         amounts: by `"usd"`, `"tokens"`, `"calls"` and `"cu"`, as text, integers or `Decimal`.
         proven: whether the work cannot cost more.
 
-        The hold has to be settled; as a `with` block, one that ends without it is charged in full. Raises
-        BudgetExceeded when it does not fit, Frozen in a scope that was stopped or has ended.
+        With `wait=` of a run it waits while nothing but other holds are in its way. The hold has to be settled; as a
+        `with` block, one that ends without it is charged in full. Raises BudgetExceeded when it does not fit, Frozen
+        in a scope that was stopped or has ended.
         """
-        title = name or "hold"
-        permit = self._open(title).hold(dict(amounts), bool(proven), actor(), title)
+        title, amounts = name or "hold", _by_unit(amounts)
+        until = Patience(self)
+        while True:
+            try:
+                permit = self._open(title).hold(dict(amounts), bool(proven), actor(), title)
+                break
+            except BudgetExceeded as error:
+                time.sleep(until.pause(error))
         hold = ScopeHold(permit, self.engine, title)
         if self.engine._listening:
             bound = "proven" if proven else "estimated"
@@ -186,7 +244,7 @@ class Scope:
         self, amounts: Mapping[str, Quantity], *, proven: bool = True, name: str | None = None
     ) -> ScopeHold:
         """Do the same without blocking the event loop where the store waits for a disk or a server."""
-        if not self.engine._waits:
+        if not self.engine._waits and Patience(self).until is None:
             return self.hold(amounts, proven=proven, name=name)
         import asyncio
 
@@ -205,7 +263,7 @@ class Scope:
 
         check: raise BudgetExceeded afterwards when a limit of the chain is passed.
         """
-        title = name or "recorded"
+        title, amounts = name or "recorded", _by_unit(amounts)
         scopes = self._open(title, stopped=False)
         scopes.record(dict(amounts), actor(), title)
         self.engine._emit("cost.recorded", title, {"amounts": events.sums(amounts), "name": title})
@@ -219,7 +277,8 @@ class Scope:
             raise ConfigError(
                 f"a {self.kind} is entered once", "scope_reused", f"make another: engine.{self.kind}(...)"
             )
-        parent = _alive(_current.get())
+        self.engine._check_fork()
+        parent = self._parent()
         if parent is not None and parent.engine is not self.engine:
             raise ConfigError(
                 f"a {self.kind} of engine `{self.engine.name}` inside one of `{parent.engine.name}`",
@@ -247,35 +306,53 @@ class Scope:
         self.parent = parent
         self._scopes = self._chain()
         names = (principal, self.user or "", self.agent or "", self.run_id or "", self.session or "")
-        self._names = ScopeNames.inside(names, actor())
+        self._names = ScopeNames.inside(names, actor(), self._is_over)
+        self._where = where()
         threads.inherit()
         self._tokens = (_current.set(self), _acting.set(self._names))
         self._state = "open"
         if self._surrounds:
             self.engine._surround(True)
         if self._stopped is not None:
-            self.engine._surround(True)
+            self.engine._stops(True)
         if self.engine._listening:
-            self.engine._run_started(self)
+            try:
+                self.engine._run_started(self)
+            except BaseException:  # Ctrl-C in a listener: the block does not begin
+                self._leave(None)
+                raise
+
+    def _parent(self) -> Scope | None:
+        """Find what this is a part of. A run may begin where another one has ended, and is no part of that."""
+        found = here = current_scope()
+        if self.kind == "run":
+            for scope in _around(here):
+                if scope._state != "open":
+                    found = _alive(scope.parent)
+        elif here is not None and here._ended is not None:
+            raise Frozen(_native.frozen_decision(self.name or self.kind, here._closed() or ""))
+        return found
 
     def _leave(self, error: BaseException | None) -> None:
         if self._state != "open" or self._tokens is None:
             return
         scope_token, acting_token = self._tokens
         self._tokens = None
-        self._state = "ended"
-        try:
-            _current.reset(scope_token)
-            _acting.reset(acting_token)
-        except ValueError:
-            # Left in another context than it was entered in, as a generator may be: whoever still sees it there
-            # stands in what is around it.
-            self._state = "left"
-            self._names.left = True
-        for counted in (self._surrounds, self._stopped is not None):
-            if counted:
-                self.engine._surround(False)
-        self._forget()
+        self._state = "left"
+        # Generators may take turns, and what is around this one now is another's: that stays as it is.
+        if _current.get() is self:
+            # In another context than it was entered in, as with a generator that somebody else closes, there is
+            # nothing to take back: whoever still sees it there stands in what is around it.
+            with suppress(ValueError):
+                _current.reset(scope_token)
+                _acting.reset(acting_token)
+                self._state = "ended"
+        if self._surrounds:
+            self.engine._surround(False)
+        if self._stopped is not None:
+            self.engine._stops(False)
+        if self._state == "ended":
+            self._forget()
         if self.engine._listening:
             self.engine._run_ended(self, error)
 
@@ -340,12 +417,25 @@ class Scope:
     def _closed(self, *, stopped: bool = True) -> str | None:
         if stopped and (why := self.stopped) is not None:
             return f"{self._title()}: {why}"
-        if self._state == "ended":
+        ended = self._ended
+        if ended is not None:
             return (
-                f"{self._title()} has ended, and what it started may not spend any more (hint: wait for it inside "
+                f"{ended._title()} has ended, and what it started may not spend any more (hint: wait for it inside "
                 f"the block, or give it a run of its own)"
             )
         return None
+
+    @property
+    def _ended(self) -> Scope | None:
+        """The scope in which this one lies, or itself, that has ended.
+
+        One that was left out of turn, as generators may be, goes on counting for whoever began inside it.
+        """
+        return next((scope for scope in _around(self) if scope._state == "ended"), None)
+
+    def _is_over(self) -> bool:
+        """Whether it was left out of turn, and this is where it was entered: what is around it counts here."""
+        return self._state == "left" and self._where == where()
 
     def _title(self) -> str:
         title = self.name or (self.session if self.kind == "session" else self.run_id) or ""
@@ -395,12 +485,28 @@ class Run(Scope):
 
 def current_scope() -> Scope | None:
     """Return the innermost scope that this code runs in; `None` outside all of them."""
-    return _alive(_current.get())
+    found = _current.get()
+    if found is not None and found._is_over():
+        found = _alive(found)
+        # What begins here later is to inherit nothing of it.
+        _current.set(found)
+        _acting.set(actor())
+    return found
 
 
 def current_run() -> Run | None:
     """Return the innermost run that this code runs in; `None` outside all of them."""
     return next((scope for scope in _around(current_scope()) if isinstance(scope, Run)), None)
+
+
+def where() -> tuple[int, object]:
+    """Return the thread and the task that this code runs in."""
+    asyncio = sys.modules.get("asyncio")
+    task = None
+    if asyncio is not None:
+        with suppress(RuntimeError):
+            task = asyncio.current_task()
+    return threading.get_ident(), None if task is None else weakref.ref(task)
 
 
 def _around(scope: Scope | None) -> Iterator[Scope]:
@@ -410,8 +516,8 @@ def _around(scope: Scope | None) -> Iterator[Scope]:
 
 
 def _alive(scope: Scope | None) -> Scope | None:
-    """Step out of scopes that were left in another context, where nobody could take them back."""
-    while scope is not None and scope._state == "left":
+    """Step out of scopes that were left out of turn, where they were entered: nobody could take them back there."""
+    while scope is not None and scope._is_over():
         scope = scope.parent
     return scope
 
@@ -460,7 +566,7 @@ def spending_scopes(engine: Engine, tenant: str | None, tool: str) -> _native.Sc
 
 def add_cost(engine: Engine, amount: object, name: str, *, check: bool) -> None:
     """Record what something else cost; see `Engine.add_cost`."""
-    unit, exact = read_budget(amount)
+    unit, exact = read_budget(amount, "cost")
     scopes = spending_scopes(engine, None, name)
     scopes.record({unit: exact}, actor(), name)
     engine._emit("cost.recorded", name, {"amounts": {unit: exact}, "name": name})
@@ -473,13 +579,67 @@ def spent_in(scopes: _native.Scopes, gate: str) -> Spend:
     return total([row for row in scopes.status() if row[0] == gate], 2)
 
 
+def check_names(names: Mapping[str, object]) -> None:
+    """Check that names and ids are such; what was not given is left out."""
+    for what, text in names.items():
+        if text is None:
+            continue
+        if isinstance(text, str) and 0 < len(text) <= _LONGEST:
+            if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text):
+                continue
+            raise ConfigError(f"`{what}` has half of a surrogate pair", what, "give text that has UTF-8")
+        hint = "give a name or an id" if isinstance(text, str) else f"give text: str({what})"
+        is_a = "" if isinstance(text, str) else f": it is {a_type(text)}"
+        raise ConfigError(f"`{what}` is no text of 1 to {_LONGEST} characters{is_a}", what, hint)
+
+
+def _by_unit(amounts: object) -> Mapping[str, Quantity]:
+    if not isinstance(amounts, Mapping):
+        raise ConfigError(
+            f"amounts are {a_type(amounts)}", "amount", 'give them by unit: {"usd": "0.10", "tokens": 500}'
+        )
+    if not all(isinstance(unit, str) for unit in amounts):
+        raise ConfigError("a unit is no text", "unit", "use usd, tokens, calls or cu")
+    return amounts
+
+
 def check_limits(scopes: _native.Scopes, title: str) -> None:
     """Raise BudgetExceeded when more is spent than one of the limits allows."""
-    for _, unit, spent, _, limit, _, _ in scopes.status():
+    passed = []
+    for gate, unit, spent, _, limit, _, _ in scopes.status():
         if limit is not None and Decimal(spent) > Decimal(limit):
-            # What does not fit is asked for on purpose: the refusal names every limit that is passed.
-            least = "0.000000000001" if unit == "usd" else 1
-            scopes.hold({unit: least}, True, actor(), title).release()
+            text = f"{spent} of {limit} {unit} are spent, with what was recorded now"
+            told: tuple[Any, ...] = ("budget_exceeded", "budget", gate, ("never", 0), ("text", [], text))
+            passed.append(_native.Reason._restore(told))
+    if passed:
+        raise BudgetExceeded(_native.Decision._restore(title, "block", tuple(passed), (), "D0"))
+
+
+class Patience:
+    """How long a call waits for what other calls hold, as its run says."""
+
+    def __init__(self, scope: Scope | None) -> None:
+        waits = (around._wait for around in _around(scope) if around._wait is not None)
+        seconds = next(waits, None)
+        self.until = None if seconds is None else time.monotonic() + seconds
+        self._step = 0.01
+
+    def pause(self, error: BudgetExceeded) -> float:
+        """Return how long to wait before the next try; raises the refusal where waiting is of no use."""
+        left = 0.0 if self.until is None else self.until - time.monotonic()
+        if left <= 0 or not all(_is_held(reason) for reason in error.decision.reasons):
+            raise error
+        step, self._step = self._step, min(self._step * 1.5, 0.25)
+        return min(step, left)
+
+
+def _is_held(reason: _native.Reason) -> bool:
+    """Whether it fits as soon as other calls have ended for less than they hold."""
+    told = reason.to_dict().get("detail") or {}
+    if reason.code != "budget_exceeded" or "held" not in told:
+        return False
+    spent, asked, limit = (Decimal(told[name]) for name in ("spent", "requested", "limit"))
+    return spent + asked <= limit and Decimal(told["held"]) > 0
 
 
 def _give_back(taking: Any) -> None:

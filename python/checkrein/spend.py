@@ -23,9 +23,14 @@ class Spend:
     calls: int = 0
     cu: int = 0
 
+    def __str__(self) -> str:
+        calls = f"{self.calls} call{'' if self.calls == 1 else 's'}"
+        cu = f", {self.cu} cu" if self.cu else ""
+        return f"{self.usd:f} usd, {self.tokens} tokens, {calls}{cu}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the amounts as plain JSON values; dollars are text."""
-        return {"usd": str(self.usd), "tokens": self.tokens, "calls": self.calls, "cu": self.cu}
+        return {"usd": f"{self.usd:f}", "tokens": self.tokens, "calls": self.calls, "cu": self.cu}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +72,17 @@ class Report:
             spent, held, limit = (getattr(part, unit) for part in (self.spent, self.held, self.limits))
             if not (spent or held or limit is not None):
                 continue
-            of = "" if limit is None else f" of {limit}"
-            line = f"  {unit:<6} {spent}{of} spent"
+            of = "" if limit is None else f" of {_text(limit)}"
+            line = f"  {unit:<6} {_text(spent)}{of} spent"
             left = getattr(self.remaining, unit)
-            line += f", {held} held" if held else ""
-            line += "" if left is None else f", {left} left"
+            line += f", {_text(held)} held" if held else ""
+            line += "" if left is None else f", {_text(left)} left"
+            lines.append(line)
             beyond = getattr(self.overrun, unit) + getattr(self.forced, unit)
-            lines.append(line + (f" ({beyond} of it beyond what was held or asked for)" if beyond else ""))
+            if beyond:
+                lines.append(
+                    f"         {_text(beyond)} of what was spent is beyond what was held or asked for"
+                )
         return "\n".join(lines)
 
 
@@ -97,22 +106,24 @@ def read_limits(
     return found
 
 
-def read_budget(budget: object) -> tuple[str, str]:
+def read_budget(budget: object, what: str = "budget") -> tuple[str, str]:
     hint = 'write it as text with its unit: "$0.50", "0.50 usd" or "200000 tokens"; money is never a float'
     if isinstance(budget, Decimal):
         budget = f"{budget:f} usd"
     if not isinstance(budget, str):
-        raise ConfigError(f"a budget is {a_type(budget)}", "budget", hint)
+        raise ConfigError(f"a {what} is {a_type(budget)}", "budget", hint)
     text = budget.strip()
     if text.startswith("$"):
         text = f"{text[1:].strip()} usd"
     if "/" in text or " per " in text:
-        raise ConfigError(
-            "the budget of a run has no window", "budget", "a run is its window; a policy file has the others"
+        hint = (
+            'a run is its window; `[budgets.daily]` of a policy file with `key = "action.user"` and '
+            '`window = "1d"` has others: docs/reference/runs.md'
         )
+        raise ConfigError(f"the {what} of a run has no window", "budget", hint)
     pico, unit = _native.parse_quantity(text)
     if pico < 0:
-        raise ConfigError("a budget is negative", "budget", hint)
+        raise ConfigError(f"a {what} is negative", "budget", hint)
     return str(unit), f"{Decimal(pico).scaleb(-12).normalize():f}"
 
 
@@ -134,11 +145,17 @@ def left_of(rows: list[tuple[Any, ...]]) -> Limits:
     limited = (row for row in rows if row[4] is not None)
     return Limits(
         **{
-            row[1]: max(number(row[1], row[4]) - number(row[1], row[2]) - number(row[1], row[3]), 0)
+            row[1]: max(
+                number(row[1], row[4]) - number(row[1], row[2]) - number(row[1], row[3]), number(row[1], "0")
+            )
             for row in limited
         }
     )
 
 
 def _plain(amount: Decimal | int | None) -> str | int | None:
-    return str(amount) if isinstance(amount, Decimal) else amount
+    return f"{amount:f}" if isinstance(amount, Decimal) else amount
+
+
+def _text(amount: Decimal | int) -> str:
+    return f"{amount:f}" if isinstance(amount, Decimal) else str(amount)

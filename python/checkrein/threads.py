@@ -8,6 +8,7 @@ and a call in one would slip out of the run's limits unseen. Entering the first 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ def inherit() -> None:
     """Have threads and thread pools inherit the current run; once for a process."""
     global _installed
     if _installed:
+        _inherit_in_pools()
         return
     with _lock:
         if not _installed:
@@ -28,14 +30,28 @@ def inherit() -> None:
             threading.Thread.start = _starting(threading.Thread.start)  # type: ignore[method-assign]
             ThreadPoolExecutor.submit = _submitting(ThreadPoolExecutor.submit)  # type: ignore[method-assign]
             _installed = True
+    _inherit_in_pools()
+
+
+def _inherit_in_pools() -> None:
+    """Do the same for `multiprocessing.pool.ThreadPool`, once somebody has imported it."""
+    pools: Any = sys.modules.get("multiprocessing.pool")
+    if pools is None or hasattr(pools.ThreadPool, "_checkrein"):
+        return
+    with _lock:
+        if not hasattr(pools.ThreadPool, "_checkrein"):
+            for name in ("apply_async", "_map_async", "imap", "imap_unordered"):
+                setattr(pools.ThreadPool, name, _pooling(getattr(pools.ThreadPool, name)))
+            pools.ThreadPool._checkrein = True
 
 
 def _carried() -> tuple[Any, Any] | None:
     """Return what a new thread has to take along; `None` outside every run."""
-    from checkrein.acting import _NOBODY, _acting
-    from checkrein.scopes import _current
+    from checkrein.acting import _NOBODY, actor
+    from checkrein.scopes import current_scope
 
-    current, names = _current.get(), _acting.get()
+    current = current_scope()
+    names = current._names if current is not None and current._names == actor() else actor()
     return None if current is None and names == _NOBODY else (current, names)
 
 
@@ -55,6 +71,7 @@ def _within(carried: tuple[Any, Any], call: Callable[..., Any], *args: Any, **kw
 def _starting(start: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(start)
     def begin(self: threading.Thread) -> None:
+        _inherit_in_pools()
         carried = _carried()
         # A pool's own workers outlive the call that happened to start them: their work brings its run along.
         if carried is not None and not _is_pooled(self):
@@ -70,7 +87,21 @@ def _submitting(submit: Callable[..., Any]) -> Callable[..., Any]:
         carried = _carried()
         if carried is None:
             return submit(self, fn, *args, **kwargs)
-        return submit(self, _within, carried, fn, *args, **kwargs)
+        future = submit(self, _within, carried, fn, *args, **kwargs)
+        add = future.add_done_callback
+        # What is called when it is done belongs to the same run as what it waits for.
+        future.add_done_callback = lambda call: add(functools.partial(_within, carried, call))
+        return future
+
+    return hand_over
+
+
+def _pooling(hand: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hand)
+    def hand_over(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        carried = _carried()
+        call = func if carried is None else functools.partial(_within, carried, func)
+        return hand(self, call, *args, **kwargs)
 
     return hand_over
 
@@ -78,4 +109,8 @@ def _submitting(submit: Callable[..., Any]) -> Callable[..., Any]:
 def _is_pooled(thread: threading.Thread) -> bool:
     target = getattr(thread, "_target", None)
     # Worker loops of thread pools, of asyncio's default one too, and of our own timeouts.
-    return getattr(target, "__module__", "") in ("concurrent.futures.thread", "checkrein.deadline")
+    return getattr(target, "__module__", "") in (
+        "concurrent.futures.thread",
+        "multiprocessing.pool",
+        "checkrein.deadline",
+    )

@@ -9,7 +9,7 @@ use checkrein::engine::{
 use checkrein_core::admission::{Action, Admission, Crossed, Verdict};
 use checkrein_core::amount::{Amount, Unit};
 use checkrein_core::code::Code;
-use checkrein_core::decision::MeterStatus;
+use checkrein_core::decision::{MeterStatus, Reason, Retry};
 use checkrein_core::gate::breaker::Health;
 use checkrein_core::gate::budget::{Bound as Certainty, Cost};
 use checkrein_core::key::encode_parts;
@@ -272,6 +272,7 @@ fn impossible(py: Python<'_>, problem: &CompileError) -> PyErr {
 /// Tells whoever listens of an answer, and raises it when it is a refusal.
 pub(crate) fn announce(owner: &Bound<'_, EngineBase>, name: &Arc<str>, admission: Admission) -> PyResult<()> {
     let (py, base) = (owner.py(), owner.get());
+    let admission = Admission { reasons: admission.reasons.into_iter().map(for_good).collect(), ..admission };
     let tell = |method: &str, what: Bound<'_, PyAny>| {
         if let Err(raised) = owner.call_method1(method, (&**name, what)) {
             error::unraisable(py, raised, owner.as_any());
@@ -303,4 +304,12 @@ pub(crate) fn announce(owner: &Bound<'_, EngineBase>, name: &Arc<str>, admission
         }
     }
     Ok(())
+}
+
+/// What a run has spent leaves its window in 30 days, which nobody waits for: the run is over then. A session goes on.
+fn for_good(mut reason: Reason) -> Reason {
+    if reason.gate.starts_with("@run") && matches!(reason.retry, Retry::After(_)) {
+        reason.retry = Retry::Never;
+    }
+    reason
 }

@@ -120,6 +120,13 @@ fn a_model_takes_from_scopes_and_file_at_once() {
     assert!(settled.is_exact(), "{settled:?}");
     assert_eq!(settled.charged[1], Amount::from_units(110));
     assert_eq!(spent(&run, &engine), [format!("@run {}+0", settled.usd.unwrap())]);
+    // Counts of zero are no report: they would empty a limit in tokens.
+    let second = policies.admit_model_in(&call, Some(&run));
+    let reply =
+        r#"{"model": "gpt-5", "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}"#;
+    let reply = read_str(reply, &Limits::default()).unwrap();
+    let settled = policies.settle_model(&second.permit.unwrap(), &reply).unwrap();
+    assert_eq!(settled.charged, second.held.iter().map(|held| held.amount).collect::<Vec<_>>());
     // Outside every scope the file's budgets alone count.
     assert_eq!(policies.admit_model(&call).held.len(), 1);
 }

@@ -179,7 +179,8 @@ def test_a_response_that_continues_another_is_held_with_what_that_used(
 
     with engine.run(budget="1 usd") as run:
         with pytest.raises(checkrein.InvalidAction, match="refers to what it does not contain"):
-            go_on()
+            # One that no test of this process has seen.
+            go_on(previous_response_id="resp_never_seen")
         first = client.responses.create(model=MODEL, input="hi", max_output_tokens=100, stream=True)
         held.append(run.held.usd)
         assert [event.type for event in first][-1] == "response.completed"

@@ -451,6 +451,222 @@ def test_a_run_left_in_another_context_leaves_nothing_behind() -> None:
     spent.release()
 
 
+def test_generators_that_take_turns_keep_to_their_runs() -> None:
+    engine = Engine()
+
+    def agent(name: str, steps: int, calls: int) -> Iterator[str]:
+        with engine.run(name=name, calls=calls) as run:
+            for _ in range(steps):
+                yield name
+            assert run.name == name
+
+    # What is entered while the first is current is a part of it.
+    turns = [agent("a", 1, calls=10), agent("b", 3, calls=3)]
+    assert [next(agent) for agent in turns] == ["a", "b"]
+    assert next(turns[0], None) is None
+    # The first is over; the second goes on, and its run still counts.
+    current = current_run()
+    assert current is not None
+    assert current.name == "b"
+    assert [next(turns[1]) for _ in range(2)] == ["b", "b"]
+    for _ in range(3):
+        current.hold({"calls": 1}).settle_in_full()
+    with pytest.raises(BudgetExceeded):
+        current.hold({"calls": 1})
+    assert next(turns[1], None) is None
+    assert current_scope() is None
+    assert actor() == ("", "", "", "", "")
+
+
+def test_a_generator_that_was_broken_off_frees_nobody() -> None:
+    engine = Engine()
+    words: list[str] = []
+
+    async def late(go: asyncio.Event) -> None:
+        await go.wait()
+        for _ in range(3):
+            try:
+                engine.model_call(request=REQUEST).admit().release()
+                spend("0.1")
+                words.append("spent")
+            except BudgetExceeded:
+                words.append("refused")
+
+    async def agent(go: asyncio.Event, tasks: list[Any]) -> Any:
+        async with engine.run(budget="0.1 usd"), engine.scope():
+            tasks.append(asyncio.create_task(late(go)))
+            yield 1
+
+    async def main() -> None:
+        go, tasks = asyncio.Event(), []
+        steps = agent(go, tasks)
+        await anext(steps)
+        await asyncio.create_task(steps.aclose())
+        go.set()
+        await asyncio.gather(*tasks)
+        assert current_scope() is None
+        # Nor does it hold anybody who begins later.
+        assert await asyncio.create_task(asyncio.to_thread(current_scope)) is None
+
+    asyncio.run(main())
+    assert words == ["spent", "refused", "refused"]
+
+
+def test_tasks_in_an_inner_scope_end_with_the_outer_run() -> None:
+    engine = Engine()
+
+    async def late(go: asyncio.Event) -> None:
+        with engine.scope():
+            await go.wait()
+            with pytest.raises(Frozen, match="has ended"):
+                spend("0.1")
+        # A run of its own is what the refusal advises.
+        with engine.run(budget="1 usd") as run:
+            spend("0.1")
+            assert run.parent is None
+
+    async def main() -> None:
+        go = asyncio.Event()
+        async with engine.run(budget="1 usd"):
+            task = asyncio.create_task(late(go))
+            await asyncio.sleep(0)
+        go.set()
+        await task
+
+    asyncio.run(main())
+
+
+def test_pools_of_multiprocessing_and_callbacks_are_inside() -> None:
+    from multiprocessing.pool import ThreadPool
+
+    engine = Engine()
+
+    def name(_: object) -> str | None:
+        run = current_run()
+        return None if run is None else run.name
+
+    heard: list[str | None] = []
+    with ThreadPool(1) as outside:
+        with engine.run(name="a"), ThreadPool(1) as inside, ThreadPoolExecutor(1) as executor:
+            assert inside.apply(name, (0,)) == "a"
+            assert outside.map(name, [0, 1]) == ["a", "a"]
+            assert list(outside.imap_unordered(name, [0])) == ["a"]
+            assert outside.starmap(lambda a, b: name(a), [(0, 1)]) == ["a"]
+            executor.submit(int).add_done_callback(lambda done: heard.append(name(done)))
+            with engine.run(name="b"):
+                assert inside.apply(name, (0,)) == "b"
+        assert outside.apply(name, (0,)) is None
+    assert heard == ["a"]
+
+
+async def test_bind_takes_code_into_a_run_that_it_did_not_begin_in() -> None:
+    engine = Engine()
+    queue: list[Any] = []
+    ready = threading.Event()
+
+    def worker() -> None:
+        ready.wait(60)
+        for job in queue:
+            job()
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    with engine.run(budget="0.1 usd") as run:
+
+        async def spend_later() -> object:
+            spend("0.05")
+            return current_run()
+
+        queue.append(run.bind(lambda: spend("0.05")))
+        ready.set()
+        await asyncio.to_thread(thread.join)
+        assert await run.bind(spend_later)() is run
+        assert run.remaining.usd == 0
+        assert isinstance(run.remaining.usd, Decimal)
+    with pytest.raises(Frozen):
+        run.bind(spend)("0.01")
+    with pytest.raises(PermitError):
+        engine.run().bind(spend)("0.01")
+
+
+async def test_a_run_may_wait_for_what_others_hold(tmp_path: Path) -> None:
+    for store in (None, f"sqlite:{tmp_path / 'store.db'}"):
+        engine = Engine(store=store)
+
+        async def one(engine: Engine) -> None:
+            call = await engine.model_call(request=REQUEST).aadmit()
+            await asyncio.sleep(0.001)
+            await call.asettle(
+                {"model": "gpt-5", "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}
+            )
+
+        async with engine.run(calls=4) as probe:
+            await one(engine)
+            worth = probe.spent.usd
+        with engine.run(budget="1 usd"), engine.model_call(request=REQUEST) as call:
+            held = Decimal(call.held[0]["amount"])
+            call.release()
+        # Room for one hold beside what five calls really cost.
+        async with engine.run(budget=f"{held + 4 * worth} usd", wait="60s") as run:
+            await asyncio.gather(*(one(engine) for _ in range(5)))
+            assert run.spent.usd == 5 * worth
+            hold = run.hold({"usd": run.remaining.usd or 0})
+            timer = threading.Timer(0.01, hold.release)
+            timer.start()
+            (await run.ahold({"usd": "0.000001"})).release()
+            timer.join()
+        # What is spent does not come back: nobody waits for it.
+        async with engine.run(budget="0.1 usd", wait="1h") as run:
+            run.hold({"usd": "0.1"}).settle_in_full()
+            with pytest.raises(BudgetExceeded) as refused:
+                await run.ahold({"usd": "0.1"})
+            assert (refused.value.retry_after, refused.value.decision.reasons[0].to_dict()["final"]) == (
+                None,
+                True,
+            )
+            assert run.refused(refused.value)
+
+
+def test_functions_of_the_module_go_by_the_run_around_them() -> None:
+    engine = Engine(name="mine")
+
+    @checkrein.tool(rate="10/min")
+    def tool() -> None: ...
+
+    with engine.run("eve", budget="$1") as run:
+        checkrein.add_cost("0.25 usd")
+        checkrein.record_usage(REPLY)
+        with checkrein.scope(budget="0.1 usd") as part:
+            assert part.engine is engine
+        assert run.spent.usd > Decimal("0.25")
+        assert checkrein.totals(user="eve").usd == run.spent.usd
+        tool()
+        run.stop("enough")
+        with pytest.raises(Frozen, match="enough"):
+            tool()
+    tool()
+    assert checkrein.totals(user="eve").usd == 0, "outside, the default engine is asked"
+
+
+def test_amounts_are_written_for_people() -> None:
+    engine = Engine()
+    with engine.run(name="r", budget="$1") as run:
+        run.hold({"usd": "0.00000016", "tokens": 3, "calls": 1}).settle_in_full()
+        assert str(run.spent) == "0.00000016 usd, 3 tokens, 1 call"
+        assert run.report().to_dict()["spent"]["usd"] == "0.00000016"
+        assert "0.00000016 of 1 spent" in str(run.report())
+        with pytest.raises(BudgetExceeded, match=r"1.00000016 of 1 usd are spent"):
+            engine.add_cost("1 usd", name="search")
+        with pytest.raises(ConfigError, match="by unit"):
+            run.hold("0.1 usd")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="cost is a float"):
+            engine.add_cost(0.01)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="surrogate"):
+        engine.run("\ud800")
+    with pytest.raises(ConfigError, match="an int"):
+        engine.totals(user=3)  # type: ignore[arg-type]
+
+
 def test_a_thousand_tasks_and_runs_leave_nothing_behind() -> None:
     engine = Engine()
     runs: list[weakref.ref[Any]] = []
@@ -495,7 +711,10 @@ def test_a_fork_inside_a_run_does_not_double_it() -> None:
         child = os.fork()
         if child == 0:
             try:
-                run.hold({"usd": "0.4"})
+                try:
+                    run.hold({"usd": "0.4"})
+                except checkrein.ForkedError:
+                    engine.run().__enter__()
             except checkrein.ForkedError:
                 os._exit(7)
             finally:

@@ -54,7 +54,7 @@ impl ModelPolicy {
         engine: &Engine,
         scopes: &ScopeShape,
     ) -> Result<Arc<ModelGates>, PolicyError> {
-        scopes.kept(self, || self.join(engine, Some(scopes), Taking::Hold))
+        scopes.kept(self, Taking::Hold, || self.join(engine, Some(scopes), Taking::Hold))
     }
 
     /// Its budgets, and the scopes around a call, as what records without asking.
@@ -63,7 +63,10 @@ impl ModelPolicy {
         engine: &Engine,
         scopes: Option<&ScopeShape>,
     ) -> Result<Arc<ModelGates>, PolicyError> {
-        self.join(engine, scopes, Taking::Record).map(Arc::new)
+        match scopes {
+            None => self.join(engine, None, Taking::Record).map(Arc::new),
+            Some(of) => of.kept(self, Taking::Record, || self.join(engine, scopes, Taking::Record)),
+        }
     }
 
     fn join(

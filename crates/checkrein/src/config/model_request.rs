@@ -31,7 +31,7 @@ const SAID: [&str; 8] = [
     "system_instruction",
 ];
 /// Members that name what the provider keeps or does beside the request.
-const REFERRING: [&str; 9] = [
+const REFERRING: [&str; 10] = [
     "previous_response_id",
     "conversation",
     "cachedContent",
@@ -41,6 +41,7 @@ const REFERRING: [&str; 9] = [
     "web_search_options",
     "plugins",
     "models",
+    "multi_agent",
 ];
 /// Parts of messages whose bytes are at least their tokens.
 const TEXT_PARTS: [&str; 17] = [
@@ -63,7 +64,8 @@ const TEXT_PARTS: [&str; 17] = [
     "custom_tool_call_output",
 ];
 /// Members of a part that are a file, or the name of one.
-const FILES: [&str; 6] = ["inlineData", "inline_data", "fileData", "file_data", "file_id", "image_url"];
+const FILES: [&str; 7] =
+    ["inlineData", "inline_data", "fileData", "file_data", "file_id", "image_url", "audio"];
 /// Members of a part that are text, whatever they look like: arguments and results of tools, and notes on the part.
 const OPAQUE: [&str; 8] = [
     "arguments",
@@ -156,6 +158,10 @@ impl ModelRequest {
         }
         let is_there = |name: &&str| request.get(name).is_some_and(|value| !matches!(value, Value::Null));
         read.refers = REFERRING.iter().any(is_there);
+        // Several prompts are answered one by one, each with as many answers and as much output as one.
+        let prompts = request.get("prompt").and_then(Value::as_array).into_iter().flatten();
+        let prompts = prompts.filter(|prompt| prompt.as_str().is_some() || prompt.as_array().is_some());
+        read.answers = read.answers.saturating_mul(u64::try_from(prompts.count()).unwrap_or(u64::MAX).max(1));
         // A stored prompt is named by its id.
         read.refers |= request.get("prompt").is_some_and(|prompt| prompt.as_object().is_some());
         let said = SAID.iter().filter_map(|name| request.get(name));
@@ -304,6 +310,10 @@ fn is_text(said: &Value) -> bool {
             Value::Object(part) => {
                 let kind = part.get("type").and_then(Value::as_str);
                 if kind.is_some_and(|kind| !TEXT_PARTS.contains(&kind)) {
+                    return false;
+                }
+                // Nothing but an id: something that was said before.
+                if part.get("id").is_some() && part.len() == 1 {
                     return false;
                 }
                 if FILES.iter().any(|name| part.get(name).is_some_and(|file| !matches!(file, Value::Null))) {

@@ -276,6 +276,9 @@ fn missing(quote: &Quote<'_>, report: &Report, at: Timestamp) -> Option<String> 
 /// The tokens of a usage.
 fn tokens(usage: &Usage) -> (Option<u64>, Option<Shortfall>) {
     let [input, output] = [UsageUnit::InputTokens, UsageUnit::OutputTokens].map(|unit| usage.reported(unit));
+    if usage.positive().is_empty() {
+        return (None, Some(Shortfall::Incomplete("every count is zero".to_owned())));
+    }
     match (input, output) {
         (Some(input), Some(output)) => (Some(input.saturating_add(output)), None),
         _ => {

@@ -1,5 +1,6 @@
 //! Scopes: the meters of a run, of what lies inside it, and of whom it is for, taken beside all other gates of a call.
 
+use std::any::Any;
 use std::sync::{Arc, OnceLock};
 
 use checkrein_core::admission::{Action, Inputs, KeyValue, RuleVerdict};
@@ -58,7 +59,12 @@ pub struct Scopes {
 }
 
 /// Something made for these scopes, and what from.
-type Kept = (Arc<dyn std::any::Any + Send + Sync>, Arc<dyn std::any::Any + Send + Sync>);
+#[derive(Debug)]
+struct Kept {
+    source: Arc<dyn Any + Send + Sync>,
+    taking: Taking,
+    made: Arc<dyn Any + Send + Sync>,
+}
 
 /// How what is asked of scopes is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,16 +148,17 @@ impl ScopeShape {
     pub(crate) fn kept<S, M, E>(
         &self,
         source: &Arc<S>,
+        taking: Taking,
         make: impl FnOnce() -> Result<M, E>,
     ) -> Result<Arc<M>, E>
     where
-        S: std::any::Any + Send + Sync,
-        M: std::any::Any + Send + Sync,
+        S: Any + Send + Sync,
+        M: Any + Send + Sync,
     {
         let address = Arc::as_ptr(source).cast::<()>();
-        let same = |(from, _): &&Kept| Arc::as_ptr(from).cast::<()>() == address;
+        let same = |kept: &&Kept| Arc::as_ptr(&kept.source).cast::<()>() == address && kept.taking == taking;
         let known =
-            self.models.lock().iter().filter(same).find_map(|(_, made)| Arc::clone(made).downcast().ok());
+            self.models.lock().iter().filter(same).find_map(|kept| Arc::clone(&kept.made).downcast().ok());
         if let Some(known) = known {
             return Ok(known);
         }
@@ -160,7 +167,7 @@ impl ScopeShape {
         if models.len() >= MAX_KEPT {
             models.clear();
         }
-        models.push((Arc::clone(source) as _, Arc::clone(&made) as _));
+        models.push(Kept { source: Arc::clone(source) as _, taking, made: Arc::clone(&made) as _ });
         Ok(made)
     }
 }

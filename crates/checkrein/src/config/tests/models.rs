@@ -216,8 +216,16 @@ fn what_a_request_only_refers_to_is_seen() {
         r#"{"input":"x","tools":[{"type":"web_search"}]}"#,
         r#"{"contents":[],"tools":[{"googleSearch":{}}]}"#,
         r#"{"messages":[],"models":["a/b","c/d"]}"#,
+        r#"{"input":[{"id":"msg_1"}]}"#,
+        r#"{"input":"x","multi_agent":{"enabled":true}}"#,
+        r#"{"messages":[{"role":"assistant","audio":{"id":"audio_1"}}]}"#,
     ] {
         assert!(refers(text), "{text}");
+    }
+    // Each of several prompts has answers of its own; the numbers of one prompt's tokens are one.
+    for (prompts, answers) in [(r#"["a","b","c"]"#, 6), ("[[1,2],[3]]", 4), ("[1,2,3]", 2), (r#""a""#, 2)] {
+        let read = ModelRequest::of_json(&json(&format!(r#"{{"prompt":{prompts},"n":2}}"#)));
+        assert_eq!(read.unwrap().answers, answers, "{prompts}");
     }
     let searches = ModelRequest::of_json(&json(
         r#"{"messages":[],"tools":[{"type":"web_search_20250305","name":"web_search","max_uses":3}]}"#,
