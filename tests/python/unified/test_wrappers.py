@@ -376,7 +376,7 @@ def test_coverage_of_the_users_code_is_unaffected(tmp_path: Path) -> None:
 def test_a_function_that_is_guarded_again_in_memory_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     engine = checkrein.Engine()
 
-    def handler() -> Any:
+    def handler() -> typing.Any:
         @engine.guard(rate="1/min")
         def refund() -> str:
             return "refunded"
