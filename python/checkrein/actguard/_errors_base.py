@@ -95,7 +95,8 @@ class ActGuardToolError(ActGuardError):
     def to_prompt(self) -> str:
         """Return what to tell the model."""
         hint = "You may try again later." if self.retryable else "Do not repeat this call."
-        return f"BLOCKED [{(self.reason or type(self).__name__).upper()}]: {self.message} {hint}"
+        stop = "" if self.message.endswith((".", "!", "?")) else "."
+        return f"BLOCKED [{(self.reason or type(self).__name__).upper()}]: {self.message}{stop} {hint}"
 
 
 class ToolExecutionError(ActGuardToolError):

@@ -154,7 +154,7 @@ class PolicyViolationError(ToolGuardError):
         self.fix_hint = fix_hint
         told = dict(details or {})
         if fix_hint is not None:
-            told["fix_hint"] = fix_hint
+            told.setdefault("fix_hint", fix_hint)
         super().__init__(message, code=code, reason=code.lower(), details=told, retryable=False)
 
     def to_prompt(self) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import uuid
 from contextvars import Token
+from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -57,7 +59,7 @@ class BudgetGuard:
         run_id: str | None = None,
         plan_key: str | None = None,
         token_limit: int | None = None,
-        usd_limit: float | None = None,
+        usd_limit: float | Decimal | None = None,
         on_unreachable: str | None = None,
     ) -> None:
         self._client = client
@@ -78,6 +80,12 @@ class BudgetGuard:
         self._tally = LocalTally()
         self._context: BudgetExecutionContext | None = None
         self._token: Token[BudgetExecutionContext | None] | None = None
+
+    def __repr__(self) -> str:
+        limits = {"token_limit": self.token_limit, "usd_limit": self.usd_limit, "cost_limit": self.cost_limit}
+        said = "".join(f" {name}={value}" for name, value in limits.items() if value is not None)
+        user = "" if self.user_id is None else f" user_id={self.user_id!r}"
+        return f"<BudgetGuard {self.name or 'without a name'}{user}{said}: {self.tokens_used} tokens used>"
 
     # --- what was used ---
 
@@ -203,7 +211,10 @@ class BudgetGuard:
             )
         usd = self.usd_limit
         if usd is not None and (
-            isinstance(usd, bool) or not isinstance(usd, int | float) or not math.isfinite(usd) or usd <= 0
+            isinstance(usd, bool)
+            or not isinstance(usd, int | float | Decimal)
+            or not (usd.is_finite() if isinstance(usd, Decimal) else math.isfinite(usd))
+            or usd <= 0
         ):
             raise ActGuardUsageError(
                 "budget_guard requires usd_limit to be a positive number when provided.",
@@ -341,7 +352,8 @@ class BudgetGuard:
             root.detach()
             raise root.failure
         if self._is_root_scope and root is not None:
-            self.cost_limit = root.root_cost_limit if self._created_root else self.cost_limit
+            # The gateway may have set one, or a smaller one.
+            self.cost_limit = root.root_state.cost_limit if self._created_root else self.cost_limit
 
     def _install(self) -> None:
         assert self._state is not None
@@ -403,8 +415,8 @@ class BudgetGuard:
         return root.mark_settled()
 
     def _close_root(self) -> None:
-        if self._leave_root():
-            assert self._shared_root is not None
+        # A forked child leaves the reservation to the process that made it.
+        if self._leave_root() and self._shared_root is not None and self._shared_root.pid == os.getpid():
             opening.settle_root(self._client, self._shared_root)
 
 

@@ -7,10 +7,12 @@ import binascii
 import json
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final, Literal
 
 from checkrein.actguard._config import ActGuardConfig
 from checkrein.actguard._debug import ensure_actguard_debug_handler
+from checkrein.actguard._redact import redact_text
 from checkrein.actguard.budget import BudgetGuard
 from checkrein.actguard.core.runtime import ClientRunContext
 from checkrein.actguard.costs import CuTariff
@@ -163,6 +165,10 @@ class Client:
         """The settings of transports and events."""
         return self._config
 
+    def __repr__(self) -> str:
+        key = "with a key" if self.api_key else "without a key"
+        return f"<Client {redact_text(self.gateway_url)!r} {key} on_unreachable={self.on_unreachable!r}>"
+
     def run(self, user_id: str | None = None, run_id: str | None = None) -> ClientRunContext:
         """Return a run, for `with` or `async with`."""
         return ClientRunContext(client=self, user_id=user_id, run_id=run_id)
@@ -176,7 +182,7 @@ class Client:
         run_id: str | None = None,
         plan_key: str | None = None,
         token_limit: int | None = None,
-        usd_limit: float | None = None,
+        usd_limit: float | Decimal | None = None,
         on_unreachable: OnUnreachable | None = None,
     ) -> BudgetGuard:
         """Return a budget inside a run, for `with` or `async with`; see BudgetGuard."""

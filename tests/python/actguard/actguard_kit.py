@@ -51,8 +51,13 @@ class Gateway(FakeProvider):
 
     def client(self, **more: Any) -> actguard.Client:
         """Return a client of this gateway."""
-        settings: dict[str, Any] = {"event_mode": "off", "backoff_base_ms": 1, "budget_timeout_s": 5.0}
-        return actguard.Client(api_key=KEY, gateway_url=self.url, **{**settings, **more})
+        settings: dict[str, Any] = {
+            "api_key": KEY,
+            "event_mode": "off",
+            "backoff_base_ms": 1,
+            "budget_timeout_s": 5.0,
+        }
+        return actguard.Client(gateway_url=self.url, **{**settings, **more})
 
     def bodies(self, name: str) -> list[Any]:
         """Return what was posted to one path."""

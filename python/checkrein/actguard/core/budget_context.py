@@ -55,7 +55,9 @@ class BudgetExecutionContext:
     run: Any = None
     """Where there are no scopes: the run whose events say what calls use."""
     abandoned: bool = False
-    """Whether it was left in another context than it was entered in, so that the first one still names it."""
+    """Whether it was left where something else was current, so that its own context may still name it."""
+    outer: BudgetExecutionContext | None = None
+    """What was current where it was entered."""
 
     @property
     def active_scope(self) -> BudgetState | None:
@@ -65,7 +67,7 @@ class BudgetExecutionContext:
     @property
     def ended(self) -> bool:
         """Whether the budget was closed: threads that it left behind have none any more, tasks stay below it."""
-        return bool(self.scope_stack) and self.scope_stack[0].closed
+        return bool(self.scope_stack) and all(scope.closed for scope in self.scope_stack)
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,24 @@ _active_budget_states_lock = threading.Lock()
 
 def get_budget_context() -> BudgetExecutionContext | None:
     """Return the active budgets, or `None`."""
-    context = _budget_context.get()
-    if context is not None and not context.abandoned:
+    context = _here()
+    if context is not None:
         return context
     found: BudgetExecutionContext | None = inherit.inherited("budget")
     return found
 
 
+def _here() -> BudgetExecutionContext | None:
+    """Return what was entered last in this context and not left since."""
+    context = _budget_context.get()
+    while context is not None and context.abandoned:
+        context = context.outer
+    return context
+
+
 def own_budget_context() -> BudgetExecutionContext | None:
     """Return the budgets of this context, without those that only the starter of this thread had."""
-    context = _budget_context.get()
+    context = _here()
     return None if context is None or context.ended else context
 
 
@@ -121,6 +131,7 @@ def require_budget_state() -> BudgetState:
 def install_budget_context(context: BudgetExecutionContext) -> Token[BudgetExecutionContext | None]:
     """Make these budgets the active ones; give what is returned to `reset_budget_context`."""
     inherit.install()
+    context.outer = _here()
     state = context.active_scope
     with _active_budget_states_lock:
         _active_budget_contexts[id(context)] = context
@@ -141,11 +152,15 @@ def reset_budget_context(
             if state is not None:
                 _active_budget_states.pop(id(state), None)
     try:
-        _budget_context.reset(token)
+        if _budget_context.get() is context:
+            _budget_context.reset(token)
+            return
     except ValueError:
-        # As with a generator that another thread or task finishes.
-        if context is not None:
-            context.abandoned = True
+        # As with a generator that another task finishes.
+        pass
+    if context is not None:
+        # Something that was entered later is current, as with generators that take turns: it stays.
+        context.abandoned = True
 
 
 def set_budget_state(state: BudgetState) -> Token[BudgetExecutionContext | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections import OrderedDict
@@ -35,7 +36,7 @@ class BudgetState(Meter):
         parent_scope_id: str | None = None,
         root_scope_id: str = "",
         cost_limit: int | None = None,
-        usd_limit: float | None = None,
+        usd_limit: float | Decimal | None = None,
         usd_limit_micros: int | None = None,
         plan_key: str | None = None,
         reserve_id: str | None = None,
@@ -204,10 +205,11 @@ class SharedBudgetState:
         root_cost_limit: int | None = None,
         plan_key: str | None = None,
         token_limit: int | None = None,
-        usd_limit: float | None = None,
+        usd_limit: float | Decimal | None = None,
         before: Amounts | None = None,
         room: Room | None = None,
     ) -> None:
+        self.pid = os.getpid()
         self.user_id = user_id
         self.run_id = run_id
         self.tenant_id = tenant_id

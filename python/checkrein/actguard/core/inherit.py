@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable
@@ -73,7 +74,35 @@ def install() -> None:
             return
         threading.Thread.start = _starting(threading.Thread.start)  # type: ignore[method-assign]
         ThreadPoolExecutor.submit = _submit(ThreadPoolExecutor.submit)  # type: ignore[method-assign]
+        _cover_pools()
         _installed = True
+
+
+def _cover_pools() -> None:
+    """Do the same for `multiprocessing.pool.ThreadPool`, if the program uses that: it is slow to import."""
+    pools = sys.modules.get("multiprocessing.pool")
+    pool = getattr(pools, "ThreadPool", None)
+    if pool is None or "apply_async" in vars(pool):
+        return
+    # Everything else that a pool can do goes through one of these.
+    for name in ("apply_async", "_map_async", "imap", "imap_unordered"):
+        setattr(pool, name, _handing_over(getattr(pool, name)))
+
+
+def _handing_over(submit: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(submit)
+    def submit_in_run(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        current = _current()
+        return submit(self, _task(func, current) if current else func, *args, **kwargs)
+
+    return submit_in_run
+
+
+def _is_pooled(thread: threading.Thread) -> bool:
+    if getattr(getattr(thread, "_target", None), "__module__", "") != "multiprocessing.pool":
+        return False
+    _cover_pools()
+    return True
 
 
 def _current() -> dict[str, Source]:
@@ -85,7 +114,7 @@ def _starting(start: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(start)
     def start_in_run(self: threading.Thread) -> None:
         # The threads of a pool outlive the run that happened to need one more: their tasks inherit, they do not.
-        if not getattr(_submitting, "now", False):
+        if not getattr(_submitting, "now", False) and not _is_pooled(self):
             current = _current()
             if current:
                 self._actguard_inherited = current  # type: ignore[attr-defined]

@@ -95,13 +95,24 @@ def _adopt(root: SharedBudgetState, answer: Any) -> None:
 
 
 def _limit_by(plan: Plan, root: SharedBudgetState, answer: Any) -> None:
-    """Take over the limit of the gateway, where the guard has none in its unit."""
-    limit = _count(answer.get("cost_limit")) if isinstance(answer, Mapping) else None
-    if plan.cost_limit is not None or limit is None:
+    """Take over the limit of the gateway; where the guard has one of its own, the smaller one counts."""
+    said = answer.get("cost_limit") if isinstance(answer, Mapping) else None
+    if said is None:
         return
-    root.root_cost_limit = root.root_state.cost_limit = limit
     try:
-        _install(root, tariff(plan))
+        if type(said) is not int:
+            error = BudgetTransportError(
+                "Budget reserve response has a 'cost_limit' that is no whole number."
+            )
+            _unreachable(plan, "reserve", RESERVE, error, limited=True)
+            return
+        # Nothing, or less, is what is left: the first call is refused.
+        limit = max(0, said)
+        if plan.cost_limit is None:
+            _install(root, tariff(plan))
+            root.root_cost_limit = root.root_state.cost_limit = limit
+        else:
+            root.root_state.cost_limit = min(limit, plan.cost_limit)
     except BaseException:
         # A limit that nobody can count by is no limit: the guard is not entered, and nothing was used.
         settle_root(plan.client, root)
@@ -121,6 +132,13 @@ def _unreachable(plan: Plan, operation: str, path: str, error: Exception, *, lim
     """Warn, or raise where a limit was asked for and the guard is to be closed then."""
     if limited and not plan.fail_open:
         if isinstance(error, BudgetTransportError):
+            # Who meets this for the first time has to know what else there is.
+            needs_none = "" if plan.reports else "; usd_limit= needs no gateway"
+            error.message += (
+                ' (the guard was not entered; Client(on_unreachable="open") goes on without a limit'
+                f"{needs_none})"
+            )
+            error.args = (error.message,)
             raise error
         raise BudgetTransportError(
             f"Budget API request failed at {path}: {type(error).__name__}", cause=error

@@ -27,6 +27,10 @@ class ClientRunContext:
         self._state: RunState | None = None
         self._token: Token[RunState | None] | None = None
 
+    def __repr__(self) -> str:
+        user = "" if self.user_id is None else f" user_id={self.user_id!r}"
+        return f"<run {self.run_id!r}{user}>"
+
     def get_attempt_count(self, tool_id: str) -> int:
         """Return how often a tool, as "module:qualname", was attempted in this run."""
         return 0 if self._state is None else self._state.get_attempt_count(tool_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from checkrein.actguard.core.budget_context import (
     violation_in,
 )
 from checkrein.actguard.core.budget_state import BudgetState
-from checkrein.actguard.exceptions import ActGuardUsageError, BudgetExceededError
+from checkrein.actguard.exceptions import ActGuardRuntimeContextError, ActGuardUsageError, BudgetExceededError
 from checkrein.actguard.integrations import pricing
 from checkrein.actguard.integrations.usage import UsageInfo, field
 from checkrein.actguard.observability.events import emit_usage
@@ -197,6 +198,7 @@ def _ask(context: BudgetExecutionContext, request: Request) -> Ask | None:
     limits = [scope.limits for scope in context.scope_stack if scope.limits]
     if not limits:
         return None
+    _check_process(context)
     needs_usd = any(limit.usd is not None for limit in limits)
     output = pricing.RESERVE_OUTPUT if request.max_output is None else request.max_output
     most, likely = request.input_bytes, -(-request.input_bytes // 4)
@@ -216,6 +218,19 @@ def _ask(context: BudgetExecutionContext, request: Request) -> Ask | None:
 
     bounded = request.max_output is not None
     return Ask(amounts(most, of_usd[0]), amounts(likely, of_usd[1]), bounded, output)
+
+
+def _check_process(context: BudgetExecutionContext) -> None:
+    """Refuse in a process that was forked inside the guard: each would spend the whole limit."""
+    for scope in context.scope_stack:
+        if scope.shared_root is not None and scope.shared_root.pid != os.getpid():
+            raise ActGuardRuntimeContextError(
+                "This process was forked inside a budget_guard, whose limit counts in the process that entered it. "
+                "Enter a guard after the fork, or share limits through an engine with a store.",
+                code="runtime.forked_process",
+                reason="forked_process",
+                retryable=False,
+            )
 
 
 def _bounds(request: Request, output: int) -> tuple[Decimal, Decimal]:
@@ -368,6 +383,14 @@ class _Refused(Exception):
         return _error(self.scope, self.unit, self.more)
 
 
+def _dollars(scope: BudgetState) -> float:
+    """Return what a scope has spent as its guard shows it: by its tariff, where no limit is held by the price book."""
+    rate = 0 if scope.tariff is None else scope.tariff.cu_per_usd
+    if scope.usd_limit is None and rate > 0:
+        return scope.counted.cost / rate
+    return float(scope.whole().usd)
+
+
 def _error(scope: BudgetState, limit_type: str, more: str = "") -> BudgetExceededError:
     counted = scope.counted
     error = BudgetExceededError(
@@ -375,8 +398,8 @@ def _error(scope: BudgetState, limit_type: str, more: str = "") -> BudgetExceede
         tokens_used=counted.tokens,
         cost_used=counted.cost,
         cost_limit=scope.cost_limit,
-        usd_used=float(counted.usd),
-        usd_limit=scope.usd_limit,
+        usd_used=_dollars(scope),
+        usd_limit=None if scope.usd_limit is None else float(scope.usd_limit),
         token_limit=scope.token_limit,
         limit_type=limit_type,
         scope_id=scope.scope_id,

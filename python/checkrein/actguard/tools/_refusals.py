@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 def mark_not_started(error: BaseException, original: Callable[..., Any]) -> None:
     """Note on an exception that the tool did not run, for an idempotency key that is held around it."""
-    error._not_started = original  # type: ignore[attr-defined]
+    # Its number and not the function itself: programs log `vars(error)` as JSON.
+    error._not_started = id(original)  # type: ignore[attr-defined]
 
 
 def not_started(error: BaseException, original: Callable[..., Any]) -> bool:
     """Whether an exception says that this tool, and not one that it called, did not run."""
-    return getattr(error, "_not_started", None) is original
+    return getattr(error, "_not_started", None) == id(original)
 
 
 def reused(tool_name: str, key: str) -> DuplicateIdempotencyKey:

@@ -39,7 +39,7 @@ class RequireFact(Rule):
                     "MISSING_FACT",
                     f"Value {self.kind}='{one}' was not proven in this session.",
                     details={"kind": self.kind, "value": one if isinstance(one, str) else str(one)},
-                    fix_hint=self.hint or None,
+                    fix_hint=self.hint or f"Call a read tool to fetch '{self.kind}' first.",
                 )
 
 

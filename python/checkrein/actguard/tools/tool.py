@@ -11,6 +11,7 @@ from checkrein.actguard.tools._gates import Gates, guard
 from checkrein.actguard.tools._names import name_of
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")
 Options = Mapping[str, Any]
 
 
@@ -57,13 +58,17 @@ def tool(
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        once = None if idempotent is None else _modules.idempotent.spec(**idempotent)
-        rate = None if rate_limit is None else _modules.rate_limit.spec(**rate_limit)
+        once = None if idempotent is None else _spec("idempotent", _modules.idempotent.spec, idempotent)
+        rate = None if rate_limit is None else _spec("rate_limit", _modules.rate_limit.spec, rate_limit)
         gates = Gates(
             once=once and _modules.idempotent.checked(once, function),
-            attempts=None if max_attempts is None else _modules.max_attempts.spec(**max_attempts),
+            attempts=None
+            if max_attempts is None
+            else _spec("max_attempts", _modules.max_attempts.spec, max_attempts),
             rate=rate and _modules.rate_limit.checked(rate, function),
-            breaker=None if circuit_breaker is None else _modules.circuit_breaker.spec(**circuit_breaker),
+            breaker=None
+            if circuit_breaker is None
+            else _spec("circuit_breaker", _modules.circuit_breaker.spec, circuit_breaker),
         )
         inner = function
         if timeout is not None:
@@ -71,3 +76,11 @@ def tool(
         return guard(inner, gates, tool_name=name_of(function))
 
     return decorate if fn is None else decorate(fn)
+
+
+def _spec(name: str, make: Callable[..., S], options: Options) -> S:
+    """Make what a guard was told; an option that it does not have is an error in the name of its decorator."""
+    try:
+        return make(**options)
+    except TypeError as error:
+        raise TypeError(str(error).replace("spec()", f"{name}()")) from None

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from checkrein.actguard._config import ActGuardConfig
 from checkrein.actguard._monitoring import SSL_CERT_FIX_MESSAGE, _is_ssl_cert_error
-from checkrein.actguard._redact import redact_text
+from checkrein.actguard._redact import redact_text, redact_value
 from checkrein.actguard.exceptions import (
     ActGuardPaymentRequired,
     BudgetExceededError,
@@ -62,6 +62,9 @@ class BudgetTransport:
         cause: BaseException = TimeoutError("no time left")
         for attempt in range(attempts):
             left = deadline - time.monotonic()
+            if attempt == 0:
+                # It has it all, whatever a busy machine did since the clock was read.
+                left = config.budget_timeout_s
             if left <= 0:
                 break
             try:
@@ -165,8 +168,12 @@ def _payload(error: urllib.error.HTTPError) -> Any:
 
 def _detail(payload: Any) -> str | None:
     if isinstance(payload, Mapping):
-        payload = _text(payload, "error", "message", "detail", "Message")
+        payload = _text(payload, "error", "message", "detail", "Message") or _as_json(payload)
     return redact_text(payload)[:500] if isinstance(payload, str) and payload else None
+
+
+def _as_json(payload: Mapping[str, Any]) -> str:
+    return json.dumps(redact_value(payload), separators=(",", ":"), sort_keys=True)
 
 
 def _text(payload: Mapping[str, Any], *names: str) -> str | None:
@@ -189,8 +196,8 @@ def _payment_required(path: str, error: urllib.error.HTTPError) -> ActGuardPayme
     payload = _payload(error)
     said: Mapping[str, Any] = payload if isinstance(payload, Mapping) else {}
     message = _text(said, "Message", "message", "detail", "error")
-    if not said and isinstance(payload, str):
-        message = payload[:500]
+    if message is None and isinstance(payload, str | Mapping):
+        message = (payload if isinstance(payload, str) else _as_json(payload))[:500]
     return ActGuardPaymentRequired(
         path=path,
         status=402,
