@@ -493,6 +493,10 @@ class Engine(Runs, GuardForms, _native.EngineBase):
             raise ConfigError(f"`{known}` and `{owner}` are both called `{derived}`", "name", hint)
         with self._lock:
             count = self._names[derived] = self._names.get(derived, 0) + 1
+            is_again = self._owners.setdefault(derived, owner) == owner and count == 2 and bool(owner)
+        if is_again:
+            # A function that is made for each request, or a cell that ran twice.
+            _log.warning("`%s` is guarded a second time and counts by itself; name= makes it one", owner)
         return derived if count == 1 else f"{derived}#{count}"
 
     # What the native half calls.

@@ -411,7 +411,8 @@ class BudgetGuard:
             root.root_state.closed = True
             if run is not None and run.get_budget_root() is root:
                 run.set_budget_root(None)
-                run.spent_before = root.root_state.whole()
+                # With what is still held: streams that are read later count what they held against later guards.
+                run.spent_before = root.root_state.whole() + root.root_state.held
         return root.mark_settled()
 
     def _close_root(self) -> None:

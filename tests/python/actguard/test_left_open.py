@@ -227,3 +227,27 @@ def test_each_prompt_of_a_list_is_answered(
             with pytest.raises(BudgetExceededError):
                 ai.completions.create(model="davinci-002", prompt=prompt, max_tokens=100, **more)
     assert len(provider.requests) == (1 if fits else 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_report_of_nothing_is_none(ai: Any, provider: FakeProvider, stream: bool) -> None:
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    if stream:
+        provider.then(Reply(events=fake_openai.chunks("word" * 50, usage=nothing)))
+    else:
+        provider.then(Reply(fake_openai.completion("word" * 50, usage=nothing)))
+    with guard(token_limit=100_000) as budget:
+        reply = ask(ai, stream=stream)
+        if stream:
+            list(reply)
+        assert budget.tokens_used >= 50
+
+
+def test_streams_left_open_count_against_later_guards_of_the_run(ai: Any, provider: FakeProvider) -> None:
+    client = actguard.Client(event_mode="off")
+    with client.run():
+        with client.budget_guard(token_limit=5_000):
+            streams = until_refused(lambda: ask(ai, stream=True))
+        with client.budget_guard(token_limit=5_000), pytest.raises(BudgetExceededError):
+            ask(ai)
+    assert len(provider.requests) == len(streams) == 2

@@ -77,6 +77,16 @@ def test_a_closed_guard_says_what_else_there_is(gateway: Gateway) -> None:
         assert ("usd_limit= needs no gateway" in said) is (client.api_key is None)
 
 
+def test_a_tariff_that_is_none_says_the_same(gateway: Gateway) -> None:
+    gateway.tariff = Reply({})
+    with (
+        gateway.client().run() as run,
+        pytest.raises(BudgetTransportError, match="the guard was not entered"),
+        run.client.budget_guard(cost_limit=5),
+    ):
+        pytest.fail("entered")
+
+
 @pytest.mark.parametrize("said", [{}, {"shortfall": 5, "code": "x"}])
 def test_a_payment_that_says_nothing_is_shown_as_it_is(gateway: Gateway, said: Any) -> None:
     gateway.reserve = Reply(said, status=402)

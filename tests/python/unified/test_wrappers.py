@@ -371,3 +371,20 @@ def test_coverage_of_the_users_code_is_unaffected(tmp_path: Path) -> None:
     assert "covered.py" in shown.stdout
     assert " 9" in shown.stdout.splitlines()[2]
     assert "guard of" not in shown.stdout
+
+
+def test_a_function_that_is_guarded_again_in_memory_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    engine = checkrein.Engine()
+
+    def handler() -> typing.Any:
+        @engine.guard(rate="1/min")
+        def refund() -> str:
+            return "refunded"
+
+        return refund
+
+    for _ in range(3):
+        assert handler()() == "refunded"
+    warned = [record.getMessage() for record in caplog.records if "second time" in record.getMessage()]
+    assert len(warned) == 1
+    assert "name=" in warned[0]

@@ -131,19 +131,21 @@ def _count(value: object) -> int | None:
 def _unreachable(plan: Plan, operation: str, path: str, error: Exception, *, limited: bool) -> None:
     """Warn, or raise where a limit was asked for and the guard is to be closed then."""
     if limited and not plan.fail_open:
-        if isinstance(error, BudgetTransportError):
-            # Who meets this for the first time has to know what else there is.
-            needs_none = "" if plan.reports else "; usd_limit= needs no gateway"
-            error.message += (
-                ' (the guard was not entered; Client(on_unreachable="open") goes on without a limit'
-                f"{needs_none})"
-            )
-            error.args = (error.message,)
-            raise error
-        raise BudgetTransportError(
-            f"Budget API request failed at {path}: {type(error).__name__}", cause=error
-        ) from error
+        if not isinstance(error, BudgetTransportError):
+            made = f"Budget API request failed at {path}: {type(error).__name__}"
+            raise _closed(plan, BudgetTransportError(made, cause=error)) from error
+        raise _closed(plan, error)
     warn_monitoring_issue(subsystem="budget", operation=operation, exc=error, path=path, stacklevel=5)
+
+
+def _closed(plan: Plan, error: BudgetTransportError) -> BudgetTransportError:
+    """Add to an error what else there is, for who meets this for the first time."""
+    needs_none = "" if plan.reports else "; usd_limit= needs no gateway"
+    error.message += (
+        f' (the guard was not entered; Client(on_unreachable="open") goes on without a limit{needs_none})'
+    )
+    error.args = (error.message,)
+    return error
 
 
 def settle_root(client: Client | None, root: SharedBudgetState) -> None:

@@ -162,14 +162,14 @@ def _counted(
 def _settle(held: CallHold, endpoint: Endpoint, reply: Any, info: UsageInfo | None) -> None:
     reply_id = getattr(reply, "id", None)
     root = held.context.shared_root
-    if info is not None:
+    if info is not None and (info.tokens or not held.holds or getattr(reply, "status", None) == "failed"):
         held.settle(info, reply)
     elif isinstance(reply_id, str) and root is not None and _is_pending(reply):
         # It goes on in the background; whoever looks it up sees what it used. Until then it holds what it held.
         held.stay()
         root.expect(reply_id, held)
     else:
-        # A limit that a provider without reports would never reach is none.
+        # A limit that a provider without reports, or that says nothing was used, would never reach is none.
         held.settle_in_full()
 
 

@@ -50,7 +50,7 @@ class _Stream:
 
     def _settle(self) -> None:
         info = self._reading.info()
-        if info is None:
+        if info is None or (self._held.holds and not info.tokens):
             self._held.settle(self._reading.estimate())
         else:
             self._held.settle(info, self._reading.last)

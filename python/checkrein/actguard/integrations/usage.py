@@ -48,6 +48,11 @@ class UsageInfo:
     cached_input_tokens: int
     output_tokens: int
 
+    @property
+    def tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
 
 def extract_usage_info(
     response: Any, *, provider: str | None = None, model: str | None = None
