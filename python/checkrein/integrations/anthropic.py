@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from checkrein.integrations import limits, stainless
 from checkrein.integrations.anthropic_messages import Endpoint, endpoint_of
 from checkrein.integrations.metered import engine_for
+from checkrein.integrations.patches import Patches
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
@@ -63,20 +64,16 @@ def instrument(engine: Engine | None) -> None:
     if not hasattr(sync, "_build_middleware_chain"):
         _state.older.install(sync, asynchronous, engine)
         return
-    if _state.originals:
+    if _state.patches:
         return
     for base in (sync, asynchronous):
-        original = base.__dict__["request"]
-        _state.originals.append((base, original))
-        base.request = _gated(original, lambda: _state.engine)  # type: ignore[attr-defined]
+        _state.patches.replace(base, "request", functools.partial(_gated, given=lambda: _state.engine))
 
 
 def uninstrument() -> None:
     """Put everything back that `instrument` replaced."""
     _state.older.remove()
-    while _state.originals:
-        base, original = _state.originals.pop()
-        base.request = original  # type: ignore[attr-defined]
+    _state.patches.remove()
     _state.engine = None
 
 
@@ -134,7 +131,7 @@ class _State:
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
-        self.originals: list[tuple[type, Any]] = []
+        self.patches = Patches()
         self.older = stainless.Instrumented(_dialect(lambda: self.engine))
 
 

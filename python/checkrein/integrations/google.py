@@ -13,6 +13,7 @@ from checkrein.errors import ConfigError, NotExecuted
 from checkrein.integrations import limits
 from checkrein.integrations.google_content import Endpoint, endpoint_of
 from checkrein.integrations.metered import Attempt, engine_for
+from checkrein.integrations.patches import Patches, inherited
 from checkrein.integrations.streams import Meter
 
 if TYPE_CHECKING:
@@ -40,9 +41,11 @@ def wrap(client: Any, engine: Engine | None) -> Any:
     if "_checkrein_wrapped" in own.__dict__:
         own = own.__mro__[1]
     _check(own)
-    members = {name: put(getattr(own, name), lambda: engine) for name, put in _PATCHES.items()}
     names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "_checkrein_wrapped": True}
-    api.__class__ = type(own.__name__, (own,), {**names, **members})
+    made: Any = type(own.__name__, (own,), names)
+    for name, put in _PATCHES.items():
+        setattr(made, name, put(inherited(made, name), lambda: engine))
+    api.__class__ = made
     google_interactions.watch(api, engine)
     return client
 
@@ -55,12 +58,10 @@ def instrument(engine: Engine | None) -> None:
 
     _check(BaseApiClient)
     _state.engine = engine
-    if _state.originals:
+    if _state.patches:
         return
     for name, put in _PATCHES.items():
-        original = BaseApiClient.__dict__[name]
-        _state.originals.append((BaseApiClient, name, original))
-        setattr(BaseApiClient, name, put(original, lambda: _state.engine))
+        _state.patches.replace(BaseApiClient, name, functools.partial(put, given=lambda: _state.engine))
     google_interactions.watch_all(lambda: _state.engine)
 
 
@@ -79,9 +80,7 @@ def uninstrument() -> None:
     """Put everything back that `instrument` replaced."""
     from checkrein.integrations import google_interactions
 
-    while _state.originals:
-        base, name, original = _state.originals.pop()
-        setattr(base, name, original)
+    _state.patches.remove()
     google_interactions.watch_all(None)
     _state.engine = None
 
@@ -91,7 +90,7 @@ class _State:
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
-        self.originals: list[tuple[type, str, Any]] = []
+        self.patches = Patches()
 
 
 _state = _State()
@@ -180,7 +179,7 @@ def _connecting(original: Callable[..., Any], given: Given) -> Any:
     return address
 
 
-_PATCHES: Final[dict[str, Callable[[Callable[..., Any], Given], Any]]] = {
+_PATCHES: Final[dict[str, Callable[..., Any]]] = {
     "_request_once": _sending,
     "_async_request_once": _asending,
     "_websocket_base_url": _connecting,

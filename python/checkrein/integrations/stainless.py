@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from checkrein.integrations import transport
 from checkrein.integrations.limits import refuse_unmetered
 from checkrein.integrations.metered import Asked, Attempt, Carrier, MeteredCall, current_call, engine_for
+from checkrein.integrations.patches import Patches, inherited
 from checkrein.integrations.responses import LookupCall
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def around(original: Callable[..., Any], dialect: Dialect, given: Callable[[], E
         attempt = call.begin()
         try:
             prepared = _bounded(endpoint.sent(options, attempt), attempt)
-            reply = _inside(call, original, self, cast_to, prepared, *more, **named)
+            reply = _loose(_inside(call, original, self, cast_to, prepared, *more, **named))
         except BaseException as error:
             call.end(error)
             raise
@@ -87,7 +88,7 @@ def aaround(original: Callable[..., Any], dialect: Dialect, given: Callable[[], 
         attempt = await call.abegin()
         try:
             prepared = _bounded(endpoint.sent(options, attempt), attempt)
-            reply = await _ainside(call, original, self, cast_to, prepared, *more, **named)
+            reply = _loose(await _ainside(call, original, self, cast_to, prepared, *more, **named))
         except BaseException as error:
             await call.aend(error)
             raise
@@ -125,6 +126,19 @@ async def _ainside(call: Any, original: Callable[..., Any], *args: Any, **named:
     raise error
 
 
+def _loose(reply: Any) -> Any:
+    """Let a stream go as soon as nobody holds it: its iterator holds another one like it, where it would hold itself.
+
+    Else one that is left early would stay open, with its hold, until the collector comes.
+    """
+    kind = type(reply)
+    if kind.__name__ in ("Stream", "AsyncStream") and "__stream__" in kind.__dict__:
+        other = copy.copy(reply)
+        if other.__dict__.pop("_iterator", None) is not None:
+            reply._iterator = other.__stream__()
+    return reply
+
+
 def _bounded(options: Any, attempt: Attempt) -> Any:
     """Let the SDK wait no longer than the policy says; a shorter wait of the caller's stays."""
     most, own = attempt.timeout, options.timeout
@@ -141,28 +155,25 @@ class Instrumented:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._engine: Engine | None = None
-        self._originals: list[tuple[type, Any]] = []
+        self._patches = Patches()
 
     def install(self, sync: type, asynchronous: type, engine: Engine | None) -> None:
         """Replace them; a second time only the engine changes."""
         self._engine = engine
-        if self._originals:
+        if self._patches:
             return
         for base, put in ((sync, around), (asynchronous, aaround)):
-            original = base.__dict__["request"]
-            self._originals.append((base, original))
-            # mypy sees no attribute on a type that is only known as one.
-            base.request = put(original, self._dialect, lambda: self._engine)  # type: ignore[attr-defined]
+            self._patches.replace(
+                base, "request", functools.partial(put, dialect=self._dialect, given=lambda: self._engine)
+            )
 
     def meters(self) -> tuple[bool, Engine | None]:
         """Whether they are replaced, and for which engine."""
-        return bool(self._originals), self._engine
+        return bool(self._patches), self._engine
 
     def remove(self) -> None:
         """Put them back."""
-        while self._originals:
-            base, original = self._originals.pop()
-            base.request = original  # type: ignore[attr-defined]
+        self._patches.remove()
         self._engine = None
 
 
@@ -180,7 +191,8 @@ def wrap(client: Any, sync: type, asynchronous: type, dialect: Dialect, engine: 
         "__doc__": own.__doc__,
         "_checkrein_wrapped": True,
         "_checkrein_engine": engine,
-        "request": put(own.request, dialect, lambda: engine),
     }
-    client.__class__ = type(own.__name__, (own,), members)
+    made: Any = type(own.__name__, (own,), members)
+    made.request = put(inherited(made, "request"), dialect, lambda: engine)
+    client.__class__ = made
     return client

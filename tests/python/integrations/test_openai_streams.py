@@ -435,3 +435,46 @@ def test_every_prompt_of_a_list_has_the_maximum(client: Any, books: Books, fake:
     asked = client.completions.create(model=MODEL, prompt=["a", "b", "c"], max_tokens=10, stream=True)
     assert sum(len(one.choices) for one in asked) == 27
     assert books.spent == PAID
+
+
+def test_a_stream_that_is_left_early_is_settled_without_the_collector(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(events=endless()), Reply(events=events(*["hello "] * 50)))
+    gc.disable()
+    try:
+        for _ in stream(client):
+            break
+        assert is_hold(books.spent)
+        for _ in client.responses.create(model=MODEL, input="hi", stream=True):
+            break
+        assert books.held == 0
+    finally:
+        gc.enable()
+
+
+def test_a_stream_that_is_left_can_be_read_on(client: Any, books: Books) -> None:
+    reading = stream(client)
+    for piece in reading:
+        assert piece.choices[0].delta.content == "hel"
+        break
+    assert is_hold(books.held)
+    assert text_of(reading) == "lo"
+    assert (books.spent, books.held) == (PAID, 0)
+
+
+async def test_a_stream_that_is_left_early_is_settled_by_the_loop_without_the_collector(
+    aclient: Any, books: Books, fake: FakeProvider
+) -> None:
+    fake.then(Reply(events=endless()))
+    gc.disable()
+    try:
+        async for _ in await stream(aclient):
+            break
+        for _ in range(1_000):
+            if not books.held:
+                break
+            await asyncio.sleep(0.001)
+        assert is_hold(books.spent)
+    finally:
+        gc.enable()
