@@ -612,19 +612,26 @@ fn what_is_no_action_is_wrong_use() {
 
 #[test]
 fn sections_that_cannot_work_together_are_found() {
-    let text = "version = 1\n[tools.'*']\nfacts = [{ arg = '/a', kind = 'k' }]\n\
-        [tools.x]\nfacts = [{ arg = '/b', kind = 'k' }]\n";
+    let text = "version = 1\n[tools.'*']\nonce = { key = 'args.a' }\n\
+        [tools.x]\nonce = { key = 'args.b' }\n";
     check(
         "checkrein.toml",
         text,
         "60",
         &["policy", "check"],
         &expect![[r#"
-        exit 1
-        -- stdout
-        -- stderr
-        error: x: two gates named `k` count on the same records
-    "#]],
+            exit 1
+            -- stdout
+            -- stderr
+            policy_contradiction: `x` has a once key of its own and one
+            of `*`
+              --> checkrein.toml:4:8
+            4 | [tools.x]
+              |        ^
+              hint: keep one of them: a call has one such gate
+
+            1 problem
+        "#]],
     );
     check(
         "checkrein.toml",
@@ -632,21 +639,27 @@ fn sections_that_cannot_work_together_are_found() {
         "60",
         &["policy", "check", "--output", "json"],
         &expect![[r#"
-        exit 1
-        -- stdout
-        {
-          "file": "checkrein.toml",
-          "more": 0,
-          "problems": [
+            exit 1
+            -- stdout
             {
-              "code": "policy_error",
-              "hint": null,
-              "message": "x: two gates named `k` count on the same records"
+              "file": "checkrein.toml",
+              "more": 0,
+              "problems": [
+                {
+                  "bytes": [
+                    57,
+                    58
+                  ],
+                  "code": "policy_contradiction",
+                  "column": 8,
+                  "hint": "keep one of them: a call has one such gate",
+                  "line": 4,
+                  "message": "`x` has a once key of its own and one of `*`"
+                }
+              ],
+              "valid": false
             }
-          ],
-          "valid": false
-        }
-        -- stderr
-    "#]],
+            -- stderr
+        "#]],
     );
 }
