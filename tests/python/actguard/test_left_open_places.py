@@ -155,6 +155,9 @@ with actguard.BudgetGuard(token_limit=100):
 
 
 def test_work_of_a_thread_pool_is_in_the_run_that_gave_it() -> None:
+    # The other layer that carries runs into pools must not hide this one, nor the other way round.
+    with checkrein.Engine().run():
+        pass
     client = actguard.Client(event_mode="off")
 
     def where(_: int = 0) -> tuple[str | None, str | None]:

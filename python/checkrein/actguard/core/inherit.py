@@ -50,6 +50,8 @@ _for_task: ContextVar[dict[str, Source] | None] = ContextVar("_for_task", defaul
 _submitting = threading.local()
 _installing = threading.Lock()
 _installed = False
+_covered: list[type] = []
+"""Kinds of pools that hand runs on already; other layers may cover them as well."""
 
 
 def inherit(kind: str, source: Callable[[], Source | None]) -> None:
@@ -82,8 +84,9 @@ def _cover_pools() -> None:
     """Do the same for `multiprocessing.pool.ThreadPool`, if the program uses that: it is slow to import."""
     pools = sys.modules.get("multiprocessing.pool")
     pool = getattr(pools, "ThreadPool", None)
-    if pool is None or "apply_async" in vars(pool):
+    if pool is None or pool in _covered:
         return
+    _covered.append(pool)
     # Everything else that a pool can do goes through one of these.
     for name in ("apply_async", "_map_async", "imap", "imap_unordered"):
         setattr(pool, name, _handing_over(getattr(pool, name)))
