@@ -518,9 +518,8 @@ def test_a_dearer_model_that_may_answer_instead_is_held_for(
     paid = books.spent
     assert paid == priced(inputs=2, outputs=1_000)
     books.limit(f"{paid} usd")
+    plain = anthropic.Anthropic(api_key="k", base_url=claude.url, max_retries=0)
+    client = checkrein.wrap(plain, books.engine)
     with pytest.raises(checkrein.BudgetExceeded):
-        client = checkrein.wrap(
-            anthropic.Anthropic(api_key="k", base_url=claude.url, max_retries=0), books.engine
-        )
         client.messages.create(**asked, extra_body={"fallbacks": [{"model": "claude-opus-5"}]})
     assert len(claude.requests) == 1

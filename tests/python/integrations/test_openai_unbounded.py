@@ -192,13 +192,6 @@ def test_several_agents_behind_one_response_are_refused(client: Any, fake: FakeP
     with pytest.raises(checkrein.BudgetExceeded, match="several agents"):
         client.responses.create(model=MODEL, input="x", extra_body=more)
     assert fake.requests == []
-    fake.then(Reply(completion()))
-    client.chat.completions.create(
-        model=MODEL,
-        messages=[{"role": "user", "content": "hi"}],
-        extra_body={"multi_agent": {"enabled": False}},
-    )
-    assert len(fake.requests) == 1
 
 
 def test_a_body_that_is_no_json_is_an_error_without_the_body(client: Any, fake: FakeProvider) -> None:
