@@ -32,6 +32,10 @@ _READ: Final = frozenset(
 """The members of a reply that say what it used: the rest may be long, and is nobody's business here."""
 
 
+_NAMES: Final = frozenset({"model", "modelVersion", "service_tier", "speed", "inference_geo"})
+_LONGEST_NAME: Final = 200
+
+
 class ModelCall:
     """One call of a model, as a context manager for `with` and `async with`.
 
@@ -351,10 +355,20 @@ def _reply(response: object) -> object:
     if not isinstance(response, Mapping):
         return response
     if not any(name in response for name in ("usage", "usageMetadata", "response")):
-        return dict(response)
-    said = {name: _plain(response[name]) for name in response if name in _READ}
+        return _short(dict(response))
+    said = _short({name: _plain(response[name]) for name in response if name in _READ})
     if isinstance(response.get("candidates"), list):
         said["candidates"] = [_searched(_plain(candidate)) for candidate in response["candidates"]]
+    return said
+
+
+def _short(said: dict[str, object]) -> dict[str, object]:
+    """Cut the names that a provider gives: they go into logs, events and labels of metrics, and it writes them."""
+    for name, value in said.items():
+        if name in _NAMES and isinstance(value, str):
+            said[name] = value[:_LONGEST_NAME]
+        elif name in ("response", "usage") and isinstance(value, Mapping):
+            said[name] = _short(dict(value))
     return said
 
 

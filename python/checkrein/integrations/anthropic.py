@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy as copies
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from checkrein.integrations import limits, stainless
 from checkrein.integrations.anthropic_messages import Endpoint, endpoint_of
 from checkrein.integrations.metered import engine_for
-from checkrein.integrations.patches import Patches
+from checkrein.integrations.patches import Patches, inherited
 
 if TYPE_CHECKING:
     from checkrein.engine import Engine
+
+_log = logging.getLogger("checkrein")
 
 
 def is_client(client: object) -> bool:
@@ -37,7 +40,31 @@ def wrap(client: Any, engine: Engine | None) -> Any:
     others = [one for one in client.middleware if not isinstance(one, GateMiddleware)]
     # The copy of a client that is wrapped already would put the gate back that it had.
     plain = client.__dict__.get("_checkrein_copy", client.copy)
-    return _keep(plain(middleware=[*others, gate]), gate)
+    wrapped = _keep(plain(middleware=[*others, gate]), gate)
+    if len(others) == len(client.middleware) and not hasattr(client, "_checkrein_original"):
+        _tell(client, engine)
+    return wrapped
+
+
+def _tell(client: Any, engine: Engine | None) -> None:
+    """Let a client that stays without a gate say so once, when it makes a call where a limit counts."""
+    from checkrein.integrations.anthropic_gate import GateMiddleware
+
+    own = type(client)
+    names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+    made: Any = type(own.__name__, (own,), {**names, "_checkrein_original": True})
+    original = inherited(made, "request")
+
+    @functools.wraps(original)
+    def request(self: Any, *args: Any, **named: Any) -> Any:
+        is_gated = _state.patches or any(isinstance(one, GateMiddleware) for one in self._middleware)
+        if made._checkrein_original and not is_gated and limits._is_limited(engine_for(engine)):
+            made._checkrein_original = False
+            _log.warning("a client of anthropic is used past its limits: use what `checkrein.wrap` returned")
+        return original(self, *args, **named)
+
+    made.request = request
+    client.__class__ = made
 
 
 def _keep(client: Any, gate: Any) -> Any:

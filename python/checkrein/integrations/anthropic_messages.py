@@ -26,6 +26,10 @@ _UNSEEN: Final = ("image", "document", "file_id", "container", "mcp_servers")
 """Words in a request that name what it does not contain, or what is no text."""
 _OUTPUT_PER_INPUT: Final = 5
 """So many times as dear as a token of input is one of output, in every model of this provider."""
+_FAMILIES: Final = ("haiku", "sonnet", "opus")
+"""Families of models, the cheapest first; what is of none of them may be dearer."""
+_DEARER_PER_FAMILY: Final = 3
+_DEARER_IN_FAMILY: Final = 2
 _BYTES_PER_TOKEN: Final = 128
 """No token of any model is longer than this, runs of spaces included."""
 # Parts of an answer of which each holds a token at least; a summary of thoughts is not what was charged for them.
@@ -239,7 +243,27 @@ def _unseen(body: Mapping[str, Any], text: str) -> int | None:
     if not rounds or not _has_own_tools(body) or any(f'"{part}"' in text for part in _UNSEEN):
         return None
     most = next((body[name] for name in _MAXIMA if isinstance(body.get(name), int)), 0)
-    return rounds * (len(text) + _OUTPUT_PER_INPUT * most)
+    each = len(text) + _OUTPUT_PER_INPUT * most
+    fallbacks = body.get("fallbacks")
+    others = [
+        _times_dearer(body.get("model"), one) - 1
+        for one in (fallbacks if isinstance(fallbacks, list | tuple) else ())
+    ]
+    return each * (rounds + sum(others))
+
+
+def _times_dearer(model: object, fallback: object) -> int:
+    """Return how many times as dear as a model another is at the most, by the family that each is of."""
+    other = fallback.get("model") if isinstance(fallback, Mapping) else None
+    if other == model:
+        return 1
+    rank, own = _rank(other), _rank(model)
+    return _DEARER_IN_FAMILY if rank == own else _DEARER_PER_FAMILY ** max(rank - own, 0)
+
+
+def _rank(model: object) -> int:
+    name = str(model)
+    return next((rank for rank, family in enumerate(_FAMILIES) if family in name), len(_FAMILIES))
 
 
 def _has_own_tools(body: Mapping[str, Any]) -> bool:

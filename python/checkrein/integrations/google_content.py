@@ -21,7 +21,10 @@ _UNBOUNDED: Final = {
     "asyncBatchEmbedContent": "a batch of embeddings",
     "tuningJobs": "tuning a model",
     "batchPredictionJobs": "a batch whose requests are in a file",
+    "auth_tokens": "what a token for live sessions allows",
 }
+_FREE: Final = frozenset({"countTokens", "computeTokens", "cancel", "fetchPredictOperation", "register"})
+_LONG: Final = 100
 _READ: Final = ("usageMetadata", "modelVersion", "responseId")
 
 
@@ -76,6 +79,9 @@ def endpoint_of(method: str, url: str, body: object, engine: Engine) -> Endpoint
         return Endpoint(verb, [Asked(_without(body, "model"), model=model, provider="google")])
     if verb == "batchGenerateContent":
         return _batch(model, body, engine)
+    if verb not in _FREE:
+        # Files are indexed for searches with embeddings; what the next version does may cost as well.
+        limits.refuse_unmetered(engine, f"`{verb[:_LONG]}`")
     return None
 
 

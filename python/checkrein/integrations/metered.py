@@ -107,6 +107,8 @@ class Attempt:
         self.number = number
         self.engine = engine
         self.settlement: ModelSettlement | None = None
+        self.failure: str | None = None
+        """What went wrong, without anything that an SDK says: the kind of an error, or a status."""
         self._call = engine.model_call(
             asked.model,
             provider=asked.provider,
@@ -198,18 +200,22 @@ class Attempt:
 
     def fail(self, error: BaseException) -> None:
         """End it by the error that sending it raised: give back what was never sent, doubt what may have been."""
+        self.failure = type(error).__name__
         self._end(_clean(error))
 
     async def afail(self, error: BaseException) -> None:
         """Do the same on an event loop."""
+        self.failure = type(error).__name__
         await self._aend(_clean(error))
 
     def refuse(self, status: int) -> None:
         """End it by the HTTP status of an error."""
+        self.failure = f"HTTP {status}"
         self._end(_by_status(status))
 
     async def arefuse(self, status: int) -> None:
         """Do the same on an event loop."""
+        self.failure = f"HTTP {status}"
         await self._aend(_by_status(status))
 
     def leave(self) -> bool:
@@ -304,6 +310,8 @@ class MeteredCall:
         """The HTTP client that sends it: what another one sends meanwhile is another request."""
         self.attempts = 0
         self._waiting: Attempt | None = None
+        self._last: Attempt | None = None
+        self._before: Attempt | None = None
 
     def begin(self) -> Attempt:
         """Admit the first attempt; raises what guards raise."""
@@ -327,7 +335,7 @@ class MeteredCall:
         try:
             attempt.admit()
         except Exception as error:
-            raise Carrier(error) from None
+            raise Carrier(self._noted(error)) from None
         return attempt
 
     async def aattempt(self) -> Attempt:
@@ -339,7 +347,7 @@ class MeteredCall:
         try:
             await attempt.aadmit()
         except Exception as error:
-            raise Carrier(error) from None
+            raise Carrier(self._noted(error)) from None
         return attempt
 
     def end(self, error: BaseException | None) -> None:
@@ -369,7 +377,16 @@ class MeteredCall:
 
     def _new(self) -> Attempt:
         self.attempts += 1
-        return Attempt(self.engine, self.asked, self.id, self.attempts)
+        made = Attempt(self.engine, self.asked, self.id, self.attempts)
+        self._before, self._last = self._last, made
+        return made
+
+    def _noted(self, error: Exception) -> Exception:
+        """Say of a refusal in the middle of retries what made the SDK try again: nobody hears of it else."""
+        why = None if self._before is None else self._before.failure
+        if why is not None:
+            error.add_note(f"attempt {self.attempts} of the call, after {why}")
+        return error
 
 
 current_call: ContextVar[MeteredCall | None] = ContextVar("checkrein_metered_call", default=None)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from checkrein.errors import ConfigError
 from checkrein.integrations import openai_runner, openai_sockets, responses, stainless
 from checkrein.integrations.metered import Asked, Attempt
 from checkrein.integrations.openai_replies import SHAPES, BodyReading, StreamReading
@@ -163,6 +164,15 @@ def _prompts(prompt: object) -> int:
     return max(len(prompt), 1) if is_many and isinstance(prompt, list | tuple) else 1
 
 
+def _parsed(content: bytes | bytearray) -> object:
+    """Read a body; one that is no JSON is refused, and nothing of it is said or kept."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        pass
+    raise ConfigError("the body of the request is no JSON", "request", "give what the provider reads")
+
+
 def _is_on(feature: object) -> bool:
     return bool(feature.get("enabled", True) if isinstance(feature, Mapping) else feature)
 
@@ -172,7 +182,7 @@ def _body_of(options: Any) -> dict[str, Any]:
     body: dict[str, Any] = {}
     content = getattr(options, "content", None)
     if isinstance(content, bytes | bytearray):
-        parsed = json.loads(content)
+        parsed = _parsed(content)
         body.update(parsed if isinstance(parsed, dict) else {})
     for part in (options.json_data, options.extra_json):
         if isinstance(part, Mapping):

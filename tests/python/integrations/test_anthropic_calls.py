@@ -431,3 +431,20 @@ def test_each_model_that_the_sdk_falls_back_to_is_a_call_of_its_own(
     assert [body["model"] for body in claude.messages()] == [MODEL, "claude-haiku-4-5"]
     # Each at the price of the model that was asked.
     assert (books.spent, books.held) == (COST + COST / 5, 0)
+
+
+def test_who_uses_the_client_that_was_wrapped_is_told_once(
+    books: Books, claude: FakeAnthropic, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = anthropic.Anthropic(api_key="k", base_url=claude.url, max_retries=0)
+    wrapped = checkrein.wrap(plain, checkrein.Engine())
+    asked = {"model": "claude-opus-5", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    plain.messages.create(**asked)
+    assert caplog.text == ""
+    with books.engine.run(budget="$1") as run:
+        wrapped.messages.create(**asked)
+        assert caplog.text == ""
+        plain.messages.create(**asked)
+        plain.messages.create(**asked)
+    assert caplog.text.count("use what `checkrein.wrap` returned") == 1
+    assert (run.spent.calls, len(claude.requests)) == (1, 4)

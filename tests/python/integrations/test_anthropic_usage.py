@@ -506,3 +506,20 @@ def test_less_than_has_come_is_not_believed(
     streamed(client)
     assert books.spent > priced(outputs=99)
     assert "1 output tokens are told, and" in caplog.text
+
+
+def test_a_dearer_model_that_may_answer_instead_is_held_for(
+    client: Client, books: Books, claude: FakeAnthropic
+) -> None:
+    asked = {**ASKED, "model": "claude-haiku-4-5", "max_tokens": 1_000}
+    usage = {**USAGE, "input_tokens": 2, "output_tokens": 1_000}
+    claude.then(Reply(message(model="claude-opus-5", usage=usage)))
+    client.messages.create(**asked, extra_body={"fallbacks": [{"model": "claude-opus-5"}]})
+    paid = books.spent
+    assert paid == priced(inputs=2, outputs=1_000)
+    books.limit(f"{paid} usd")
+    plain = anthropic.Anthropic(api_key="k", base_url=claude.url, max_retries=0)
+    client = checkrein.wrap(plain, books.engine)
+    with pytest.raises(checkrein.BudgetExceeded):
+        client.messages.create(**asked, extra_body={"fallbacks": [{"model": "claude-opus-5"}]})
+    assert len(claude.requests) == 1

@@ -470,3 +470,16 @@ def test_a_version_that_is_not_known_is_an_error(google: FakeGoogle, monkeypatch
         checkrein.instrument("google.genai")
     client.models.generate_content(**ASKED)
     checkrein.uninstrument("google.genai")
+
+
+def test_a_file_that_is_indexed_is_refused_under_a_limit(books: Books, google: FakeGoogle) -> None:
+    with made(google) as plain:
+        client = checkrein.wrap(plain, books.engine)
+        with pytest.raises(checkrein.BudgetExceeded, match="cannot be bounded") as refused:
+            client.file_search_stores.import_file(
+                file_search_store_name="fileSearchStores/x", file_name="files/y"
+            )
+        assert refused.value.code == "unknown_price"
+        assert google.requests == []
+        client.models.count_tokens(**ASKED)
+        assert len(google.requests) == 1

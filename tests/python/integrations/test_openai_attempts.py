@@ -349,3 +349,24 @@ def test_tools_that_the_provider_runs_are_bounded_where_the_request_says_so(
         client.responses.create(model=MODEL, input="hi", tools=tools, **more)
     assert asked == [at_most]
     assert books.held == 0
+
+
+def test_a_refused_retry_says_what_made_the_sdk_try_again(
+    client: Any, books: Books, fake: FakeProvider
+) -> None:
+    with books.engine.run(calls=1):
+        fake.then(Reply({"error": {"message": "a secret"}}, status=500))
+        with pytest.raises(checkrein.BudgetExceeded) as refused:
+            create(client)
+    assert refused.value.__notes__ == ["attempt 2 of the call, after HTTP 500"]
+    assert len(fake.requests) == 1
+
+
+async def test_a_refused_retry_says_so_on_an_event_loop(
+    aclient: Any, books: Books, fake: FakeProvider
+) -> None:
+    with books.engine.run(calls=1):
+        fake.then(Reply(drops=True))
+        with pytest.raises(checkrein.BudgetExceeded) as refused:
+            await aclient.chat.completions.create(model=MODEL, messages=SAID)
+    assert refused.value.__notes__[0].startswith("attempt 2 of the call, after ")

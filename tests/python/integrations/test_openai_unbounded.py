@@ -192,10 +192,26 @@ def test_several_agents_behind_one_response_are_refused(client: Any, fake: FakeP
     with pytest.raises(checkrein.BudgetExceeded, match="several agents"):
         client.responses.create(model=MODEL, input="x", extra_body=more)
     assert fake.requests == []
-    fake.then(Reply(completion()))
-    client.chat.completions.create(
-        model=MODEL,
-        messages=[{"role": "user", "content": "hi"}],
-        extra_body={"multi_agent": {"enabled": False}},
-    )
-    assert len(fake.requests) == 1
+
+
+def test_a_body_that_is_no_json_is_an_error_without_the_body(client: Any, fake: FakeProvider) -> None:
+    with pytest.raises(checkrein.ConfigError, match="no JSON") as refused:
+        client.post("/chat/completions", content=b"{my secret prompt", cast_to=object)
+    error: BaseException | None = refused.value
+    while error is not None:
+        assert "secret" not in repr(error) + repr(vars(error))
+        error = error.__context__
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("name", ["model", "service_tier"])
+def test_names_that_a_provider_writes_are_cut(
+    name: str, client: Any, books: Books, fake: FakeProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[Any] = []
+    books.engine.on_event(seen.append)
+    fake.then(Reply(completion(**{name: "x" * 5_000})))
+    client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hi"}])
+    told = caplog.text + repr([event.to_dict() for event in seen])
+    assert "x" * 201 not in told
+    assert ("x" * 100 in told) or name == "model"
