@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,11 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, model: Model) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.model = model
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep the terminal for the timeline: clients hang up as they like."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _usage(messages: list[dict[str, Any]], answer: dict[str, Any]) -> dict[str, int]:
