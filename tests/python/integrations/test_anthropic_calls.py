@@ -433,6 +433,7 @@ def test_each_model_that_the_sdk_falls_back_to_is_a_call_of_its_own(
     assert (books.spent, books.held) == (COST + COST / 5, 0)
 
 
+@of_middleware
 def test_who_uses_the_client_that_was_wrapped_is_told_once(
     books: Books, claude: FakeAnthropic, caplog: pytest.LogCaptureFixture
 ) -> None:
