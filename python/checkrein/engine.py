@@ -27,7 +27,7 @@ from checkrein.options import Enforced, GuardOptions, Keeping, Returning
 from checkrein.policy import look, watch_policy
 from checkrein.reconcile import Reconciler
 from checkrein.rules import RequireFact
-from checkrein.runs import Runs, _engines
+from checkrein.runs import Runs
 from checkrein.spec import Breaker, Budget, Cost, Duration, Key, Mode, Once, Rate, Reconcile, Rule, span_ns
 
 _log = logging.getLogger("checkrein")
@@ -99,7 +99,7 @@ class Engine(Runs, GuardForms, _native.EngineBase):
         self._lock = threading.Lock()
         # What is compiled for scopes of one form serves all of them.
         self._scope_shapes: dict[Any, _native.ScopeShape] = {}
-        _engines.add(self)
+        self._joins()
 
     @classmethod
     def from_policy(

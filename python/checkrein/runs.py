@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 """Every engine of this process."""
+_have_stopped = False
+"""Whether a run was ever stopped: asking costs guards little, and a count of stopped runs could be wrong."""
 
 
 class Runs:
@@ -192,10 +194,19 @@ class Runs:
         is_ours = scope.engine is self._self and scope.tenant != self._self.tenant
         return stopped, scope.tenant if is_ours else None
 
-    def _stops(self, more: bool) -> None:
-        """Count one more (or one fewer) stopped run: the guards of every engine have to ask."""
+    def _stops(self) -> None:
+        """Have the guards of every engine ask for stopped runs from now on, those of later engines too."""
+        global _have_stopped
+        # Before the look at the engines: one that is made meanwhile is in the set, or sees this.
+        _have_stopped = True
         for engine in list(_engines):
-            engine._surround(more)
+            engine._surround(True)
+
+    def _joins(self) -> None:
+        """Take a new engine in."""
+        _engines.add(self._self)
+        if _have_stopped:
+            self._self._surround(True)
 
     def _tenant_here(self) -> str:
         """Return the tenant of the run of this engine that this code is in, else the engine's."""

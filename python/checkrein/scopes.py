@@ -179,7 +179,7 @@ class Scope:
             self._stopped = reason
             self.engine._run_stopped(self)
             if self._state == "open":
-                self.engine._stops(True)
+                self.engine._stops()
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
         """Make of a function, or a coroutine function, one that runs inside this scope wherever it is called.
@@ -314,7 +314,7 @@ class Scope:
         if self._surrounds:
             self.engine._surround(True)
         if self._stopped is not None:
-            self.engine._stops(True)
+            self.engine._stops()
         if self.engine._listening:
             try:
                 self.engine._run_started(self)
@@ -349,8 +349,6 @@ class Scope:
                 self._state = "ended"
         if self._surrounds:
             self.engine._surround(False)
-        if self._stopped is not None:
-            self.engine._stops(False)
         if self._state == "ended":
             self._forget()
         if self.engine._listening:

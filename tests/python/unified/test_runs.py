@@ -243,6 +243,19 @@ def test_stop_is_sticky_for_models_holds_and_tools() -> None:
     assert ran == [1, 3, 4]
 
 
+def test_stop_holds_for_engines_that_come_and_runs_that_go() -> None:
+    engine = Engine()
+    for _ in range(3):
+        with engine.run() as run:
+            run.stop("no")
+            # Made while the run is stopped, and after earlier ones have ended.
+            other = Engine()
+            tool = other.guard(rate="10/min")(lambda: None)
+            with pytest.raises(Frozen):
+                tool()
+        tool()
+
+
 async def test_stop_holds_for_coroutines() -> None:
     engine = Engine()
 
